@@ -1,0 +1,177 @@
+"""Every failure a caller can see, as one tree with stable codes. No HTTP here: one table at the edge maps
+a type to its status (`gateway/web/errors.py`), and a test holds the table and the docs to this tree.
+
+    GatewayError
+    ├── InvalidRequest                 the request is wrong; sending it again changes nothing
+    │   ├── InvalidJson                  invalid_json
+    │   ├── InvalidBody                  invalid_body
+    │   ├── InvalidModelId               invalid_model_id
+    │   ├── InvalidInput                 invalid_input
+    │   ├── UnknownPrompt                unknown_prompt
+    │   ├── InvalidDimensions            invalid_dimensions
+    │   └── NoDefaultModel               no_default_model
+    ├── TooLarge                       the request is over a limit that the operator set
+    │   ├── BodyTooLarge                 body_too_large
+    │   ├── TooManyInputs                too_many_inputs
+    │   └── InputTooLong                 input_too_long
+    ├── NotFound
+    │   ├── RouteNotFound                route_not_found
+    │   ├── MethodNotAllowed             method_not_allowed
+    │   ├── ModelNotFound                model_not_found
+    │   └── GenerationNotFound           generation_not_found
+    ├── NotServable                    the model is on the volume, and may not be served as it lies there
+    │   ├── ModelCopying                 model_copying
+    │   ├── ModelRejected                model_rejected
+    │   └── DoesNotFit                   model_does_not_fit
+    ├── Overloaded                       overloaded
+    ├── Unavailable                    try again after `retry_after` seconds
+    │   ├── LoadFailed                   load_failed
+    │   ├── ModelQuarantined             model_quarantined
+    │   ├── HostFailed                   host_failed
+    │   └── ShuttingDown                 shutting_down
+    ├── DeadlineExceeded                 deadline_exceeded
+    └── Internal                         internal
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class GatewayError(Exception):
+    """A failure with a stable `code`, a message for a person, and facts for a program.
+
+    `retry_after` is in seconds, and None where another try is of no use.
+    """
+
+    code: ClassVar[str] = ""
+
+    def __init__(self, message: str, *, retry_after: float | None = None, **details: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.retry_after = retry_after
+        self.details = details
+
+
+class InvalidRequest(GatewayError):
+    pass
+
+
+class InvalidJson(InvalidRequest):
+    code = "invalid_json"
+
+
+class InvalidBody(InvalidRequest):
+    code = "invalid_body"
+
+
+class InvalidModelId(InvalidRequest):
+    code = "invalid_model_id"
+
+
+class InvalidInput(InvalidRequest):
+    code = "invalid_input"
+
+
+class UnknownPrompt(InvalidRequest):
+    code = "unknown_prompt"
+
+
+class InvalidDimensions(InvalidRequest):
+    code = "invalid_dimensions"
+
+
+class NoDefaultModel(InvalidRequest):
+    code = "no_default_model"
+
+
+class TooLarge(GatewayError):
+    pass
+
+
+class BodyTooLarge(TooLarge):
+    code = "body_too_large"
+
+
+class TooManyInputs(TooLarge):
+    code = "too_many_inputs"
+
+
+class InputTooLong(TooLarge):
+    code = "input_too_long"
+
+
+class NotFound(GatewayError):
+    pass
+
+
+class RouteNotFound(NotFound):
+    code = "route_not_found"
+
+
+class MethodNotAllowed(NotFound):
+    code = "method_not_allowed"
+
+
+class ModelNotFound(NotFound):
+    code = "model_not_found"
+
+
+class GenerationNotFound(NotFound):
+    code = "generation_not_found"
+
+
+class NotServable(GatewayError):
+    pass
+
+
+class ModelCopying(NotServable):
+    code = "model_copying"
+
+
+class ModelRejected(NotServable):
+    code = "model_rejected"
+
+
+class DoesNotFit(NotServable):
+    code = "model_does_not_fit"
+
+
+class Overloaded(GatewayError):
+    code = "overloaded"
+
+
+class Unavailable(GatewayError):
+    pass
+
+
+class LoadFailed(Unavailable):
+    code = "load_failed"
+
+
+class ModelQuarantined(Unavailable):
+    code = "model_quarantined"
+
+
+class HostFailed(Unavailable):
+    code = "host_failed"
+
+
+class ShuttingDown(Unavailable):
+    code = "shutting_down"
+
+
+class DeadlineExceeded(GatewayError):
+    code = "deadline_exceeded"
+
+
+class Internal(GatewayError):
+    code = "internal"
+
+
+def leaves(tree: type[GatewayError] = GatewayError) -> dict[str, type[GatewayError]]:
+    """Code -> type, for every error that can be raised."""
+    found = {tree.code: tree} if tree.code else {}
+    for child in tree.__subclasses__():
+        found |= leaves(child)
+    return found

@@ -1,0 +1,215 @@
+"""What happens, as plain frozen records. Log lines, metrics, `GET /events` and the tests all read these, so
+nothing is told twice and nothing is told in two ways.
+
+Subscribers are plain functions, called in order on the event loop. One that raises is a bug and is let through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
+
+import msgspec
+
+from gateway.model import Reason
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """`name` is what logs and `GET /events` call it; `public` ones are streamed to clients."""
+
+    name: ClassVar[str] = ""
+    public: ClassVar[bool] = True
+    level: ClassVar[str] = "info"
+
+
+class ModelCopying(Event, frozen=True, kw_only=True):
+    """A directory appeared or changed, and has not settled. Once per directory and round of copying."""
+
+    name = "model_copying"
+    model: str
+
+
+class ModelAccepted(Event, frozen=True, kw_only=True):
+    """A directory was found whole, and its generation is in the store. `seconds` since it last changed."""
+
+    name = "model_accepted"
+    model: str
+    generation: str
+    bytes: int
+    seconds: float
+
+
+class ModelRejected(Event, frozen=True, kw_only=True):
+    """A settled directory may not be served. `serving` is the generation that goes on serving, if any."""
+
+    name = "model_rejected"
+    level = "warning"
+    model: str
+    reasons: tuple[Reason, ...]
+    serving: str | None = None
+
+
+class ModelSwapped(Event, frozen=True, kw_only=True):
+    """A newer generation went live. `breaking`: indexes built with the old one are void."""
+
+    name = "model_swapped"
+    model: str
+    generation: str
+    previous: str
+    breaking: bool = False
+
+
+class ModelRemoved(Event, frozen=True, kw_only=True):
+    name = "model_removed"
+    model: str
+    generation: str | None = None
+
+
+class GenerationLoaded(Event, frozen=True, kw_only=True):
+    """`seconds` from the decision to load to ready; `bytes` as measured on the device."""
+
+    name = "generation_loaded"
+    generation: str
+    models: tuple[str, ...]
+    device: str
+    bytes: int
+    seconds: float
+
+
+class GenerationUnloaded(Event, frozen=True, kw_only=True):
+    """`why` is evicted, retired, replaced, requested or host_exit; `idle_seconds` since its last use."""
+
+    name = "generation_unloaded"
+    generation: str
+    models: tuple[str, ...]
+    device: str
+    bytes: int
+    why: str
+    idle_seconds: float
+
+
+class LoadFailed(Event, frozen=True, kw_only=True):
+    name = "load_failed"
+    level = "error"
+    generation: str
+    models: tuple[str, ...]
+    device: str
+    code: str
+    message: str
+    retry_after: float
+
+
+class GenerationQuarantined(Event, frozen=True, kw_only=True):
+    """It was running on a host when that died, once too often."""
+
+    name = "generation_quarantined"
+    level = "error"
+    generation: str
+    models: tuple[str, ...]
+    message: str
+    retry_after: float
+
+
+class HostStarted(Event, frozen=True, kw_only=True):
+    """`budget` in bytes of device memory."""
+
+    name = "host_started"
+    device: str
+    pid: int
+    budget: int
+    seconds: float
+
+
+class HostExited(Event, frozen=True, kw_only=True):
+    """`status` as of `os.waitstatus_to_exitcode`; `suspects` were on the device or being loaded."""
+
+    name = "host_exited"
+    level = "warning"
+    device: str
+    pid: int
+    status: int
+    why: str
+    suspects: tuple[str, ...] = ()
+    requests: int = 0
+
+
+class VolumeScanned(Event, frozen=True, kw_only=True):
+    """One look at the whole volume. `why` is hint or timer."""
+
+    name = "volume_scanned"
+    public = False
+    level = "debug"
+    why: str
+    directories: int
+    files: int
+    unsettled: int
+    seconds: float
+
+
+class VolumeUnreadable(Event, frozen=True, kw_only=True):
+    """The root cannot be read: nothing is known, so nothing is unloaded."""
+
+    name = "volume_unreadable"
+    level = "error"
+    path: str
+    message: str
+
+
+class WatcherRebuilt(Event, frozen=True, kw_only=True):
+    """watchdog had gone deaf; the timer stood in for it, and it was started anew."""
+
+    name = "watcher_rebuilt"
+    level = "warning"
+    why: str
+
+
+class Notice(Event, frozen=True, kw_only=True):
+    """Something an operator should read once; `code` is stable."""
+
+    name = "notice"
+    level = "warning"
+    code: str
+    message: str
+
+
+class RequestFinished(Event, frozen=True, kw_only=True):
+    """The one line of a request. Times in seconds; `route` is the template, never the path."""
+
+    name = "request"
+    public = False
+    request_id: str
+    method: str
+    route: str
+    status: int
+    seconds: float
+    model: str | None = None
+    generation: str | None = None
+    texts: int = 0
+    tokens: int = 0
+    queue_seconds: float = 0.0
+    compute_seconds: float = 0.0
+    code: str | None = None
+
+
+class Events:
+    """Where events are told, and to whom."""
+
+    def __init__(self) -> None:
+        self._subscribers: list[Callable[[Event], None]] = []
+
+    def emit(self, event: Event) -> None:
+        for subscriber in list(self._subscribers):
+            subscriber(event)
+
+    def subscribe(self, subscriber: Callable[[Event], None]) -> Callable[[], None]:
+        """Calls `subscriber` with every event from now on; the answer takes it back."""
+        self._subscribers.append(subscriber)
+        return lambda: self._subscribers.remove(subscriber)
+
+
+def kinds(tree: type[Event] = Event) -> dict[str, type[Event]]:
+    """Name -> type, for every event there is."""
+    found = {tree.name: tree} if tree.name else {}
+    for child in tree.__subclasses__():
+        found |= kinds(child)
+    return found

@@ -1,0 +1,223 @@
+"""The nouns. All are immutable; those that cross a process or lie on disk are msgspec structs, so that their
+one definition is also their wire and file format."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Any, Final, Literal
+
+import msgspec
+
+from gateway.errors import InvalidModelId
+
+NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+SUBMODULE: Final = re.compile(r"\d+_[A-Z][A-Za-z]*")  # 1_Pooling, 2_Dense: a part of a model, never a model
+PREFIX: Final = "huggingface:"
+HUB_CACHE: Final = "models--"
+DEFAULT_NAMESPACE: Final = "finetuned"  # where a bare name is looked up first
+MAX_ID_BYTES: Final = 512
+
+
+class ModelId(msgspec.Struct, frozen=True, order=True):
+    """The public name of a model. `namespace` is None for a model that lies directly under the root."""
+
+    namespace: str | None
+    name: str
+
+    def __str__(self) -> str:
+        return PREFIX + self.path
+
+    @property
+    def path(self) -> str:
+        """`namespace/name`, as it stands in URLs, logs and metric labels."""
+        return f"{self.namespace}/{self.name}" if self.namespace else self.name
+
+    @classmethod
+    def of(cls, path: str) -> ModelId:
+        """The id whose `path` this is. For strings of our own making; a client's go through `ModelRef.parse`."""
+        namespace, _, name = path.rpartition("/")
+        return cls(namespace or None, name)
+
+
+class ModelRef(msgspec.Struct, frozen=True):
+    """What a client asked for: the ids that its spelling may mean, best first, and perhaps one generation.
+
+    `bare` says that the spelling was a single name, which may stand in any namespace.
+    """
+
+    spelling: str
+    candidates: tuple[ModelId, ...]
+    generation: str | None = None
+    bare: bool = False
+
+    @classmethod
+    def parse(cls, text: str, models_dir: str) -> ModelRef:
+        """The one parser of model identifiers.
+
+        `models_dir` is the absolute models root; an absolute path is accepted only inside it.
+        Raises InvalidModelId for anything that escapes the root, has control characters, is over 512 bytes,
+        or is no name at all.
+        """
+        if len(text.encode(errors="surrogateescape")) > MAX_ID_BYTES:
+            raise InvalidModelId(f"a model id has at most {MAX_ID_BYTES} bytes")
+        if not text.isprintable():
+            raise InvalidModelId("a model id has no control characters", model=ascii(text))
+        spelling, at, generation = text.strip().removeprefix(PREFIX).partition("@")
+        if at and not re.fullmatch(r"[0-9a-f]{6,64}", generation):
+            raise InvalidModelId("after @ comes a generation: 6 to 64 hexadecimal digits", model=text)
+        parts = _parts(spelling, models_dir, text)
+        candidates, bare = _candidates(parts, os.path.basename(models_dir), spelling.startswith("/"), text)
+        return cls(text, candidates, generation or None, bare)
+
+
+def _parts(spelling: str, models_dir: str, text: str) -> list[str]:
+    if spelling.startswith("/"):
+        root = models_dir.rstrip("/") + "/"
+        if not spelling.startswith(root):
+            raise InvalidModelId(f"the path is outside the models root {models_dir}", model=text)
+        spelling = spelling[len(root) :]
+    parts = spelling.rstrip("/").split("/")
+    if not all(NAME.fullmatch(part) for part in parts):
+        raise InvalidModelId(
+            "a model id is huggingface:<namespace>/<name>; each part begins with a letter or digit and has "
+            "only letters, digits, '.', '_' and '-'",
+            model=text,
+        )
+    return parts
+
+
+def _candidates(parts: list[str], root_name: str, absolute: bool, text: str) -> tuple[tuple[ModelId, ...], bool]:
+    if parts[0].startswith(HUB_CACHE):  # also as a path that goes on to snapshots/<sha>
+        parts = parts[0].removeprefix(HUB_CACHE).split("--")
+        absolute = absolute or len(parts) == 1
+    if len(parts) == 3 and parts[0] == root_name and not absolute:
+        parts = parts[1:]
+    if len(parts) == 1:
+        name = parts[0]
+        if absolute:
+            return (ModelId(None, name),), False
+        return (ModelId(DEFAULT_NAMESPACE, name), ModelId(None, name)), True
+    if len(parts) == 2:
+        namespace, name = parts
+        found = [ModelId(namespace, name), ModelId(None, f"{namespace}_{name}")]  # the second: the flat cache
+        if namespace == root_name and not absolute:
+            found.append(ModelId(None, name))
+        return tuple(found), False
+    raise InvalidModelId("a model id has a namespace and a name, and nothing below them", model=text)
+
+
+class Pooling(msgspec.Struct, frozen=True, tag=True):
+    """Token vectors to one vector. `modes` are concatenated in this order; source: sentence-transformers."""
+
+    modes: tuple[str, ...]
+    include_prompt: bool = True
+
+
+class Dense(msgspec.Struct, frozen=True, tag=True):
+    """A linear layer and its activation; `path` is the folder of its weights, relative to the model."""
+
+    path: str
+    in_features: int
+    out_features: int
+    bias: bool
+    activation: str  # a class name of torch.nn.modules.activation, or Identity
+
+
+class LayerNorm(msgspec.Struct, frozen=True, tag=True):
+    path: str
+    dimension: int
+
+
+class Normalize(msgspec.Struct, frozen=True, tag=True):
+    """To unit length."""
+
+
+Stage = Pooling | Dense | LayerNorm | Normalize
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """What a directory says it is, checked, with the weights unread.
+
+    `files` are the relative paths that are loaded, sorted: they alone make up a generation's digest.
+    `parameters` counts numbers, `stored_bytes` the bytes of the tensors on disk.
+    """
+
+    kind: Literal["encoder"]
+    library: Literal["sentence-transformers", "transformers"]
+    model_type: str
+    architecture: str
+    dim: int
+    max_tokens: int
+    vocab_size: int
+    transformer_path: str  # the folder of config.json and the weights, relative to the model; "" is the model itself
+    tokenizer_path: str
+    stages: tuple[Stage, ...]
+    weights: tuple[str, ...]
+    files: tuple[str, ...]
+    parameters: int
+    stored_bytes: int
+    stored_dtype: str
+    quantization: str | None = None
+    lower_case: bool = False
+    prompts: dict[str, str] = {}
+    default_prompt_name: str | None = None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def normalized(self) -> bool:
+        """Whether the model's own last step makes unit vectors."""
+        return bool(self.stages) and isinstance(self.stages[-1], Normalize)
+
+
+class Reason(msgspec.Struct, frozen=True):
+    """Why a directory is not served. `kind` groups the codes by who can heal it:
+
+    incomplete   something has not arrived; copying the rest heals it
+    invalid      the content is wrong; a better copy heals it
+    refused      it asks for what this gateway never does (custom code, pickles, paths outside the volume)
+    unreadable   the operating system says no
+    """
+
+    code: str
+    kind: Literal["incomplete", "invalid", "refused", "unreadable"]
+    message: str
+    remedy: str
+    file: str | None = None
+
+
+class Accepted(msgspec.Struct, frozen=True, tag=True):
+    manifest: Manifest
+
+
+class Rejected(msgspec.Struct, frozen=True, tag=True):
+    reasons: tuple[Reason, ...]
+
+
+Verdict = Accepted | Rejected
+
+
+class Generation(msgspec.Struct, frozen=True):
+    """One immutable state of a model: its content's digest, where its private copy lies, and what it is.
+
+    Two directories of equal content are the same generation: it is loaded once.
+    """
+
+    digest: str
+    path: str
+    manifest: Manifest
+
+    @property
+    def short(self) -> str:
+        """How answers, logs and `@generation` name it."""
+        return self.digest[:12]
+
+
+def metadata_display_name(metadata: Mapping[str, Any], model_id: ModelId) -> str:
+    """The name people see: the metadata's own, else one made from the directory's name."""
+    given = metadata.get("display_name")
+    if isinstance(given, str) and given.strip():
+        return given.strip()
+    words = model_id.name.replace("-", " ").replace("_", " ").split()
+    return " ".join(word[:1].upper() + word[1:] for word in words)
