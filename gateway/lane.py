@@ -1,0 +1,34 @@
+"""Ordered worker threads: the one place in the gateway and its hosts that starts threads.
+
+A lane of one thread runs what it is given in the order of arrival, which is how a device is shared without
+locks; a wider lane keeps blocking work (the disk, the tokenizer) off the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Lane:
+    """`width` threads. Work that has begun is finished even when its caller stops waiting for it."""
+
+    def __init__(self, name: str, width: int = 1) -> None:
+        self.name = name
+        self.width = width
+        self._threads = ThreadPoolExecutor(width, thread_name_prefix=name)
+
+    async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Runs `function` on the lane and waits for its answer; its exceptions come out here."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, functools.partial(function, *args, **kwargs))
+
+    def close(self, *, wait: bool = True) -> None:
+        """Takes no more work; what waits is dropped, what runs is finished (and waited for, if `wait`)."""
+        self._threads.shutdown(wait=wait, cancel_futures=True)

@@ -1,0 +1,234 @@
+"""One frozen record of everything an operator can set, and the only reader of the environment.
+
+The command line wins over the environment, which wins over the file (TOML), which wins over the default. Every
+error names the flag, the variable or the key that it is about. `docs/settings.md` is held to this table by a test.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final
+
+ENV_PREFIX: Final = "DROPGATE_"
+UNITS: Final = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "KI": 1024, "MI": 1024**2, "GI": 1024**3}
+
+
+class SettingsError(ValueError):
+    """A setting that cannot be used; the message names where it came from."""
+
+
+def _setting(default: Any, help: str, *env: str, parse: str = "text") -> Any:
+    """A field with its older environment names and the parser of its text form."""
+    return field(default=default, metadata={"help": help, "env": env, "parse": parse})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    models_dir: str = _setting(
+        "models", "the volume to watch", "MODELS_DIR", "SENTENCE_TRANSFORMERS_HOME", parse="path"
+    )
+    state_dir: str = _setting(
+        "state", "where accepted generations are kept; a disk, outside the models directory", parse="path"
+    )
+    host: str = _setting("127.0.0.1", "address to listen on", "SERVE_HOST")
+    port: int = _setting(8001, "port to listen on; 0 takes a free one", "SERVE_PORT", parse="port")
+    default_model: str = _setting(
+        "",
+        "the model of requests that name none",
+        "SERVE_MODEL",
+        "HUGGINGFACE_EMBEDDING_MODEL_DEFAULT",
+        "EMBEDDING_MODEL",
+    )
+    expect_dim: int = _setting(
+        0, "warn when the default model's measured dimension is another", "EMBEDDING_DIM", parse="count"
+    )
+    device: str = _setting(
+        "auto",
+        "auto, cpu, cuda, or a list such as cuda:0,cuda:1: one host process for each",
+        "SERVE_DEVICE",
+        "EMBEDDING_DEVICE",
+    )
+    memory_budget: int = _setting(
+        0, "bytes of models on each device (2GiB, 500MB); 0 takes what the device has", parse="bytes"
+    )
+    max_loaded_models: int = _setting(
+        0, "a limit on the number of loaded models, beside the bytes; 0 is none", "MODEL_CACHE_SIZE", parse="count"
+    )
+    normalize: bool | None = _setting(
+        None, "auto leaves vectors as the model makes them; true makes unit vectors", "SERVE_NORMALIZE", parse="maybe"
+    )
+    max_batch_tokens: int = _setting(
+        0, "tokens of one device call, padding counted; 0 chooses by device", parse="count"
+    )
+    max_batch_texts: int = _setting(0, "texts of one device call; 0 is no limit", "SERVE_BATCH_SIZE", parse="count")
+    max_queue_tokens: int = _setting(
+        0, "tokens that may wait on a device before requests are refused; 0 chooses by device", parse="count"
+    )
+    tokenizer_threads: int = _setting(0, "requests tokenized at once; 0 chooses", "SERVE_CONCURRENCY", parse="count")
+    compute_threads: int = _setting(0, "threads of a CPU host's arithmetic; 0 takes the cores there are", parse="count")
+    max_inputs: int = _setting(2048, "texts in one request", parse="positive")
+    max_body_bytes: int = _setting(16 * 1024**2, "bytes of one request's body", parse="bytes")
+    request_timeout: float = _setting(60.0, "seconds after which a request is given up", parse="seconds")
+    hang_timeout: float = _setting(
+        120.0, "seconds that one device call may take before its host is restarted", parse="seconds"
+    )
+    load_timeout: float = _setting(600.0, "seconds that a load may take before its host is restarted", parse="seconds")
+    drain_timeout: float = _setting(25.0, "seconds that requests in flight have when the gateway stops", parse="seconds")
+    scan_interval: float = _setting(
+        0.0, "seconds between looks at the volume; 0 takes 5, or 2 on a network file system", parse="seconds"
+    )
+    settle_seconds: float = _setting(1.0, "how long a new directory must have stopped changing", parse="seconds")
+    settle_in_place_seconds: float = _setting(
+        10.0, "the same for a served directory that is overwritten by a writer we cannot see", parse="seconds"
+    )
+    settle_writer_seconds: float = _setting(0.3, "the same once the writer was seen to leave", parse="seconds")
+    keep_generations: int = _setting(2, "earlier generations kept of each model", parse="count")
+    allow_pickle: bool = _setting(
+        False, "serve pytorch_model.bin too, unpickled with weights_only", parse="switch"
+    )
+    log_format: str = _setting("auto", "json, console, or auto: console on a terminal")
+    log_level: str = _setting("info", "debug, info, warning or error")
+
+
+TRUE: Final = {"1", "true", "t", "yes", "y", "on"}
+FALSE: Final = {"0", "false", "f", "no", "n", "off", ""}
+
+
+def parse_bytes(text: str) -> int:
+    """'2GiB', '500MB', '1000000' -> bytes."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]I?)?B?", text.strip().upper())
+    if not found:
+        raise ValueError("expected bytes, such as 2GiB or 500MB")
+    return int(float(found[1]) * UNITS[found[2] or ""])
+
+
+def _switch(text: str) -> bool:
+    if text.strip().lower() in TRUE:
+        return True
+    if text.strip().lower() in FALSE:
+        return False
+    raise ValueError("expected true or false")
+
+
+def _count(text: str) -> int:
+    if not text.strip().isdigit():
+        raise ValueError("expected a whole number, 0 or more")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    value = _count(text)
+    if value == 0:
+        raise ValueError("expected a whole number, 1 or more")
+    return value
+
+
+def _port(text: str) -> int:
+    value = _count(text)
+    if value > 65535:
+        raise ValueError("expected a port, 0 to 65535")
+    return value
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 10**9:
+        raise ValueError("expected seconds, 0 or more")
+    return value
+
+
+PARSERS: Final = {
+    "text": str.strip,
+    "path": lambda text: str(Path(text).expanduser().absolute()),
+    "bytes": parse_bytes,
+    "switch": _switch,
+    "maybe": lambda text: None if text.strip().lower() == "auto" else _switch(text),
+    "count": _count,
+    "positive": _positive,
+    "port": _port,
+    "seconds": _seconds,
+}
+CHOICES: Final = {
+    "log_format": {"auto", "json", "console"},
+    "log_level": {"debug", "info", "warning", "error"},
+}
+
+
+def flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def environment_names(name: str) -> tuple[str, ...]:
+    """The variables that set `name`, the one that wins first."""
+    spec = next(f for f in fields(Settings) if f.name == name)
+    return (ENV_PREFIX + name.upper(), *spec.metadata["env"])
+
+
+def load(
+    command_line: Mapping[str, str] | None = None,
+    environment: Mapping[str, str] | None = None,
+    file: str | None = None,
+) -> Settings:
+    """The settings of this run. `command_line` is by field name; None as `environment` reads the process's own.
+
+    Raises SettingsError, naming the flag, the variable or the key of the file.
+    """
+    environment = os.environ if environment is None else environment
+    file = file or environment.get(ENV_PREFIX + "CONFIG")
+    texts = _from_file(file) if file else {}
+    texts |= _from_environment(environment)
+    texts |= {name: (flag(name), text) for name, text in (command_line or {}).items()}
+    values = {spec.name: _parse(spec.name, *texts[spec.name]) for spec in fields(Settings) if spec.name in texts}
+    for spec in fields(Settings):
+        if spec.metadata["parse"] == "path":
+            values.setdefault(spec.name, PARSERS["path"](spec.default))
+    settings = Settings(**values)
+    _check(settings)
+    return settings
+
+
+def _from_file(path: str) -> dict[str, tuple[str, str]]:
+    try:
+        with open(path, "rb") as stream:
+            document = tomllib.load(stream)
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"{path}: {error}") from error
+    known = {spec.name for spec in fields(Settings)}
+    if unknown := sorted(set(document) - known):
+        raise SettingsError(f"{path}: no such setting: {', '.join(unknown)}")
+    return {name: (f"{path}: {name}", str(value)) for name, value in document.items()}
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    found = {}
+    for spec in fields(Settings):
+        for variable in environment_names(spec.name):
+            if environment.get(variable, "").strip():  # a variable that is set to nothing is not set
+                found[spec.name] = (variable, environment[variable])
+                break
+    return found
+
+
+def _parse(name: str, where: str, text: str) -> Any:
+    spec = next(f for f in fields(Settings) if f.name == name)
+    try:
+        value = PARSERS[spec.metadata["parse"]](text)
+    except ValueError as error:
+        raise SettingsError(f"{where}={text!r}: {error}") from error
+    if name in CHOICES and value not in CHOICES[name]:
+        raise SettingsError(f"{where}={text!r}: expected one of {', '.join(sorted(CHOICES[name]))}")
+    return value
+
+
+def _check(settings: Settings) -> None:
+    models, state = os.path.realpath(settings.models_dir), os.path.realpath(settings.state_dir)
+    if state == models or state.startswith(models + os.sep):
+        raise SettingsError(f"--state-dir {state} lies inside --models-dir {models}: generations would be watched")
