@@ -28,6 +28,7 @@ a type to its status (`gateway/web/errors.py`), and a test holds the table and t
     │   ├── LoadFailed                   load_failed
     │   ├── ModelQuarantined             model_quarantined
     │   ├── HostFailed                   host_failed
+    │   ├── Starting                     starting
     │   └── ShuttingDown                 shutting_down
     ├── DeadlineExceeded                 deadline_exceeded
     └── Internal                         internal
@@ -155,6 +156,10 @@ class ModelQuarantined(Unavailable):
 
 class HostFailed(Unavailable):
     code = "host_failed"
+
+
+class Starting(Unavailable):
+    code = "starting"
 
 
 class ShuttingDown(Unavailable):

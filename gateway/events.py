@@ -22,6 +22,35 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     level: ClassVar[str] = "info"
 
 
+class Listening(Event, frozen=True, kw_only=True):
+    """Connections are accepted at `url`."""
+
+    name = "listening"
+    public = False
+    url: str
+    version: str
+    models_dir: str
+    state_dir: str
+    pid: int
+
+
+class Stopping(Event, frozen=True, kw_only=True):
+    """No new work is taken; what is in flight is finished within `seconds`."""
+
+    name = "stopping"
+    why: str
+    seconds: float
+
+
+class Stopped(Event, frozen=True, kw_only=True):
+    """The gateway's last word. `drained`: every request in flight was answered."""
+
+    name = "stopped"
+    public = False
+    drained: bool
+    seconds: float
+
+
 class ModelCopying(Event, frozen=True, kw_only=True):
     """A directory appeared or changed, and has not settled. Once per directory and round of copying."""
 
@@ -133,6 +162,32 @@ class HostExited(Event, frozen=True, kw_only=True):
     requests: int = 0
 
 
+class HostOutput(Event, frozen=True, kw_only=True):
+    """A line that a host wrote to its standard error: native libraries, and the traceback of a crash."""
+
+    name = "host_output"
+    public = False
+    level = "warning"
+    device: str
+    pid: int
+    line: str
+
+
+class DeviceCall(Event, frozen=True, kw_only=True):
+    """One batch on a device. `padded_tokens` is what the device computed, `tokens` what was asked."""
+
+    name = "device_call"
+    public = False
+    level = "debug"
+    device: str
+    generation: str
+    models: tuple[str, ...]
+    texts: int
+    tokens: int
+    padded_tokens: int
+    seconds: float
+
+
 class VolumeScanned(Event, frozen=True, kw_only=True):
     """One look at the whole volume. `why` is hint or timer."""
 
@@ -189,6 +244,7 @@ class RequestFinished(Event, frozen=True, kw_only=True):
     queue_seconds: float = 0.0
     compute_seconds: float = 0.0
     code: str | None = None
+    traceback: str | None = None
 
 
 class Events:

@@ -1,0 +1,74 @@
+# Everything from a clean clone: `make run` serves a demo model, `make test` proves it.
+# Needed beforehand: Python 3.11 or newer with venv, make, and a C compiler where a package has no wheel.
+
+PYTHON ?= python3
+PORT ?= 8001
+HOST ?= 127.0.0.1
+MODELS ?= models
+STATE ?= state
+TORCH ?= 2.13.0
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+DEMO := huggingface:sentence-transformers/all-MiniLM-L6-v2
+
+# What is installed is known by its content, not by dates: a fresh checkout of the same files installs nothing.
+KEY := $(shell cat pyproject.toml requirements.lock | cksum | cut -d' ' -f1)
+KIND := $(if $(GPU),gpu,cpu)
+TORCH_STAMP := $(VENV)/.torch-$(TORCH)-$(KIND)
+RUN_STAMP := $(VENV)/.demo-$(KEY)-$(KIND)
+DEV_STAMP := $(VENV)/.dev-$(KEY)-$(KIND)
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check lock clean
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+	@echo "  variables: PORT=$(PORT) HOST=$(HOST) MODELS=$(MODELS) STATE=$(STATE) PYTHON=$(PYTHON); GPU=1 for CUDA's torch"
+
+run: $(RUN_STAMP)  ## install, publish the demo model on models/, and serve on PORT
+	@$(BIN)/python scripts/demo_model.py --models-dir '$(MODELS)'
+	@$(BIN)/python -c "import socket; s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1); s.bind(('$(HOST)', $(PORT)))" 2>/dev/null \
+	  || { echo "cannot listen on $(HOST) port $(PORT): something else does; choose another: make run PORT=8002" >&2; exit 1; }
+	@exec $(BIN)/python -m gateway serve --host '$(HOST)' --port $(PORT) --models-dir '$(MODELS)' --state-dir '$(STATE)' --default-model $(DEMO) $(ARGS)
+
+test: $(DEV_STAMP)  ## install, and run all tests; ARGS='-k kubectl -x'
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(DEV_STAMP)  ## lint, format, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+lock: $(DEV_STAMP)  ## write what is installed to requirements.lock; torch is left out, its build is each machine's own
+	$(PIP) freeze --exclude-editable | grep -E '^[A-Za-z0-9._-]+==' | grep -viE '^(torch|triton|nvidia-.*|cuda-.*)==' > requirements.lock.new
+	mv requirements.lock.new requirements.lock
+
+clean:  ## remove what was installed and built; models/ and state/ stay
+	rm -rf $(VENV) build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find gateway trainer tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Python 3.11 or newer is needed; $(PYTHON) is not. Name another: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "venv failed; on Debian: apt install python3-venv" >&2; exit 1; }
+
+# torch first, by itself: left to the resolver, a machine without a GPU would get gigabytes of CUDA
+$(TORCH_STAMP): | $(BIN)/python
+ifdef GPU
+	$(PIP) install --quiet torch==$(TORCH)
+else
+	$(PIP) install --quiet torch==$(TORCH)+cpu 2>/dev/null || $(PIP) install --quiet --index-url '$(TORCH_INDEX)' torch==$(TORCH)
+endif
+	@rm -f $(VENV)/.torch-* && touch $@
+
+$(RUN_STAMP): $(TORCH_STAMP) pyproject.toml requirements.lock
+	$(PIP) install --quiet -c requirements.lock -e '.[demo]'
+	@rm -f $(VENV)/.demo-* && touch $@
+
+$(DEV_STAMP): $(TORCH_STAMP) pyproject.toml requirements.lock
+	$(PIP) install --quiet -c requirements.lock -e '.[dev]'
+	@rm -f $(VENV)/.dev-* $(VENV)/.demo-* && touch $@ $(RUN_STAMP)

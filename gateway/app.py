@@ -1,0 +1,218 @@
+"""The one place where the parts are put together, started and stopped.
+
+Start: log, store, catalog, engine, server; the port answers before models or hosts are ready, and `/readyz` says
+when. Stop: not ready, finish what is in flight, close the server, end the hosts. A background task that fails ends
+the process with its exception: a gateway that looks alive and follows nothing is worse than one that restarts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, Final, TextIO
+
+import msgspec
+from aiohttp import web
+
+from gateway import __version__, events
+from gateway.engine.devices import find_devices
+from gateway.engine.process import ProcessEngine
+from gateway.engine.supervisor import HostProcess
+from gateway.settings import Settings, SettingsError
+from gateway.service import Service
+from gateway.telemetry import Log, Metrics
+from gateway.volume.catalog import Catalog
+from gateway.volume.follower import Follower
+from gateway.volume.generations import Store
+from gateway.volume.ledger import Ledger
+from gateway.web import errors, metrics, native, stream
+
+BYTES_OF_FLOAT32: Final = 4
+CLOSE_SECONDS: Final = 2.0  # for connections that are idle or stream events, once the work is done
+
+
+class Gateway:
+    """Everything that lives as long as the process. `start` is a task group's `create_task`."""
+
+    def __init__(self, settings: Settings, tell: events.Events, group: asyncio.TaskGroup) -> None:
+        self.settings = settings
+        self.events = tell
+        self._group = group
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._store = Store(settings.state_dir, allow_pickle=settings.allow_pickle)
+        self.hosts = [
+            HostProcess(
+                device,
+                _host_config(settings, device),
+                tell,
+                hang_timeout=settings.hang_timeout,
+                load_timeout=settings.load_timeout,
+            )
+            for device in find_devices(settings.device)
+        ]
+        self.engine = ProcessEngine(
+            self.hosts,
+            tell,
+            names=lambda digest: self.catalog.models_of(digest),
+            predict=lambda generation: generation.manifest.parameters * BYTES_OF_FLOAT32,
+        )
+        self.follower = Follower(
+            settings, tell, lambda: self.catalog.served(), lambda snapshot: self.catalog.reconcile(snapshot)
+        )
+        self.catalog = Catalog(
+            settings.models_dir,
+            self._store,
+            Ledger(settings.state_dir),
+            self.engine,
+            tell,
+            spawn=self.spawn,
+            look_again=self.follower.look_again,
+            keep=settings.keep_generations,
+        )
+        self.service = Service(self.catalog, self.engine, settings)
+        self.metrics = Metrics(self.engine, self.catalog.models_of)
+        self.stopping = asyncio.Event()
+        tell.subscribe(self.metrics)
+        tell.subscribe(self._check_dimension)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = self._group.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """The hosts and the follower, until the block ends."""
+        await self.catalog.restore()
+        self._store.sweep()
+        for host in self.hosts:
+            self.spawn(host.supervise())
+        self.spawn(self.follower.follow())
+        try:
+            yield
+        finally:
+            await asyncio.gather(*(host.stop() for host in self.hosts))
+            for task in list(self._tasks):
+                task.cancel()
+
+    def web(self) -> web.Application:
+        app = web.Application(
+            middlewares=[errors.middleware(self.events)], client_max_size=self.settings.max_body_bytes
+        )
+        app[native.SERVICE] = self.service
+        app[stream.EVENTS] = self.events
+        app[stream.STOPPING] = self.stopping
+        app[metrics.METRICS] = self.metrics
+        for table in (metrics.routes, stream.routes, native.routes):
+            app.add_routes(table)
+        return app
+
+    def _check_dimension(self, event: events.Event) -> None:
+        """EMBEDDING_DIM is what somebody expects, never what is served."""
+        wanted = self.settings.expect_dim
+        if not wanted or not isinstance(event, events.ModelAccepted | events.ModelSwapped):
+            return
+        with contextlib.suppress(Exception):  # no default model, or not yet
+            model, generation = self.service.find(None)
+            if model.path == event.model and generation.manifest.dim != wanted:
+                message = f"{model} makes {generation.manifest.dim} numbers a vector; {wanted} were expected"
+                self.events.emit(events.Notice(code="unexpected_dimension", message=message))
+
+
+async def run(settings: Settings, *, on_ready: Any = None) -> None:
+    """Serves until SIGTERM or SIGINT. Raises SettingsError for what an operator must change first."""
+    tell = events.Events()
+    tell.subscribe(Log(settings))
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    why: list[str] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, lambda name=number.name: (why.append(name), stop.set()))
+    async with AsyncExitStack() as stack:
+        stack.enter_context(_alone(settings.state_dir))
+        listener = stack.enter_context(_listen(settings))
+        group = await stack.enter_async_context(asyncio.TaskGroup())
+        gateway = Gateway(settings, tell, group)
+        runner = web.AppRunner(gateway.web(), handler_cancellation=True, access_log=None, shutdown_timeout=CLOSE_SECONDS)
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        await web.SockSite(runner, listener).start()
+        await stack.enter_async_context(gateway.running())
+        tell.emit(
+            events.Listening(
+                url=_url(listener),
+                version=__version__,
+                models_dir=settings.models_dir,
+                state_dir=settings.state_dir,
+                pid=os.getpid(),
+            )
+        )
+        if on_ready is not None:
+            gateway.spawn(on_ready(gateway, _url(listener)))
+        await stop.wait()
+        await _drain(gateway, why[0])
+
+
+async def _drain(gateway: Gateway, why: str) -> None:
+    began = time.monotonic()
+    gateway.events.emit(events.Stopping(why=why, seconds=gateway.settings.drain_timeout))
+    try:
+        await asyncio.wait_for(gateway.service.drain(), gateway.settings.drain_timeout)
+        drained = True
+    except TimeoutError:
+        drained = False
+    gateway.stopping.set()
+    gateway.events.emit(events.Stopped(drained=drained, seconds=time.monotonic() - began))
+
+
+def _listen(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        return socket.create_server((settings.host, settings.port), family=family, backlog=1024)
+    except OSError as error:
+        raise SettingsError(
+            f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}; choose another with --port "
+            f"or DROPGATE_PORT"
+        ) from error
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+@contextlib.contextmanager
+def _alone(state_dir: str) -> Any:
+    """One gateway to a state directory: two would delete each other's generations."""
+    try:
+        os.makedirs(state_dir, exist_ok=True)
+        lock: TextIO = open(os.path.join(state_dir, "lock"), "w")  # noqa: SIM115  # held until the process ends
+    except OSError as error:
+        raise SettingsError(f"--state-dir {state_dir}: {error.strerror}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise SettingsError(f"--state-dir {state_dir} is used by another gateway") from error
+        yield
+
+
+def _host_config(settings: Settings, device: str) -> bytes:
+    names = (
+        "memory_budget",
+        "max_loaded_models",
+        "max_batch_tokens",
+        "max_batch_texts",
+        "max_queue_tokens",
+        "tokenizer_threads",
+        "compute_threads",
+    )
+    return msgspec.json.encode({"device": device, **{name: getattr(settings, name) for name in names}})

@@ -1,0 +1,56 @@
+"""`gateway check DIR`: the gateway's own judge, for a directory on your disk."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import msgspec
+
+from gateway.model import Accepted, Manifest, Normalize, Pooling, Rejected
+from gateway.volume.manifest import judge, read_metadata
+
+
+def run(directory: str, *, allow_pickle: bool, as_json: bool) -> int:
+    """Prints the verdict. Exit status: 0 it would be served, 1 it would be rejected, 2 there is no such directory."""
+    if not os.path.isdir(directory):
+        print(f"gateway: {directory} is not a directory", file=sys.stderr)
+        return 2
+    verdict = judge(directory, allow_pickle=allow_pickle)
+    if as_json:
+        sys.stdout.write(msgspec.json.format(msgspec.json.encode(verdict), indent=2).decode() + "\n")
+    elif isinstance(verdict, Accepted):
+        _show(verdict.manifest)
+    if isinstance(verdict, Rejected) and not as_json:
+        _explain(verdict)
+    _, trouble = read_metadata(directory, directory)
+    if trouble and not as_json:
+        print(f"warning  {trouble.code}: {trouble.message}\n         {trouble.remedy}")
+    return 0 if isinstance(verdict, Accepted) else 1
+
+
+def _show(manifest: Manifest) -> None:
+    pooling = next((stage for stage in manifest.stages if isinstance(stage, Pooling)), None)
+    steps = [type(stage).__name__ for stage in manifest.stages if not isinstance(stage, Pooling | Normalize)]
+    print("accepted")
+    for name, value in {
+        "kind": f"{manifest.kind} ({manifest.library})",
+        "model": f"{manifest.architecture}, {manifest.parameters / 1e6:.1f} million parameters",
+        "vectors": f"{manifest.dim} numbers{', unit length' if manifest.normalized else ''}",
+        "pooling": ", ".join((*pooling.modes, *steps) if pooling else steps) or None,
+        "longest text": f"{manifest.max_tokens} tokens",
+        "weights": f"{manifest.stored_bytes / 1e6:.1f} MB {manifest.stored_dtype} in {', '.join(manifest.weights)}",
+        "on a device": f"{manifest.parameters * 4 / 1e6:.1f} MB in float32",
+        "prompts": ", ".join(sorted(manifest.prompts)) or None,
+    }.items():
+        if value:
+            print(f"  {name:<13} {value}")
+    for warning in manifest.warnings:
+        print(f"warning  {warning}")
+
+
+def _explain(verdict: Rejected) -> None:
+    print("rejected")
+    for reason in verdict.reasons:
+        where = f" [{reason.file}]" if reason.file and reason.file not in reason.message else ""
+        print(f"  {reason.code} ({reason.kind}){where}: {reason.message}\n    remedy: {reason.remedy}")

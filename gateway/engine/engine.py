@@ -1,0 +1,77 @@
+"""What runs generations somewhere: the one seam between the gateway's catalog and the devices. Host processes of
+this machine stand behind it by default (`process`)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Protocol
+
+import msgspec
+
+from gateway.host.wire import Options
+from gateway.model import Generation
+
+
+class Vectors(msgspec.Struct, frozen=True):
+    """The answer to one request: `data` is little-endian float32 [rows, dim], row-major. Times in seconds."""
+
+    data: bytes
+    rows: int
+    dim: int
+    tokens: int
+    load_seconds: float
+    queue_seconds: float
+    compute_seconds: float
+
+
+class Residence(msgspec.Struct, frozen=True):
+    """Where a generation is in memory. `state` is waiting, loading, loaded or leaving; `last_used` in Unix seconds."""
+
+    digest: str
+    device: str
+    state: str
+    bytes: int
+    leases: int
+    pinned: bool
+    last_used: float
+
+
+class DeviceState(msgspec.Struct, frozen=True):
+    """A device and its host. `used` and `budget` in bytes of models, `resident_memory` of the whole process."""
+
+    device: str
+    up: bool
+    pid: int | None
+    used: int
+    budget: int
+    queue_tokens: int
+    resident_memory: int
+    restarts: int
+
+
+class Engine(Protocol):
+    """Every method that runs a generation may raise what `gateway.errors` has, and nothing else."""
+
+    async def embed(self, generation: Generation, texts: list[str], options: Options) -> Vectors:
+        """Loads the generation if need be. Retries what a dying host took with it."""
+
+    async def load(self, generation: Generation) -> None:
+        """Loads and probes now; earlier failures and quarantine are forgotten."""
+
+    async def unload(self, digest: str) -> None:
+        """Frees the device from it once its last request has ended."""
+
+    def keep(self, live: Collection[Generation], pinned: Collection[Generation]) -> None:
+        """All that may stay: the rest is retired. What is pinned is loaded and never evicted."""
+
+    def residences(self) -> dict[str, list[Residence]]:
+        """By digest."""
+
+    def quarantined(self, digest: str) -> float | None:
+        """Seconds that are left of a generation's quarantine."""
+
+    def devices(self) -> list[DeviceState]: ...
+
+    @property
+    def ready(self) -> bool:
+        """Whether a host is up."""

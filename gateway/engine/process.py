@@ -1,0 +1,273 @@
+"""The default engine: a supervised host process for each device of this machine.
+
+A host may crash, hang or poison its device at any time. That costs the request that did it a 503, and nobody else
+anything: requests that were in flight are sent again, those that were on the device in a batch of their own, and a
+generation that was on the device at two deaths is quarantined.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Collection, Sequence
+
+from gateway import events
+from gateway.engine.engine import DeviceState, Residence, Vectors
+from gateway.engine.placement import Site, place
+from gateway.engine.supervisor import Death, HostProcess
+from gateway.errors import GatewayError, HostFailed, ModelQuarantined
+from gateway.host import wire
+from gateway.model import Generation
+
+STRIKES = 2  # deaths of a host with the same request, or the same generation, on its device
+FIRST_QUARANTINE = 60.0
+LAST_QUARANTINE = 3600.0
+MOST_ATTEMPTS = 10  # of a request that is innocent each time; the deadline usually comes first
+
+
+class ProcessEngine:
+    """`hosts` are started and stopped by the caller; `names` says which models a digest is, for the events."""
+
+    def __init__(
+        self,
+        hosts: Sequence[HostProcess],
+        tell: events.Events,
+        names: Callable[[str], tuple[str, ...]],
+        predict: Callable[[Generation], int],
+    ) -> None:
+        self._hosts = list(hosts)
+        self._events = tell
+        self._names = names
+        self._predict = predict
+        self._assigned: dict[str, int] = {}  # digest -> host that was told to load it, before its report says so
+        self._strikes: dict[str, int] = {}
+        self._quarantine: dict[str, tuple[float, float]] = {}  # digest -> until, length
+        self._pins: dict[str, Generation] = {}
+        self._live: dict[str, Generation] = {}
+        self._preloads: set[asyncio.Task[None]] = set()
+        for host in self._hosts:
+            host.on_report = self._reported
+            host.on_up = self._came_up
+            host.on_death = self._died
+
+    @property
+    def ready(self) -> bool:
+        return any(host.up for host in self._hosts)
+
+    async def embed(self, generation: Generation, texts: list[str], options: wire.Options) -> Vectors:
+        self._refuse_quarantined(generation)
+
+        def request(number: int, alone: bool) -> wire.Command:
+            return wire.Embed(number, generation.digest, texts, options, alone)
+
+        done, payload = await self._ask(generation, request)
+        return Vectors(
+            payload, done.rows, done.dim, done.tokens, done.load_seconds, done.queue_seconds, done.compute_seconds
+        )
+
+    async def load(self, generation: Generation) -> None:
+        self._quarantine.pop(generation.digest, None)
+        self._strikes.pop(generation.digest, None)
+        await self._ask(generation, lambda number, alone: wire.Load(number, generation.digest))
+
+    async def unload(self, digest: str) -> None:
+        for host in self._hosts:
+            if host.up and digest in host.residents:
+                await host.call(lambda number: wire.Unload(number, digest))
+
+    def keep(self, live: Collection[Generation], pinned: Collection[Generation]) -> None:
+        self._live = {generation.digest: generation for generation in live}
+        self._pins = {generation.digest: generation for generation in pinned}
+        self._assigned = {digest: index for digest, index in self._assigned.items() if digest in self._live}
+        self._strikes = {digest: count for digest, count in self._strikes.items() if digest in self._live}
+        self._quarantine = {digest: term for digest, term in self._quarantine.items() if digest in self._live}
+        for host in self._hosts:
+            self._tell_keep(host)
+        for generation in self._pins.values():
+            if not self._held(generation.digest):
+                self._preload(generation)
+
+    def residences(self) -> dict[str, list[Residence]]:
+        found: dict[str, list[Residence]] = {}
+        for host in self._hosts:
+            for resident in host.residents.values():
+                found.setdefault(resident.digest, []).append(
+                    Residence(
+                        resident.digest,
+                        host.device,
+                        resident.state,
+                        resident.bytes,
+                        resident.leases,
+                        resident.pinned,
+                        host.reported - resident.idle_seconds,
+                    )
+                )
+        return found
+
+    def quarantined(self, digest: str) -> float | None:
+        until, _ = self._quarantine.get(digest, (0.0, 0.0))
+        left = until - time.monotonic()
+        return left if left > 0 else None
+
+    def devices(self) -> list[DeviceState]:
+        return [
+            DeviceState(
+                host.device,
+                host.up,
+                host.pid,
+                host.residency.used,
+                host.residency.budget,
+                host.residency.queue_tokens,
+                host.residency.resident_memory,
+                host.restarts,
+            )
+            for host in self._hosts
+        ]
+
+    # A request, over the deaths of hosts.
+
+    async def _ask(
+        self, generation: Generation, request: Callable[[int, bool], wire.Command]
+    ) -> tuple[wire.Done, bytes]:
+        strikes = 0
+        for _ in range(MOST_ATTEMPTS):
+            host = self._place(generation)
+            await host.wait_until_up()
+            host.offer(generation)
+            alone = strikes > 0
+            try:
+                return await host.call(lambda number, alone=alone: request(number, alone), generation.digest)
+            except Death as death:
+                strikes += death.suspect
+            if strikes >= STRIKES:
+                raise HostFailed(
+                    "the host process died twice while it worked on this request", retry_after=FIRST_QUARANTINE
+                )
+            self._refuse_quarantined(generation)
+        raise HostFailed("the host process keeps dying", retry_after=5.0)
+
+    def _refuse_quarantined(self, generation: Generation) -> None:
+        left = self.quarantined(generation.digest)
+        if left is not None:
+            raise ModelQuarantined(
+                "the model's host died twice while it ran this model; it is tried again later, when its directory "
+                "changes, or when an operator loads it",
+                retry_after=left,
+                generation=generation.short,
+            )
+
+    def _place(self, generation: Generation) -> HostProcess:
+        digest = generation.digest
+        sites = [
+            Site(
+                index,
+                host.up,
+                digest in host.residents or self._assigned.get(digest) == index,
+                host.residency.budget - host.residency.used,
+                host.residency.queue_tokens,
+                host.idle_seconds,
+            )
+            for index, host in enumerate(self._hosts)
+        ]
+        index = place(sites, self._predict(generation))
+        self._assigned[digest] = index
+        return self._hosts[index]
+
+    def _held(self, digest: str) -> bool:
+        return any(digest in host.residents for host in self._hosts)
+
+    def _preload(self, generation: Generation) -> None:
+        async def load() -> None:
+            try:
+                await self._ask(generation, lambda number, alone: wire.Load(number, generation.digest))
+            except GatewayError:
+                pass  # told as an event by whoever noticed
+
+        task = asyncio.get_running_loop().create_task(load())
+        self._preloads.add(task)
+        task.add_done_callback(self._preloads.discard)
+
+    def _tell_keep(self, host: HostProcess) -> None:
+        for generation in self._pins.values():
+            host.offer(generation)
+        host.tell(wire.Keep(list(self._live), list(self._pins)))
+
+    # What hosts report.
+
+    def _came_up(self, host: HostProcess) -> None:
+        self._tell_keep(host)
+        for generation in self._pins.values():
+            if not self._held(generation.digest):
+                self._preload(generation)
+
+    def _died(self, host: HostProcess, suspects: Collection[str]) -> None:
+        for digest in [digest for digest, index in self._assigned.items() if self._hosts[index] is host]:
+            del self._assigned[digest]
+        for digest in suspects:
+            self._strikes[digest] = self._strikes.get(digest, 0) + 1
+            if self._strikes[digest] >= STRIKES:
+                self._put_into_quarantine(digest)
+
+    def _put_into_quarantine(self, digest: str) -> None:
+        _, last = self._quarantine.get(digest, (0.0, 0.0))
+        length = min(LAST_QUARANTINE, last * 2) if last else FIRST_QUARANTINE
+        self._quarantine[digest] = (time.monotonic() + length, length)
+        self._strikes.pop(digest, None)
+        self._events.emit(
+            events.GenerationQuarantined(
+                generation=digest[:12],
+                models=self._names(digest),
+                message=f"it was running on a host that died, {STRIKES} times",
+                retry_after=length,
+            )
+        )
+
+    def _reported(self, host: HostProcess, report: wire.Report) -> None:
+        match report:
+            case wire.Batch():
+                self._strikes.pop(report.digest, None)
+                self._events.emit(
+                    events.DeviceCall(
+                        device=host.device,
+                        generation=report.digest[:12],
+                        models=self._names(report.digest),
+                        texts=report.texts,
+                        tokens=report.tokens,
+                        padded_tokens=report.padded_tokens,
+                        seconds=report.seconds,
+                    )
+                )
+            case wire.Loaded():
+                self._events.emit(
+                    events.GenerationLoaded(
+                        generation=report.digest[:12],
+                        models=self._names(report.digest),
+                        device=host.device,
+                        bytes=report.bytes,
+                        seconds=report.seconds,
+                    )
+                )
+            case wire.Unloaded():
+                self._assigned.pop(report.digest, None)
+                self._events.emit(
+                    events.GenerationUnloaded(
+                        generation=report.digest[:12],
+                        models=self._names(report.digest),
+                        device=host.device,
+                        bytes=report.bytes,
+                        why=report.why,
+                        idle_seconds=report.idle_seconds,
+                    )
+                )
+            case wire.LoadFailure():
+                self._assigned.pop(report.digest, None)
+                self._events.emit(
+                    events.LoadFailed(
+                        generation=report.digest[:12],
+                        models=self._names(report.digest),
+                        device=host.device,
+                        code=report.code,
+                        message=report.message,
+                        retry_after=report.retry_after,
+                    )
+                )

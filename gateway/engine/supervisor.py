@@ -1,0 +1,307 @@
+"""One host process: spawned, watched, killed when it hangs, and started again when it dies.
+
+What must stay true: every request sent to a host is answered, by the host or by its death; a host never outlives the
+gateway; a host that hangs in a device call or a load is killed, since nothing else frees the device.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Collection, Sequence
+from typing import Final
+
+import msgspec
+
+from gateway import events
+from gateway.errors import HostFailed
+from gateway.host import wire
+from gateway.host.recorder import Recorder
+from gateway.model import Generation
+
+FIRST_BACKOFF: Final = 0.1
+LAST_BACKOFF: Final = 30.0
+HEALTHY: Final = 60.0  # seconds of life after which earlier deaths are forgotten
+TICK: Final = 0.5
+HOPELESS: Final = 3  # starts that failed in a row, after which requests are told so at once
+GRACE: Final = 5.0  # seconds between closing the socket and SIGKILL
+
+HOST_COMMAND: Final = (sys.executable, "-m", "gateway.host")
+
+
+class Death(Exception):
+    """The host died before it answered. `suspect`: the request was on the device, or its model was being loaded."""
+
+    def __init__(self, suspect: bool) -> None:
+        super().__init__()
+        self.suspect = suspect
+
+
+class Call(msgspec.Struct):
+    """A request in flight."""
+
+    answer: asyncio.Future[tuple[wire.Done, bytes]]
+    digest: str
+
+
+class HostProcess:
+    """The host of `device`. `config` is JSON for it; `command` starts it, and stands in the constructor for tests
+    that need a host that crashes. The engine sets the three callbacks."""
+
+    def __init__(
+        self,
+        device: str,
+        config: bytes,
+        tell: events.Events,
+        *,
+        hang_timeout: float,
+        load_timeout: float,
+        command: Sequence[str] = HOST_COMMAND,
+    ) -> None:
+        self.device = device
+        self.restarts = 0
+        self.residency = wire.Residency([], 0, 0, 0, 0)
+        self.residents: dict[str, wire.Resident] = {}
+        self.reported = time.time()
+        self.on_report: Callable[[HostProcess, wire.Report], None] = lambda host, report: None
+        self.on_up: Callable[[HostProcess], None] = lambda host: None
+        self.on_death: Callable[[HostProcess, Collection[str]], None] = lambda host, suspects: None
+        self._config = config
+        self._events = tell
+        self._hang_timeout = hang_timeout
+        self._load_timeout = load_timeout
+        self._command = command
+        self._recorder = Recorder.create()
+        self._up = asyncio.Event()
+        self._failed_starts = 0
+        self._process: asyncio.subprocess.Process | None = None
+        self._link: wire.Link[wire.Report] | None = None
+        self._calls: dict[int, Call] = {}
+        self._offered: set[str] = set()
+        self._number = 0
+        self._heard = 0.0
+        self._killed_for = ""
+        self._stopping = False
+
+    @property
+    def up(self) -> bool:
+        return self._up.is_set()
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    @property
+    def idle_seconds(self) -> float:
+        """How long its least recently used idle model has been idle."""
+        return max((r.idle_seconds for r in self.residents.values() if not r.leases and not r.pinned), default=0.0)
+
+    # Requests.
+
+    async def wait_until_up(self) -> None:
+        """Raises HostFailed when the host does not start, again and again."""
+        if not self.up and (self._failed_starts >= HOPELESS or self._stopping):
+            raise HostFailed(f"the host of {self.device} does not start; its log says why", retry_after=LAST_BACKOFF)
+        await self._up.wait()
+
+    def tell(self, command: wire.Command) -> None:
+        """Sends what has no answer."""
+        if self._link is not None and self.up:
+            self._link.send(command)
+
+    def offer(self, generation: Generation) -> None:
+        if generation.digest not in self._offered:
+            self._offered.add(generation.digest)
+            self.tell(wire.Offer(generation))
+
+    async def call(self, command: Callable[[int], wire.Command], digest: str = "") -> tuple[wire.Done, bytes]:
+        """Sends `command(number)` and waits for its answer; a caller that is cancelled ends only its waiting.
+
+        Raises Death, and the GatewayError that the host answers with.
+        """
+        if self._link is None:
+            raise Death(False)
+        self._number = number = (self._number + 1) % (1 << 32) or 1
+        answer: asyncio.Future[tuple[wire.Done, bytes]] = asyncio.get_running_loop().create_future()
+        self._calls[number] = Call(answer, digest)
+        self._link.send(command(number))
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            self.tell(wire.Cancel(number))
+            raise
+        finally:
+            self._calls.pop(number, None)
+
+    # A life.
+
+    async def supervise(self) -> None:
+        """Keeps the host alive until `stop`. To be run once, as a task."""
+        backoff = 0.0
+        while not self._stopping:
+            began = time.monotonic()
+            await self._live()
+            backoff = 0.0 if time.monotonic() - began > HEALTHY else min(LAST_BACKOFF, backoff * 2 or FIRST_BACKOFF)
+            if not self._stopping:
+                self.restarts += 1
+                await asyncio.sleep(backoff)
+
+    async def stop(self) -> None:
+        """Ends the host. Requests in flight die with it: drain first."""
+        self._stopping = True
+        if self._link is not None:
+            self._link.close()
+        if self._process is not None:
+            try:
+                await asyncio.wait_for(self._process.wait(), GRACE)
+            except TimeoutError:
+                self.kill("did not stop")
+                await self._process.wait()
+
+    def kill(self, why: str) -> None:
+        if self._process is not None and self._process.returncode is None:
+            self._killed_for = self._killed_for or why
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(signal.SIGKILL)
+
+    async def _live(self) -> None:
+        """From spawn to exit."""
+        began = time.monotonic()
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        self._recorder.clear()
+        self._killed_for = ""
+        self._heard = began
+        fds = (theirs.fileno(), self._recorder.fileno())
+        process = self._process = await asyncio.create_subprocess_exec(
+            *self._command,
+            *(str(fd) for fd in fds),
+            self._config.decode(),
+            str(os.getpid()),
+            pass_fds=fds,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        theirs.close()
+
+        def receive(report: wire.Report, payload: bytes) -> None:
+            self._receive(report, payload, process.pid, began)
+
+        link = self._link = wire.Link(wire.reports, receive, lambda: None)
+        await asyncio.get_running_loop().create_connection(lambda: link, sock=ours)
+        async with asyncio.TaskGroup() as group:
+            watchdog = group.create_task(self._watch())
+            await self._read_output(process)
+            await process.wait()
+            watchdog.cancel()
+        link.close()
+        self._exited(process)
+
+    async def _read_output(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stderr is not None
+        while line := await _line(process.stderr):
+            text = line.decode(errors="replace").rstrip()
+            if text:
+                self._events.emit(events.HostOutput(device=self.device, pid=process.pid, line=text[:2000]))
+
+    async def _watch(self) -> None:
+        """Kills a host that hangs: in a device call, in a load, or before it answers anything at all."""
+        while True:
+            await asyncio.sleep(TICK)
+            now = time.monotonic()
+            call = self._recorder.running()
+            if call and now - call.began > self._hang_timeout:
+                self.kill("a device call took too long")
+            elif any(now - load.began > self._load_timeout for load in self._recorder.loading()):
+                self.kill("a load took too long")
+            elif self._calls and not call and now - self._heard > self._hang_timeout + self._load_timeout:
+                self.kill("no answer")
+
+    def _exited(self, process: asyncio.subprocess.Process) -> None:
+        """Fails what was in flight; who was on the device is a suspect."""
+        status = process.returncode if process.returncode is not None else 0
+        was_up = self.up
+        self._up.clear()
+        self._failed_starts = 0 if was_up else self._failed_starts + 1
+        call, loads = self._recorder.running(), {load.digest for load in self._recorder.loading()}
+        on_device = set(call.requests) if call else set()
+        suspects = loads | ({call.digest} if call else set())
+        calls = list(self._calls.items())
+        residents = list(self.residents.values())
+        self._link = None
+        self._calls.clear()
+        self._offered.clear()
+        self.residents = {}
+        self.residency = wire.Residency([], 0, self.residency.budget, 0, 0)
+        if not self._stopping:
+            self._events.emit(
+                events.HostExited(
+                    device=self.device,
+                    pid=process.pid,
+                    status=status,
+                    why=self._killed_for or _why(status),
+                    suspects=tuple(sorted(digest[:12] for digest in suspects)),
+                    requests=len(calls),
+                )
+            )
+            self._tell_unloaded(residents)
+            self.on_death(self, suspects)
+        for number, waiting in calls:
+            if not waiting.answer.done():
+                waiting.answer.set_exception(Death(number in on_device or waiting.digest in loads))
+
+    def _tell_unloaded(self, residents: Collection[wire.Resident]) -> None:
+        for resident in residents:
+            if resident.state == "loaded":
+                self.on_report(
+                    self, wire.Unloaded(resident.digest, resident.bytes, "host_exit", resident.idle_seconds)
+                )
+
+    def _receive(self, report: wire.Report, payload: bytes, pid: int, began: float) -> None:
+        self._heard = time.monotonic()
+        match report:
+            case wire.Done() | wire.Failed():
+                call = self._calls.get(report.id)
+                if call is None or call.answer.done():
+                    return  # its caller has gone
+                if isinstance(report, wire.Done):
+                    call.answer.set_result((report, payload))
+                else:
+                    call.answer.set_exception(report.error())
+            case wire.Residency():
+                self.residency = report
+                self.reported = time.time()
+                self.residents = {resident.digest: resident for resident in report.residents}
+            case wire.Ready():
+                self.residency = wire.Residency([], 0, report.budget, 0, 0)
+                self._up.set()
+                self._events.emit(
+                    events.HostStarted(
+                        device=report.device, pid=pid, budget=report.budget, seconds=time.monotonic() - began
+                    )
+                )
+                self.on_up(self)
+            case _:
+                self.on_report(self, report)
+
+
+async def _line(stream: asyncio.StreamReader) -> bytes:
+    try:
+        return await stream.readline()
+    except ValueError:  # a line longer than the reader's limit: the rest comes as the next one
+        return b"(a line too long to show)\n"
+
+
+def _why(status: int) -> str:
+    if status >= 0:
+        return f"exited with {status}"
+    try:
+        return f"killed by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"killed by signal {-status}"

@@ -1,0 +1,45 @@
+"""What to try first, printed once the gateway is ready: `gateway serve --examples`, which `make run` uses."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gateway.app import Gateway
+
+TEXT = """
+Dropgate is ready at {url}
+It watches {models_dir} and serves what is dropped there. Try:
+
+  curl -s {url}/models
+
+  curl -s {url}/embed -H 'Content-Type: application/json' \\
+    -d '{{"inputs": ["how is a beam stored?", "the ring holds the beam"]}}'
+
+Drop a model: copy any sentence-transformers directory, and ask for it by its name. No restart.
+
+  cp -r {models}/{example} {models}/finetuned/my-model
+  curl -s {url}/embed -H 'Content-Type: application/json' \\
+    -d '{{"model": "huggingface:finetuned/my-model", "inputs": "hello"}}'
+
+  gateway models list            # every directory, its state, and what would heal it
+  curl -sN {url}/events          # what happens, as it happens
+  curl -s {url}/metrics          # Prometheus
+
+Ctrl-C stops it.
+"""
+
+
+async def show(gateway: Gateway, url: str) -> None:
+    """Waits until requests can be answered, then prints the calls to try."""
+    while not gateway.service.ready:
+        await asyncio.sleep(0.05)
+    models = gateway.settings.models_dir
+    listing = gateway.catalog.listing()
+    example = next((model["id"].partition(":")[2] for model in listing if model["generation"]), "namespace/name")
+    shown = os.path.relpath(models) if models.startswith(os.getcwd() + "/") else models
+    text = TEXT.format(url=url, models_dir=models, models=shlex.quote(shown), example=example)
+    print(text, flush=True)

@@ -1,0 +1,60 @@
+"""`python -m gateway.host SOCKET_FD RECORDER_FD CONFIG_JSON`: one host process, as the gateway spawns it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import faulthandler
+import os
+import signal
+import socket
+import sys
+
+import msgspec
+import uvloop
+
+from gateway.host import wire
+from gateway.host.host import Config, Host
+from gateway.host.recorder import Recorder
+
+PR_SET_PDEATHSIG = 1
+
+
+def main(arguments: list[str]) -> int:
+    """Serves until the gateway closes the socket or dies."""
+    faulthandler.enable()
+    _die_with_parent(int(arguments[3]))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # both may go to the whole process group; the gateway drains first
+    config = msgspec.json.decode(arguments[2], type=Config)
+    with contextlib.suppress(KeyboardInterrupt):
+        uvloop.run(serve(socket.socket(fileno=int(arguments[0])), Recorder(int(arguments[1])), config))
+    return 0
+
+
+def _die_with_parent(parent: int) -> None:
+    """The kernel kills this process when the gateway dies, whatever killed it; the check closes the race before."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit(0)
+
+
+async def serve(connection: socket.socket, recorder: Recorder, config: Config) -> None:
+    """One host on one end of a socket pair; returns when the other end is gone."""
+    gone = asyncio.Event()
+    host: Host
+    link = wire.Link(wire.commands, lambda command, payload: host.receive(command, payload), gone.set)
+    host = Host(config, recorder, link.send)
+    loop = asyncio.get_running_loop()
+    await loop.create_connection(lambda: link, sock=connection)
+    serving = loop.create_task(host.serve())
+    closing = loop.create_task(gone.wait())
+    await asyncio.wait({serving, closing}, return_when=asyncio.FIRST_COMPLETED)
+    if serving.done():
+        serving.result()  # it never returns: this raises what ended it
+    os._exit(0)  # nothing here is worth keeping, and threads may be deep in a device call
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

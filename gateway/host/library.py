@@ -1,0 +1,31 @@
+"""The transformers library: imported when the first load needs it, offline, quiet, and once.
+
+Nothing here fetches: every load names a local directory, and the library is told that there is no network.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from typing import Any, Final
+
+OFFLINE: Final = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+# What every `from_pretrained` gets: a directory's own code is never run.
+LOCAL: Final[dict[str, Any]] = {"local_files_only": True, "trust_remote_code": False}
+
+# Held around every `from_pretrained` of a model: while it runs, the library replaces methods of its own classes
+# (PreTrainedModel.tie_weights) and of torch, and two at once would put each other's replacement back for good.
+ONE_AT_A_TIME: Final = threading.Lock()
+
+
+@functools.cache
+def transformers() -> Any:
+    """The module, with its progress bars and advice switched off: a host's standard error is a log."""
+    for name in OFFLINE:
+        os.environ[name] = "1"  # read once, while huggingface_hub is imported
+    import transformers as library  # noqa: PLC0415 - a second, which a host without models need not wait
+
+    library.utils.logging.set_verbosity_error()
+    library.utils.logging.disable_progress_bar()
+    return library

@@ -1,0 +1,91 @@
+"""What a host was doing when it died: a page of memory that it shares with the gateway.
+
+The host writes down each device call and each load before it begins; the gateway reads the page after a crash, and
+while a call takes too long. Nothing is sent and nothing is flushed, so a segmentation fault cannot lose it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import struct
+import time
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
+
+ENTRY: Final = struct.Struct("<d64sI128I")  # when it began (monotonic; 0: idle), digest, count, request ids
+MAX_REQUESTS: Final = 128
+DEVICE: Final = 0
+LOADS: Final = range(1, 5)
+SIZE: Final = ENTRY.size * (1 + len(LOADS))
+
+
+class Entry(NamedTuple):
+    """`began` is on the system's monotonic clock, in seconds; `requests` are the ids in the device call."""
+
+    began: float
+    digest: str
+    requests: tuple[int, ...]
+
+
+class Recorder:
+    """A shared page with a line for the device and one for each load that runs at once."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._page = mmap.mmap(fd, SIZE)
+
+    @classmethod
+    def create(cls) -> Recorder:
+        fd = os.memfd_create("dropgate-recorder", os.MFD_CLOEXEC)
+        os.ftruncate(fd, SIZE)
+        return cls(fd)
+
+    def fileno(self) -> int:
+        return self._fd
+
+    @contextlib.contextmanager
+    def device_call(self, digest: str, requests: Sequence[int]) -> Iterator[None]:
+        """Around one device call."""
+        yield from self._write(DEVICE, digest, requests)
+
+    @contextlib.contextmanager
+    def load(self, digest: str) -> Iterator[None]:
+        """Around one load. The line is free: there are never more loads at once than lines."""
+        free = next(line for line in LOADS if not self._began(line))
+        yield from self._write(free, digest, ())
+
+    def running(self) -> Entry | None:
+        """The device call that goes on, or went on when the host died."""
+        return self._read(DEVICE)
+
+    def loading(self) -> list[Entry]:
+        return [entry for line in LOADS if (entry := self._read(line))]
+
+    def clear(self) -> None:
+        self._page[:] = bytes(SIZE)
+
+    def close(self) -> None:
+        self._page.close()
+        os.close(self._fd)
+
+    def _write(self, line: int, digest: str, requests: Sequence[int]) -> Iterator[None]:
+        ids = list(requests)[:MAX_REQUESTS]
+        padding = [0] * (MAX_REQUESTS - len(ids))
+        ENTRY.pack_into(
+            self._page, line * ENTRY.size, time.monotonic(), digest.encode(), len(ids), *ids, *padding
+        )
+        try:
+            yield
+        finally:
+            struct.pack_into("<d", self._page, line * ENTRY.size, 0.0)
+
+    def _began(self, line: int) -> float:
+        return float(struct.unpack_from("<d", self._page, line * ENTRY.size)[0])
+
+    def _read(self, line: int) -> Entry | None:
+        began, digest, count, *ids = ENTRY.unpack_from(self._page, line * ENTRY.size)
+        if not began:
+            return None
+        return Entry(began, digest.rstrip(b"\0").decode(), tuple(ids[:count]))

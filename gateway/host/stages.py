@@ -1,0 +1,81 @@
+"""What comes behind the pooling: the Dense, LayerNorm and Normalize modules of sentence-transformers.
+
+Each is made from its entry in the manifest and the tensors in its folder, and refuses to load with one tensor
+missing or of another shape: a random layer would serve noise that looks like vectors.
+"""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from gateway.errors import LoadFailed
+from gateway.model import Dense, LayerNorm, Normalize, Pooling, Stage
+
+
+class Projection(nn.Module):
+    """`activation(linear(x))`; the linear layer's name is the one in the files."""
+
+    def __init__(self, stage: Dense) -> None:
+        super().__init__()
+        self.linear = nn.Linear(stage.in_features, stage.out_features, bias=stage.bias, device="meta")
+        self.activation = activation(stage.activation)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        out: Tensor = self.activation(self.linear(vectors))
+        return out
+
+
+class Norm(nn.Module):
+    def __init__(self, stage: LayerNorm) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(stage.dimension, device="meta")
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        out: Tensor = self.norm(vectors)
+        return out
+
+
+class UnitLength(nn.Module):
+    def forward(self, vectors: Tensor) -> Tensor:
+        return nn.functional.normalize(vectors, p=2, dim=-1)
+
+
+def activation(name: str) -> nn.Module:
+    """The activation of this class name. Raises LoadFailed for anything but a plain one of torch."""
+    found = nn.Identity if name == "Identity" else getattr(nn.modules.activation, name, None)
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        raise LoadFailed(f"no such activation: {name}", reason="unknown_activation", activation=name)
+    return found()
+
+
+def build(path: str, stages: tuple[Stage, ...]) -> nn.Sequential:
+    """The modules behind the pooling, on the CPU in float32. `path` is the model's directory."""
+    return nn.Sequential(*(_build(path, stage) for stage in stages if not isinstance(stage, Pooling)))
+
+
+def _build(path: str, stage: Dense | LayerNorm | Normalize) -> nn.Module:
+    if isinstance(stage, Normalize):
+        return UnitLength()
+    module = Projection(stage) if isinstance(stage, Dense) else Norm(stage)
+    tensors = {name: tensor.float() for name, tensor in _read(os.path.join(path, stage.path)).items()}
+    try:
+        module.load_state_dict(tensors, assign=True)
+    except RuntimeError as error:
+        raise LoadFailed(f"{stage.path}: {error}", reason="stage_weights", folder=stage.path) from error
+    return module.requires_grad_(False)
+
+
+def _read(folder: str) -> dict[str, Tensor]:
+    file = os.path.join(folder, "model.safetensors")
+    try:
+        if os.path.exists(file):
+            tensors: dict[str, Tensor] = load_file(file)
+            return tensors
+        tensors = torch.load(os.path.join(folder, "pytorch_model.bin"), map_location="cpu", weights_only=True)
+    except Exception as error:  # neither library has a list of what it raises
+        raise LoadFailed(f"{os.path.basename(folder)}: {error}", reason="stage_weights", folder=folder) from error
+    return tensors

@@ -1,0 +1,90 @@
+"""`gateway models ...`: a client of a running gateway, on the standard library alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import urllib.error
+import urllib.parse
+import urllib.request
+from typing import Any, Final
+
+DEFAULT_URL: Final = "http://127.0.0.1:8001"
+TIMEOUT: Final = 300.0  # a load may take long
+COLUMNS: Final = ("MODEL", "STATE", "GENERATION", "DIM", "ON DISK", "ON DEVICE", "WHY")
+
+
+def run(action: str, model: str | None, *, url: str | None, as_json: bool) -> int:
+    """Exit status: 0 done, 1 the gateway refused or cannot be reached."""
+    base = (url or os.environ.get("DROPGATE_URL") or DEFAULT_URL).rstrip("/")
+    path = "/models" if model is None else "/models/" + urllib.parse.quote(model, safe="/:@")
+    if action not in {"list", "show"}:
+        path += f"/{action}"
+    try:
+        document = _call(base + path, post=action not in {"list", "show"})
+    except urllib.error.HTTPError as error:
+        return _refused(error)
+    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+        reason = getattr(error, "reason", error)
+        print(f"gateway: no gateway answers at {base} ({reason}); name it with --url", file=sys.stderr)
+        return 1
+    if as_json or action == "show":
+        print(json.dumps(document, indent=2))
+    elif action == "list":
+        _table(document["models"])
+    else:
+        print(f"{document['id']}: {document['state']}{', pinned' if document['pinned'] else ''}")
+    return 0
+
+
+def _call(url: str, *, post: bool) -> Any:
+    request = urllib.request.Request(url, method="POST" if post else "GET")
+    with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+        return json.load(response)
+
+
+def _refused(error: urllib.error.HTTPError) -> int:
+    try:
+        told = json.load(error)["error"]
+        print(f"gateway: {told['message']} ({told['code']})", file=sys.stderr)
+    except (ValueError, KeyError, TypeError):
+        print(f"gateway: {error.code} {error.reason}", file=sys.stderr)
+    return 1
+
+
+def _table(models: list[dict[str, Any]]) -> None:
+    if not models:
+        print("the volume holds no model")
+        return
+    rows = [COLUMNS, *(_row(model) for model in models)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS) - 1)]
+    for row in rows:
+        padded = (cell.ljust(width) for cell, width in zip(row, widths, strict=False))
+        print("  ".join([*padded, row[-1]]).rstrip())
+
+
+def _row(model: dict[str, Any]) -> tuple[str, ...]:
+    pending = model["pending"] or {}
+    reasons = model["reasons"]
+    why = pending.get("why") or (f"{reasons[0]['code']}: {reasons[0]['message']}" if reasons else model["load_error"])
+    state = model["state"] + (" +" + pending["state"] if pending and model["generation"] else "")
+    return (
+        model["id"] + (" (pinned)" if model["pinned"] else ""),
+        state,
+        model["generation"] or "-",
+        str(model["dim"] or "-"),
+        _bytes(model["bytes_on_disk"]),
+        _bytes(model["bytes_on_device"]),
+        why or "",
+    )
+
+
+def _bytes(count: int | None) -> str:
+    if not count:
+        return "-"
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            break
+        count /= 1000  # type: ignore[assignment]  # shown as a fraction from here on
+    return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"

@@ -1,0 +1,238 @@
+"""Events in; log lines and metrics out. Nothing else writes either.
+
+A model's series go when the model goes, so the labels stay bounded by what is on the volume. Hosts send their
+counters with their reports: one registry, in this process.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from gateway import events
+from gateway.engine.engine import Engine
+from gateway.settings import Settings
+
+LATENCIES: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+TOKENS: Final = (16, 64, 256, 1024, 4096, 16384, 65536)
+LOADS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+PROBES: Final = frozenset({"/healthz", "/readyz", "/metrics"})
+LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+
+
+class Log:
+    """One line for every event: JSON for machines, readable on a terminal."""
+
+    def __init__(self, settings: Settings) -> None:
+        console = settings.log_format == "console" or (settings.log_format == "auto" and sys.stderr.isatty())
+        renderer: Any = (
+            structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer(ensure_ascii=True)
+        )
+        self._logger = structlog.wrap_logger(
+            structlog.PrintLogger(sys.stderr),
+            processors=[
+                structlog.processors.add_log_level,
+                structlog.processors.TimeStamper(fmt="iso", utc=True),
+                renderer,
+            ],
+            wrapper_class=structlog.make_filtering_bound_logger(LEVELS[settings.log_level]),
+        )
+
+    def __call__(self, event: events.Event) -> None:
+        fields = {name: value for name, value in msgspec.to_builtins(event).items() if value not in (None, [], "")}
+        getattr(self._logger, _level(event))(event.name, **fields)
+
+
+def _level(event: events.Event) -> str:
+    """A bug is an error; a probe that found all well is nobody's news."""
+    if isinstance(event, events.RequestFinished):
+        if event.status == 500:
+            return "error"
+        if event.route in PROBES and event.status == 200:
+            return "debug"
+    return event.level
+
+
+class Devices(Collector):
+    """Gauges that are read when somebody looks."""
+
+    def __init__(self, engine: Engine, names: Callable[[str], tuple[str, ...]]) -> None:
+        self._engine = engine
+        self._names = names
+
+    def collect(self) -> list[Metric]:
+        gauges = {
+            name: GaugeMetricFamily(f"dropgate_device_{name}", text, labels=["device"])
+            for name, text in {
+                "up": "Whether the device's host process is up.",
+                "model_bytes": "Bytes of models on the device, counted until they are freed.",
+                "budget_bytes": "Bytes of models that the device may hold.",
+                "queue_tokens": "Tokens that wait for the device.",
+                "resident_bytes": "Resident memory of the device's host process.",
+                "host_restarts": "Times that the host process was started again.",
+            }.items()
+        }
+        for device in self._engine.devices():
+            values = {
+                "up": device.up,
+                "model_bytes": device.used,
+                "budget_bytes": device.budget,
+                "queue_tokens": device.queue_tokens,
+                "resident_bytes": device.resident_memory,
+                "host_restarts": device.restarts,
+            }
+            for name, value in values.items():
+                gauges[name].add_metric([device.device], value)
+        return [*gauges.values(), self._models()]
+
+    def _models(self) -> Metric:
+        gauge = GaugeMetricFamily(
+            "dropgate_model_loaded_bytes", "Bytes of a loaded model on a device.", labels=["model", "device"]
+        )
+        for digest, residences in self._engine.residences().items():
+            for residence in residences:
+                if residence.state == "loaded":
+                    for name in self._names(digest):
+                        gauge.add_metric([name, residence.device], residence.bytes)
+        return gauge
+
+
+class Metrics:
+    """The Prometheus registry, and the four numbers of an older system's `GET /metrics`."""
+
+    def __init__(self, engine: Engine, names: Callable[[str], tuple[str, ...]]) -> None:
+        self.registry = registry = CollectorRegistry()
+        registry.register(Devices(engine, names))
+        self.requests = Counter(
+            "dropgate_requests", "Requests answered.", ["route", "method", "status"], registry=registry
+        )
+        self.seconds = Histogram(
+            "dropgate_request_seconds", "Seconds per request.", ["route"], buckets=LATENCIES, registry=registry
+        )
+        self.errors = Counter("dropgate_errors", "Requests refused or failed.", ["code"], registry=registry)
+        self.texts = Counter("dropgate_texts", "Texts embedded.", ["model"], registry=registry)
+        self.tokens = Counter("dropgate_tokens", "Tokens embedded.", ["model"], registry=registry)
+        self.wait = Histogram(
+            "dropgate_queue_seconds", "Seconds a request waited for its model and its device.", ["model"],
+            buckets=LATENCIES, registry=registry,
+        )  # fmt: skip
+        self.batch_texts = Histogram(
+            "dropgate_batch_texts", "Texts per device call.", ["device"], buckets=SIZES, registry=registry
+        )
+        self.batch_tokens = Histogram(
+            "dropgate_batch_tokens", "Tokens per device call.", ["device"], buckets=TOKENS, registry=registry
+        )
+        self.padding = Counter(
+            "dropgate_padding_tokens", "Tokens computed that were padding.", ["device"], registry=registry
+        )
+        self.busy = Counter("dropgate_device_busy_seconds", "Seconds in device calls.", ["device"], registry=registry)
+        self.loads = Histogram(
+            "dropgate_load_seconds", "Seconds per load.", ["device"], buckets=LOADS, registry=registry
+        )
+        self.load_failures = Counter("dropgate_load_failures", "Loads that failed.", ["code"], registry=registry)
+        self.unloads = Counter("dropgate_unloads", "Generations unloaded.", ["why"], registry=registry)
+        self.eviction_age = Histogram(
+            "dropgate_eviction_idle_seconds", "Seconds that an evicted generation had been idle.",
+            buckets=(1, 5, 15, 60, 300, 900, 3600, 14400, 86400), registry=registry,
+        )  # fmt: skip
+        self.exits = Counter("dropgate_host_exits", "Host processes that died.", ["device"], registry=registry)
+        self.quarantines = Counter("dropgate_quarantines", "Generations put into quarantine.", registry=registry)
+        self.accepted = Counter("dropgate_models_accepted", "Directories accepted.", registry=registry)
+        self.rejected = Counter("dropgate_models_rejected", "Directories rejected.", ["code"], registry=registry)
+        self.swaps = Counter("dropgate_swaps", "Generations swapped in for another.", registry=registry)
+        self.scans = Counter("dropgate_volume_scans", "Looks at the volume.", ["why"], registry=registry)
+        self.scan_seconds = Histogram(
+            "dropgate_volume_scan_seconds", "Seconds per look.", buckets=LATENCIES, registry=registry
+        )
+        self.scanned = Gauge(
+            "dropgate_volume_last_scan_timestamp_seconds", "When the volume was last looked at.", registry=registry
+        )
+        self.deaf = Counter(
+            "dropgate_watcher_rebuilds", "Times that watchdog was found deaf and rebuilt.", registry=registry
+        )
+        self.unreadable = Counter(
+            "dropgate_volume_unreadable", "Times that the volume could not be read.", registry=registry
+        )
+        self._older = {"total_requests": 0, "total_texts": 0}
+        self._latency_sum = 0.0
+        self._latency_max = 0.0
+
+    def text(self) -> bytes:
+        """The exposition format of Prometheus."""
+        return generate_latest(self.registry)
+
+    def older(self) -> dict[str, float]:
+        """The JSON of an older system, over embedding requests; times in milliseconds."""
+        count = self._older["total_requests"]
+        return {
+            **self._older,
+            "avg_latency_ms": 1000 * self._latency_sum / count if count else 0.0,
+            "max_latency_ms": 1000 * self._latency_max,
+        }
+
+    def __call__(self, event: events.Event) -> None:
+        match event:
+            case events.RequestFinished():
+                self._request(event)
+            case events.DeviceCall():
+                self.batch_texts.labels(event.device).observe(event.texts)
+                self.batch_tokens.labels(event.device).observe(event.tokens)
+                self.padding.labels(event.device).inc(event.padded_tokens - event.tokens)
+                self.busy.labels(event.device).inc(event.seconds)
+            case events.GenerationLoaded():
+                self.loads.labels(event.device).observe(event.seconds)
+            case events.GenerationUnloaded():
+                self.unloads.labels(event.why).inc()
+                if event.why == "evicted":
+                    self.eviction_age.observe(event.idle_seconds)
+            case events.LoadFailed():
+                self.load_failures.labels(event.code).inc()
+            case events.GenerationQuarantined():
+                self.quarantines.inc()
+            case events.HostExited():
+                self.exits.labels(event.device).inc()
+            case _:
+                self._volume(event)
+
+    def _volume(self, event: events.Event) -> None:
+        match event:
+            case events.ModelAccepted():
+                self.accepted.inc()
+            case events.ModelRejected():
+                for reason in event.reasons:
+                    self.rejected.labels(reason.code).inc()
+            case events.ModelSwapped():
+                self.swaps.inc()
+            case events.ModelRemoved():
+                for metric in (self.texts, self.tokens, self.wait):
+                    metric.remove_by_labels({"model": event.model})
+            case events.VolumeScanned():
+                self.scans.labels(event.why).inc()
+                self.scan_seconds.observe(event.seconds)
+                self.scanned.set_to_current_time()
+            case events.VolumeUnreadable():
+                self.unreadable.inc()
+            case events.WatcherRebuilt():
+                self.deaf.inc()
+
+    def _request(self, event: events.RequestFinished) -> None:
+        self.requests.labels(event.route, event.method, str(event.status)).inc()
+        self.seconds.labels(event.route).observe(event.seconds)
+        if event.code:
+            self.errors.labels(event.code).inc()
+        if event.texts and event.model and event.status == 200:
+            self.texts.labels(event.model).inc(event.texts)
+            self.tokens.labels(event.model).inc(event.tokens)
+            self.wait.labels(event.model).observe(event.queue_seconds)
+            self._older["total_requests"] += 1
+            self._older["total_texts"] += event.texts
+            self._latency_sum += event.seconds
+            self._latency_max = max(self._latency_max, event.seconds)

@@ -1,0 +1,157 @@
+"""config.json of a transformer: which architecture it is, and the numbers that everything else must agree with.
+
+Only model types of this table are served. Each is a text model that transformers brings itself, so that no code
+of the volume is ever run. What a type needs to be known for is where its positions end and what its width is called.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from gateway.volume.documents import Document, shown
+from gateway.volume.files import Folder
+from gateway.volume.reasons import Findings, unfit
+
+Positions = Literal["absolute", "after_padding", "unbounded"]
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """`after_padding`: positions are counted from the padding's number on, so that many fewer tokens fit.
+
+    Source: RobertaEmbeddings.create_position_ids_from_input_ids in transformers. A decoder is an embedding model
+    only where a modules.json says how its tokens become one vector.
+    """
+
+    positions: Positions = "absolute"
+    decoder: bool = False
+    width: str = "hidden_size"
+
+
+ROBERTA: Final = Family("after_padding")
+ROTARY: Final = Family("unbounded")
+DECODER: Final = Family("unbounded", decoder=True)
+FAMILIES: Final[dict[str, Family]] = {
+    **dict.fromkeys(("albert", "bert", "electra", "ernie", "megatron-bert", "rembert", "roformer"), Family()),
+    **dict.fromkeys(("deberta", "deberta-v2"), Family()),
+    "distilbert": Family(width="dim"),
+    **dict.fromkeys(("camembert", "data2vec-text", "mpnet", "roberta", "roberta-prelayernorm"), ROBERTA),
+    **dict.fromkeys(("xlm-roberta", "xlm-roberta-xl"), ROBERTA),
+    **dict.fromkeys(("eurobert", "gte", "modernbert", "nomic_bert"), ROTARY),
+    **dict.fromkeys(("t5", "mt5", "umt5"), Family("unbounded", width="d_model")),  # their encoders alone
+    **dict.fromkeys(("gemma", "gemma2", "gemma3_text", "llama", "mistral", "qwen2", "qwen3"), DECODER),
+}
+HEADLESS: Final = ("ForMaskedLM", "ForPreTraining")  # heads that are left off without a loss
+LONGEST: Final = 32_768  # tokens, where neither the model nor its tokenizer gives an end
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """`hidden` is the width of a token's vector, `embedding` that of a row of the table of tokens.
+
+    `max_position_embeddings` is the number that config.json gives; `positions` are the tokens that the model can
+    take, or None where its positions have no end.
+    """
+
+    model_type: str
+    name: str
+    hidden: int
+    embedding: int
+    vocab_size: int
+    max_position_embeddings: int
+    positions: int | None
+    quantization: str | None
+
+
+def read_architecture(folder: Folder, path: str, findings: Findings, *, modules: bool) -> Architecture:
+    """The config.json in the sub-folder `path`. `modules` says whether a modules.json names this transformer.
+
+    Raises Unfit (config_missing, config_invalid, kind_not_served, architecture_not_served, custom_code).
+    """
+    name = f"{path}/config.json" if path else "config.json"
+    if not folder.has(name):
+        raise unfit("config_missing", f"{name} is missing", name)
+    config = Document.read(folder, name, "config_invalid")
+    architecture = next(iter(config.texts("architectures")), "")
+    if not modules:
+        _refuse_other_kinds(architecture, name)
+    family = _family(config, findings, modules=modules)
+    hidden = config.count(family.width if family.width in config.fields else "hidden_size")
+    quantization = _quantization(config)
+    if quantization is not None:
+        findings.attempt(_refuse_quantization, quantization, name)
+    return Architecture(
+        model_type=config.text("model_type"),
+        name=architecture,
+        hidden=hidden,
+        embedding=config.count("embedding_size", hidden),
+        vocab_size=config.count("vocab_size"),
+        max_position_embeddings=_longest(config, family),
+        positions=_positions(config, family),
+        quantization=quantization,
+    )
+
+
+def _refuse_other_kinds(architecture: str, name: str) -> None:
+    """What a plain directory is by its head. `modules.json` settles it otherwise, whatever the head says."""
+    if architecture.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")):
+        kind = "a language model that generates text"
+    elif architecture.endswith("ForSequenceClassification"):
+        kind = "a cross-encoder or classifier"
+    elif "For" in architecture and not architecture.endswith(HEADLESS):
+        kind = "a model with a head of its own"
+    else:
+        return
+    message = f"{shown(architecture)} is recognised as {kind}; this kind is not served by this version"
+    raise unfit("kind_not_served", message, name)
+
+
+def _family(config: Document, findings: Findings, *, modules: bool) -> Family:
+    model_type = config.text("model_type", "")
+    family = FAMILIES.get(model_type)
+    if family is None and config.given("auto_map"):
+        message = f"the model type {shown(model_type)} needs code of its own (auto_map), which is never run"
+        raise unfit("custom_code", message, config.name)
+    if family is None:
+        if not model_type:
+            raise config.fault("model_type is missing, expected a text")
+        message = f"the model type {shown(model_type)} is not served by this version"
+        raise unfit("architecture_not_served", message, config.name)
+    if family.decoder and not modules:
+        message = (
+            f"the model type {shown(model_type)} is recognised as a decoder; without a modules.json of "
+            "sentence-transformers this kind is not served by this version"
+        )
+        raise unfit("kind_not_served", message, config.name)
+    if config.given("auto_map"):
+        findings.warn(f"{config.name} names code of its own (auto_map); transformers' own {model_type} is used instead")
+    return family
+
+
+def _longest(config: Document, family: Family) -> int:
+    """`max_position_embeddings`, which the T5 family does not have: its positions are relative."""
+    return config.count("max_position_embeddings", LONGEST if family.width == "d_model" else None)
+
+
+def _positions(config: Document, family: Family) -> int | None:
+    if family.positions == "unbounded" or not config.flag("position_biased_input", True):  # the second: DeBERTa
+        return None
+    count = config.count("max_position_embeddings")
+    if family.positions == "absolute":
+        return count
+    padding = config.fields.get("pad_token_id", 1)
+    if type(padding) is not int or not 0 <= padding < count - 1:
+        raise config.fault(f"pad_token_id is {shown(padding)}, expected a number below max_position_embeddings")
+    return count - padding - 1
+
+
+def _quantization(config: Document) -> str | None:
+    if not config.given("quantization_config"):
+        return None
+    return config.inner("quantization_config").text("quant_method", "unknown")
+
+
+def _refuse_quantization(method: str, name: str) -> None:
+    message = f"the weights are quantized ({shown(method)}), which this version does not serve"
+    raise unfit("quantization_not_served", message, name)

@@ -1,0 +1,102 @@
+"""JSON objects that somebody else wrote, read field by field.
+
+No field is trusted to have the type that it should: each accessor answers a value of exactly its type, or raises
+Unfit with the code of the document, naming the file and the key.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from gateway.volume.files import CONFIG_CAP, Folder
+from gateway.volume.reasons import Unfit, unfit
+
+LARGEST: Final = 2**40  # beyond any real size, and small enough for arithmetic to stay cheap
+NAMES: Final = {dict: "an object", list: "a list"}
+
+
+def shown(value: object) -> str:
+    """A foreign value in a message: short, ASCII, on one line."""
+    if isinstance(value, dict | list):
+        return NAMES[type(value)]
+    text = ascii(value[:80] if isinstance(value, str) else value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def encodable(text: str) -> bool:
+    """Whether the text can be written as UTF-8; JSON can spell half of a character."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One JSON object. `code` is the reason that its faults are told under."""
+
+    name: str
+    code: str
+    fields: dict[str, Any]
+
+    @classmethod
+    def read(cls, folder: Folder, name: str, code: str, cap: int = CONFIG_CAP) -> Document:
+        """The object in the file. Raises Unfit."""
+        return cls.of(folder.json(name, cap), name, code)
+
+    @classmethod
+    def of(cls, value: Any, name: str, code: str) -> Document:
+        if not isinstance(value, dict):
+            raise unfit(code, f"{name} is {shown(value)}, expected an object", name)
+        return cls(name, code, value)
+
+    def fault(self, message: str) -> Unfit:
+        """To be raised: something is wrong with this document."""
+        return unfit(self.code, f"{self.name}: {message}", self.name)
+
+    def _wrong(self, key: str, expected: str) -> Unfit:
+        found = shown(self.fields[key]) if key in self.fields else "missing"
+        return self.fault(f"{key} is {found}, expected {expected}")
+
+    def given(self, key: str) -> bool:
+        """Whether the key is there with a value that is not null."""
+        return self.fields.get(key) is not None
+
+    def count(self, key: str, default: int | None = None) -> int:
+        """A positive whole number; `default` stands in for an absent one or null."""
+        value = self.fields.get(key)
+        if value is None and default is not None:
+            return default
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= LARGEST:
+            raise self._wrong(key, "a positive whole number")
+        return value
+
+    def flag(self, key: str, default: bool) -> bool:
+        value = self.fields.get(key)
+        if value is None:
+            return default
+        if not isinstance(value, bool):
+            raise self._wrong(key, "true or false")
+        return value
+
+    def text(self, key: str, default: str | None = None) -> str:
+        value = self.fields.get(key)
+        if value is None and default is not None:
+            return default
+        if not isinstance(value, str) or not encodable(value):
+            raise self._wrong(key, "a text")
+        return value
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        """A list of texts; absent and null are the empty one."""
+        value = self.fields.get(key)
+        if value is None:
+            return ()
+        if not isinstance(value, list) or not all(isinstance(item, str) and encodable(item) for item in value):
+            raise self._wrong(key, "a list of texts")
+        return tuple(value)
+
+    def inner(self, key: str) -> Document:
+        """The object under the key; absent and null are the empty one."""
+        value = self.fields.get(key)
+        if value is not None and not isinstance(value, dict):
+            raise self._wrong(key, "an object")
+        return Document(self.name, self.code, value or {})

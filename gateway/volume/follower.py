@@ -1,0 +1,136 @@
+"""Follows the volume: a hint or the timer says "look", and each look is given whole to whoever wants it.
+
+The timer is the truth and the hint only makes it prompt: with watchdog deaf or dead, a drop is seen a period later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from gateway import events
+from gateway.lane import Lane
+from gateway.model import ModelId
+from gateway.settings import Settings
+from gateway.volume.evidence import VolumeEvidence
+from gateway.volume.mounts import is_network
+from gateway.volume.settle import Settler, Snapshot
+from gateway.volume.source import Scan, VolumeUnreadable, scan
+from gateway.volume.watch import Watcher
+
+LOCAL_PERIOD: Final = 5.0
+NETWORK_PERIOD: Final = 2.0
+LEAST_GAP: Final = 0.05  # seconds between looks, while hints rain
+GAP_PER_LOOK: Final = 10.0  # and this many times as long as a look takes: at most a tenth of a core
+CHECK_EVERY: Final = 2  # looks by the timer, of which one asks whether watchdog still hears
+
+
+class Follower:
+    """`served` is the catalog's; `on_snapshot` is called with every look, on the event loop."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        tell: events.Events,
+        served: Callable[[], Mapping[ModelId, int | None]],
+        on_snapshot: Callable[[Snapshot], None],
+    ) -> None:
+        self._root = settings.models_dir
+        network = is_network(self._root)
+        self._period = settings.scan_interval or (NETWORK_PERIOD if network else LOCAL_PERIOD)
+        self._events = tell
+        self._served = served
+        self._on_snapshot = on_snapshot
+        self._settler = Settler(settings, VolumeEvidence(self._root), network=network)
+        self._lane = Lane("volume")
+        self._hint = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._watcher = Watcher(self._root, self._hinted)
+        self._forget: set[ModelId] = set()
+        self._lost = False
+        self._by_timer = 0
+
+    def look_again(self, model: ModelId | None = None) -> None:
+        """Asks for a look soon; with a model, starts over with it."""
+        if model is not None:
+            self._forget.add(model)
+        self._hint.set()
+
+    async def follow(self) -> None:
+        """Looks for ever. To be run once, as a task."""
+        await self._lane.run(self._watcher.start)
+        due: float | None = None
+        why = "start"
+        try:
+            while True:
+                began = time.monotonic()
+                due = await self._look(why, due)
+                took = time.monotonic() - began
+                await asyncio.sleep(max(LEAST_GAP, GAP_PER_LOOK * took))
+                why = await self._wait(due)
+        finally:
+            self._watcher.stop()
+            self._lane.close(wait=False)
+
+    async def _look(self, why: str, due: float | None) -> float | None:
+        """One look; the answer is when time alone can bring news. A root that cannot be read changes nothing."""
+        self._hint.clear()
+        self._watcher.take()
+        forget, self._forget = self._forget, set()
+        began = time.monotonic()
+        try:
+            found, snapshot = await self._lane.run(self._scan, dict(self._served()), forget)
+        except VolumeUnreadable as error:
+            if not self._lost:
+                self._events.emit(events.VolumeUnreadable(path=error.path, message=str(error)))
+            self._lost = True
+            await self._check()
+            return due
+        self._lost = False
+        self._events.emit(
+            events.VolumeScanned(
+                why=why,
+                directories=len(found.directories),
+                files=found.files,
+                unsettled=sum(not seen.settled for seen in snapshot.observations.values()),
+                seconds=time.monotonic() - began,
+            )
+        )
+        self._on_snapshot(snapshot)
+        if why == "timer":
+            self._by_timer += 1
+            if self._by_timer % CHECK_EVERY == 0:
+                await self._check()
+        return snapshot.due
+
+    def _scan(self, served: Mapping[ModelId, int | None], forget: set[ModelId]) -> tuple[Scan, Snapshot]:
+        for model in forget:
+            self._settler.forget(model)
+        found = scan(self._root)
+        return found, self._settler.observe(found, now=time.monotonic(), wall=time.time(), served=served)
+
+    async def _wait(self, due: float | None) -> str:
+        """Until a hint, or until time alone may bring news."""
+        until = self._period if due is None else min(self._period, max(0.0, due - time.monotonic()))
+        try:
+            await asyncio.wait_for(self._hint.wait(), until)
+        except TimeoutError:
+            return "timer"
+        return "hint"
+
+    async def _check(self) -> None:
+        """Rebuilds a watchdog that has gone deaf."""
+        deaf = await self._lane.run(self._watcher.check)
+        if deaf and os.path.isdir(self._root):
+            await self._lane.run(self._watcher.rebuild)
+            self._events.emit(events.WatcherRebuilt(why=deaf))
+
+    def _hinted(self) -> None:
+        """Called on watchdog's threads; the loop may have gone."""
+        try:
+            self._loop.call_soon_threadsafe(self._hint.set)
+        except RuntimeError:
+            return

@@ -1,0 +1,177 @@
+"""What is this directory? Everything that can be known without reading a tensor is read, and told in one verdict.
+
+A directory is accepted only when every file that it needs is whole and all of them agree, so that a copy caught
+half way is never taken for a model. All reasons are collected: a person heals them in one go. `judge` never raises.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from gateway.model import SUBMODULE, Accepted, Manifest, Pooling, Reason, Rejected, Verdict
+from gateway.volume import modules
+from gateway.volume.architectures import Architecture, read_architecture
+from gateway.volume.documents import Document
+from gateway.volume.files import Folder
+from gateway.volume.modules import Module, Pipeline, read_modules, read_pipeline
+from gateway.volume.prompts import PROMPTS, Prompts, read_prompts
+from gateway.volume.reasons import Findings, Unfit, reason, unfit
+from gateway.volume.tokenizer import read_tokenizer
+from gateway.volume.transformer import NAMES, Settings, max_tokens, read_settings
+from gateway.volume.weights import Weights, find_weights
+
+ADAPTER: Final = "adapter_config.json"
+METADATA: Final = "model_metadata.json"
+README_BYTES: Final = 64 * 1024
+FRONT_MATTER: Final = re.compile(rb"\A\s*---\s*\n(.*?)\n---", re.DOTALL)
+LIBRARY: Final = re.compile(rb"^library_name:\s*[\"']?sentence-transformers\b", re.MULTILINE)
+WORD_EMBEDDING: Final = re.compile(r"(?:^|\.)(?:word_embeddings|tok_embeddings|embed_tokens|shared)\.weight")
+
+Library = Literal["sentence-transformers", "transformers"]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where the parts are. `chain` is what modules.json says, None where there is none that can be read."""
+
+    library: Library
+    transformer: str
+    chain: Sequence[Module] | None
+
+
+def judge(directory: str, *, root: str | None = None, allow_pickle: bool = False) -> Verdict:
+    """The verdict on a model directory, from its files alone. Never raises; blocks on the disk.
+
+    `root` is where links may lead, the directory itself by default. `allow_pickle` lets `.bin` weights count.
+    """
+    folder = Folder(directory, os.path.realpath(root if root is not None else directory))
+    findings = Findings()
+    layout = findings.attempt(_layout, folder, findings)
+    manifest = _read(folder, layout, findings, allow_pickle) if layout else None
+    return Accepted(manifest) if manifest and not findings.reasons else Rejected(tuple(findings.reasons))
+
+
+def _layout(folder: Folder, findings: Findings) -> Layout:
+    """Raises Unfit where nothing else is worth looking at."""
+    entries = folder.entries()
+    if ADAPTER in entries:
+        message = f"{ADAPTER}: an adapter is recognised; this kind is not served by this version"
+        raise unfit("kind_not_served", message, ADAPTER)
+    if modules.FILE in entries:
+        chain = read_modules(folder)
+        return Layout("sentence-transformers", chain[0].path, chain)
+    hint = _hint(folder, entries)
+    if hint is None:
+        return Layout("transformers", "", None)
+    findings.attempt(_missing_modules, hint)
+    path = "0_Transformer" if "0_Transformer" in entries else ""
+    return Layout("sentence-transformers", path, None)
+
+
+def _hint(folder: Folder, entries: list[str]) -> str | None:
+    """What shows that sentence-transformers wrote this directory, so that its modules.json has yet to arrive."""
+    for entry in entries:
+        if entry == PROMPTS or entry in NAMES:
+            return entry
+        if SUBMODULE.fullmatch(entry) and os.path.isdir(folder.path(entry)):
+            return entry + "/"
+    try:
+        with folder.open("README.md") as descriptor:
+            front = FRONT_MATTER.match(os.pread(descriptor, README_BYTES, 0))
+    except Unfit:  # a README decides nothing but this, and most models have none
+        return None
+    return "README.md" if front and LIBRARY.search(front[1]) else None
+
+
+def _missing_modules(hint: str) -> None:
+    raise unfit("modules_missing", f"{modules.FILE} is missing, and {hint} says that there is one", modules.FILE)
+
+
+def _read(folder: Folder, layout: Layout, findings: Findings, allow_pickle: bool) -> Manifest | None:
+    """Every part, so that all that is wrong is found; None when a part is unfit."""
+    ours = layout.library == "sentence-transformers"
+    path = layout.transformer
+    architecture = findings.attempt(read_architecture, folder, path, findings, modules=ours)
+    if architecture is None and any(found.code == "kind_not_served" for found in findings.reasons):
+        return None
+    weights = findings.attempt(find_weights, folder, path, allow_pickle=allow_pickle)
+    vocab_size = architecture.vocab_size if architecture else None
+    tokenizer = read_tokenizer(folder, path, vocab_size, findings, config_required=ours)
+    settings = findings.attempt(read_settings, folder, path) if ours else Settings()
+    prompts = findings.attempt(read_prompts, folder, findings) if ours else Prompts()
+    if architecture is None:
+        return None
+    if weights is not None:
+        findings.attempt(_check_embedding, architecture, weights)
+    pipeline = findings.attempt(_pipeline, folder, layout, architecture.hidden, allow_pickle)
+    if weights is None or settings is None or prompts is None or pipeline is None:
+        return None
+    if layout.chain is not None and settings.file is None:
+        findings.warn(
+            "there is no sentence_bert_config.json: the longest text is what the tokenizer and the model allow"
+        )
+    name = f"{path}/config.json" if path else "config.json"
+    stored = (weights, *pipeline.weights)
+    files = {name, *tokenizer.files, *pipeline.files}
+    files |= {file for held in stored for file in (*held.files, held.index) if file}
+    files |= {file for file in (settings.file, prompts.file, modules.FILE if layout.chain else None) if file}
+    return Manifest(
+        kind="encoder",
+        library=layout.library,
+        model_type=architecture.model_type,
+        architecture=architecture.name,
+        dim=pipeline.dim,
+        max_tokens=max_tokens(settings, tokenizer.max_length, architecture),
+        vocab_size=architecture.vocab_size,
+        transformer_path=path,
+        tokenizer_path=path,
+        stages=pipeline.stages,
+        weights=weights.files,
+        files=tuple(sorted(files)),
+        parameters=sum(held.parameters for held in stored),
+        stored_bytes=sum(held.stored_bytes for held in stored),
+        stored_dtype=weights.dtype,
+        quantization=architecture.quantization,
+        lower_case=settings.lower_case,
+        prompts=prompts.texts,
+        default_prompt_name=prompts.default,
+        warnings=tuple(findings.warnings),
+    )
+
+
+def _pipeline(folder: Folder, layout: Layout, hidden: int, allow_pickle: bool) -> Pipeline:
+    if layout.chain is None:  # the mean of all tokens, as sentence-transformers does for a plain directory
+        return Pipeline((Pooling(("mean",)),), hidden, (), ())
+    return read_pipeline(folder, layout.chain, hidden, allow_pickle=allow_pickle)
+
+
+def _check_embedding(architecture: Architecture, weights: Weights) -> None:
+    """The table of token vectors has the size that config.json says, so that the two are of one model."""
+    if weights.shapes is None:
+        return
+    tables = [shape for name, shape in weights.shapes.items() if WORD_EMBEDDING.search(name) and len(shape) == 2]
+    file = weights.index or weights.files[0]
+    if not tables:
+        raise unfit("weights_mismatch", f"{file} has no word embedding, which every text encoder has", file)
+    expected = {(architecture.vocab_size, width) for width in (architecture.hidden, architecture.embedding)}
+    if tables[0] not in expected:
+        message = f"{file} has a word embedding of {list(tables[0])}, and the configuration says {list(min(expected))}"
+        raise unfit("weights_mismatch", message, file)
+
+
+def read_metadata(directory: str, root: str) -> tuple[dict[str, Any], Reason | None]:
+    """The object in model_metadata.json with all its keys, or {} and what is wrong with it. Never raises.
+
+    It never blocks a model: its reason is for a warning. A model without the file has no reason.
+    """
+    folder = Folder(directory, os.path.realpath(root))
+    if not folder.has(METADATA):
+        return {}, None
+    try:
+        return Document.read(folder, METADATA, "metadata_invalid").fields, None
+    except Unfit as error:
+        return {}, reason("metadata_invalid", error.reason.message, METADATA)

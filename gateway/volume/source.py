@@ -1,0 +1,223 @@
+"""What lies on the volume, as one whole: every look reads all of it, and leaving a model out means that it has gone.
+
+No file is opened. A root that can not be read is "unknown" (VolumeUnreadable), never "everything was removed"; the
+same holds for one namespace (`Scan.unreadable`). One unreadable directory does not hide the others.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from gateway.model import HUB_CACHE, NAME, SUBMODULE, ModelId
+from gateway.volume import reasons
+from gateway.volume.directory import IN_PROGRESS, Directory, inside, is_apart, read, refused, unreadable
+
+ANCHORS: Final = frozenset({"config.json", "modules.json", "adapter_config.json"})
+MODEL_FILES: Final = ANCHORS | {"tokenizer.json", "sentence_bert_config.json", "config_sentence_transformers.json"}
+MODEL_SUFFIXES: Final = (".safetensors", ".bin", ".index.json")
+EXPORTS: Final = frozenset({"onnx", "openvino"})  # other formats of the same model, with a config.json of their own
+TRAINING: Final = frozenset({"training_progress.json", "final_model"})
+
+
+class VolumeUnreadable(Exception):
+    """The root is missing or can not be read. Nothing is known about any model."""
+
+    def __init__(self, path: str, error: OSError) -> None:
+        super().__init__(f"{path}: {error.strerror or error}")
+        self.path = path
+        self.errno = error.errno
+
+
+class Ignored(msgspec.Struct, frozen=True):
+    """A name that is no model, and why. `name` is its ASCII form, relative to the root."""
+
+    name: str
+    why: str
+
+
+class Scan(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole volume at one moment. `root` is its (st_dev, st_ino); models in the namespaces `unreadable` are
+    unknown rather than gone."""
+
+    directories: dict[ModelId, Directory]
+    ignored: tuple[Ignored, ...]
+    files: int
+    root: tuple[int, int]
+    unreadable: frozenset[str] = frozenset()
+
+
+def scan(root: str) -> Scan:
+    """One look at everything below `root`. Blocking; about 8 ms for a hundred models.
+
+    Raises VolumeUnreadable.
+    """
+    real = os.path.realpath(root)
+    try:
+        own = os.stat(real)
+        entries = _entries(real)
+    except OSError as error:
+        raise VolumeUnreadable(root, error) from error
+    look = _Look(real)
+    plain = [entry for entry in entries if not entry.name.startswith(HUB_CACHE)]
+    for entry in plain:
+        look.top(entry)
+    for entry in entries:
+        if entry.name.startswith(HUB_CACHE):  # after the others: what was dropped wins over what was downloaded
+            look.hub(entry)
+    return Scan(
+        directories=look.directories,
+        ignored=tuple(look.ignored),
+        files=sum(len(directory.files) for directory in look.directories.values()),
+        root=(own.st_dev, own.st_ino),
+        unreadable=frozenset(look.unreadable),
+    )
+
+
+@dataclass(slots=True)
+class _Look:
+    root: str
+    directories: dict[ModelId, Directory] = field(default_factory=dict)
+    ignored: list[Ignored] = field(default_factory=list)
+    unreadable: set[str] = field(default_factory=set)
+
+    def top(self, entry: os.DirEntry[str]) -> None:
+        """A directory under the root: a namespace, a legacy model, or both when somebody's copy went astray."""
+        if is_apart(entry.name) or not (path := self._resolve(entry, ModelId(None, entry.name))):
+            return
+        try:
+            children = _entries(path)
+        except OSError as error:
+            if error.errno != errno.ENOENT:
+                self.unreadable.add(entry.name)
+                self._ignore(entry.name, unreadable(error, path).message)
+            return
+        if _is_model(children):
+            models = [child for child in children if child.is_dir() and _stands_alone(child, entry.name)]
+            self._add(ModelId(None, entry.name), path, frozenset(child.name for child in models))
+            children = models
+        for child in children:
+            self._model(entry.name, child)
+
+    def _model(self, namespace: str, entry: os.DirEntry[str]) -> None:
+        model = ModelId(namespace, entry.name)
+        if is_apart(entry.name) or not (path := self._resolve(entry, model)):
+            return
+        self._add(model, path)
+
+    def _resolve(self, entry: os.DirEntry[str], model: ModelId) -> str | None:
+        """The real path of a directory that may be a model or a namespace; None after saying why not."""
+        if not entry.is_symlink():
+            return entry.path if entry.is_dir(follow_symlinks=False) and self._named(model) else None
+        real = os.path.realpath(entry.path)
+        if not os.path.isdir(real):
+            if not os.path.exists(real):
+                self._ignore(model.path, "a link that leads nowhere")
+            return None
+        if not self._named(model):
+            return None
+        if not inside(real, self.root):
+            reason = reasons.reason("outside_volume", f"{model.path} is a link that leads out of the volume")
+            self.directories[model] = refused(model, entry.path, entry.stat(follow_symlinks=False), reason)
+            return None
+        return real
+
+    def _named(self, model: ModelId) -> bool:
+        if SUBMODULE.fullmatch(model.name):
+            self._ignore(model.path, "this is a part of a model; copy the whole directory that holds it")
+        elif not NAME.fullmatch(model.name):
+            self._ignore(model.path, "a name begins with a letter or digit and has only those, '.', '_' and '-'")
+        else:
+            return True
+        return False
+
+    def _add(
+        self, model: ModelId, path: str, apart: frozenset[str] = frozenset(), in_progress: str | None = None
+    ) -> None:
+        if model in self.directories:
+            self._ignore(os.path.relpath(path, self.root), f"another directory is {model.path} already")
+            return
+        directory = read(model, path, self.root, apart, in_progress)
+        if directory and directory.file("training_progress.json"):
+            directory = self._trained(directory) or directory
+        if directory:
+            self.directories[model] = directory
+
+    def _trained(self, run: Directory) -> Directory | None:
+        """What a training run left: its `final_model/`."""
+        path = os.path.join(run.path, "final_model")
+        return read(run.model, path, self.root) if os.path.isdir(path) and not os.path.islink(path) else None
+
+    def hub(self, entry: os.DirEntry[str]) -> None:
+        """A directory of the Hugging Face cache, read from the snapshot that refs/main names, or the only one."""
+        parts = entry.name.removeprefix(HUB_CACHE).split("--")
+        if len(parts) > 2 or not all(NAME.fullmatch(part) for part in parts):
+            self._ignore(entry.name, "not a name of the Hugging Face cache: models--<org>--<name>")
+            return
+        model = ModelId(parts[0] if len(parts) == 2 else None, parts[-1])
+        if path := self._resolve(entry, model):
+            self._add(model, _snapshot(path) or path, in_progress=_downloading(path))
+
+    def _ignore(self, path: str, why: str) -> None:
+        self.ignored.append(Ignored(ascii(path)[1:-1], why))
+
+
+def _entries(path: str) -> list[os.DirEntry[str]]:
+    with os.scandir(path) as found:
+        return sorted(found, key=lambda entry: entry.name)
+
+
+def _is_model(entries: list[os.DirEntry[str]]) -> bool:
+    return any(
+        (entry.name in MODEL_FILES or entry.name.endswith(MODEL_SUFFIXES))
+        and not entry.name.startswith(".")
+        and not entry.is_dir(follow_symlinks=False)
+        for entry in entries
+    ) or {entry.name for entry in entries} >= TRAINING
+
+
+def _stands_alone(child: os.DirEntry[str], parent: str) -> bool:
+    """Whether a directory beside a legacy model's files is a model of its own. Without this, model files that
+    were copied to the namespace itself by mistake would take all its models away."""
+    if is_apart(child.name) or SUBMODULE.fullmatch(child.name) or child.name in EXPORTS | TRAINING | {parent}:
+        return False
+    return any(os.path.lexists(os.path.join(child.path, anchor)) for anchor in ANCHORS)
+
+
+def _snapshot(path: str) -> str | None:
+    snapshots = os.path.join(path, "snapshots")
+    try:
+        with open(os.path.join(path, "refs", "main"), "rb", opener=_ref) as ref:
+            named = os.path.join(snapshots, ref.read(64).decode("ascii").strip())
+    except (OSError, ValueError):
+        named = ""
+    try:
+        found = [entry.path for entry in _entries(snapshots) if entry.is_dir(follow_symlinks=False)]
+    except OSError:
+        return None
+    if named in found:
+        return named
+    return found[0] if len(found) == 1 and not named else None
+
+
+def _downloading(path: str) -> str | None:
+    """A blob of the Hub cache that is still being fetched; the snapshot shows only those that are complete."""
+    try:
+        names = os.listdir(os.path.join(path, "blobs"))
+    except OSError:
+        return None
+    return next((name for name in names if IN_PROGRESS.fullmatch(name)), None)
+
+
+def _ref(path: str, flags: int) -> int:
+    """Opens a regular file only: a FIFO of that name would hold the whole scan."""
+    fd = os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "not a regular file", path)
+    return fd

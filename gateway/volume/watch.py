@@ -1,0 +1,137 @@
+"""watchdog's hints. A hint says "look again" and nothing more; a dead watcher costs latency, never correctness.
+
+Events that our own reads cause are not asked for. The handler sets one pending flag, however many events come, and
+nothing that it does can end watchdog's threads.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final
+
+from watchdog.events import (
+    DirAttribEvent,
+    DirCreatedEvent,
+    DirDeletedEvent,
+    DirModifiedEvent,
+    DirMovedEvent,
+    FileAttribEvent,
+    FileClosedEvent,
+    FileCreatedEvent,
+    FileDeletedEvent,
+    FileModifiedEvent,
+    FileMovedEvent,
+    FileSystemEvent,
+    FileSystemEventHandler,
+)
+from watchdog.observers import Observer
+from watchdog.observers.api import BaseObserver, EventDispatcher
+
+EVENTS: Final[list[type[FileSystemEvent]]] = [  # not opened, not closed_no_write: a load would cause 38 of them
+    FileCreatedEvent,
+    FileDeletedEvent,
+    FileMovedEvent,
+    FileModifiedEvent,
+    FileClosedEvent,
+    FileAttribEvent,  # a chmod heals what could not be read
+    DirCreatedEvent,
+    DirDeletedEvent,
+    DirMovedEvent,
+    DirModifiedEvent,
+    DirAttribEvent,
+]
+
+
+class _Hint(FileSystemEventHandler):
+    def __init__(self, on_hint: Callable[[], None]) -> None:
+        self.pending = False
+        self._on_hint = on_hint
+
+    def dispatch(self, event: FileSystemEvent) -> None:
+        if self.pending:
+            return
+        self.pending = True
+        with suppress(Exception):  # the loop may be closed; an exception here would end watchdog's dispatcher
+            self._on_hint()
+
+
+class Watcher:
+    """Calls `on_hint` (from a thread of watchdog's) after something changed below `root`: once, until `take`."""
+
+    def __init__(self, root: str, on_hint: Callable[[], None]) -> None:
+        self._root = root
+        self._hint = _Hint(on_hint)
+        self._observer: BaseObserver | None = None
+        self._identity: tuple[str, int, int] | None = None
+        self._deaf: str | None = "not started"
+
+    def take(self) -> bool:
+        """Whether a hint came since the last call. To be called before the scan, so that none is lost."""
+        pending, self._hint.pending = self._hint.pending, False
+        return pending
+
+    def start(self) -> None:
+        """Begins to watch. Never raises: `check` says what went wrong. Blocking, a few ms for a hundred models."""
+        observer: BaseObserver | None = None
+        try:
+            self._identity = _identity(self._root)
+            observer = Observer()
+            # a link would be watched itself, and never say anything: watch what it leads to
+            observer.schedule(self._hint, self._identity[0], recursive=True, event_filter=EVENTS)
+            observer.start()
+        except (OSError, RuntimeError) as error:  # ENOSPC: no watches left; EMFILE: no instances; no more threads
+            self._deaf = f"watching {self._root} failed: {error}"
+            if observer is not None:
+                _discard(observer)
+            return
+        self._observer, self._deaf = observer, None
+
+    def stop(self) -> None:
+        """Ends all of watchdog's threads, whatever state they are in."""
+        observer, self._observer, self._deaf = self._observer, None, "stopped"
+        if observer is not None:
+            _discard(observer)
+
+    def rebuild(self) -> None:
+        """A fresh observer on whatever the root is now."""
+        self.stop()
+        self.start()
+
+    def check(self) -> str | None:
+        """Why changes would go unseen, or None."""
+        if self._observer is None:
+            return self._deaf
+        try:
+            now = _identity(self._root)
+        except OSError as error:
+            return f"{self._root}: {error.strerror}"
+        if now != self._identity:
+            return "the models directory is another one than at the start"
+        if not self._observer.is_alive():
+            return "watchdog's dispatcher has died"
+        if not self._observer.emitters or not all(emitter.is_alive() for emitter in self._observer.emitters):
+            return "watchdog's emitter has died"
+        reader = _reader(self._observer)
+        return "watchdog's inotify reader has died" if reader is not None and not reader.is_alive() else None
+
+
+def _identity(root: str) -> tuple[str, int, int]:
+    real = os.path.realpath(root)
+    found = os.stat(real)
+    return real, found.st_dev, found.st_ino
+
+
+def _reader(observer: BaseObserver) -> Any:
+    """The thread that reads inotify. Its death (an exchange by rename causes it) shows nowhere else in watchdog 7."""
+    return getattr(observer, "_inotify_fd", None)
+
+
+def _discard(observer: BaseObserver) -> None:
+    """Stops every thread by itself: after a crash inside watchdog its own stop() raises half-way."""
+    for part in (observer, *observer.emitters, _reader(observer)):
+        with suppress(Exception):  # whatever is broken in there, it is being thrown away
+            part.stop()
+    with suppress(Exception):  # the dispatcher waits for this on its queue
+        observer.event_queue.put_nowait(EventDispatcher.stop_event)

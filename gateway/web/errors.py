@@ -1,0 +1,121 @@
+"""The one table from errors to statuses, and the one middleware that turns what was raised into an answer."""
+
+from __future__ import annotations
+
+import math
+import time
+import traceback
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import orjson
+from aiohttp import web
+
+from gateway import errors, events
+
+STATUSES: Final[dict[type[errors.GatewayError], int]] = {
+    errors.InvalidRequest: 400,
+    errors.TooLarge: 413,
+    errors.NotFound: 404,
+    errors.MethodNotAllowed: 405,
+    errors.NotServable: 409,
+    errors.DoesNotFit: 507,
+    errors.Overloaded: 429,
+    errors.Unavailable: 503,
+    errors.DeadlineExceeded: 504,
+    errors.Internal: 500,
+}
+DEFAULT_RETRY: Final = 1.0  # seconds, where a 429 or 503 knows nothing better
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+LINE: Final = web.RequestKey("line", dict[str, Any])  # what a handler adds to the request's one log line
+
+
+def status(error: errors.GatewayError) -> int:
+    """The status of the nearest type in the table."""
+    return next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
+
+
+def body(error: errors.GatewayError) -> dict[str, Any]:
+    return {"error": {"code": error.code, "message": error.message, **error.details}}
+
+
+def answer(error: errors.GatewayError) -> web.Response:
+    response = web.Response(status=status(error), body=orjson.dumps(body(error), default=str))
+    response.content_type = "application/json"
+    if response.status in {429, 503}:
+        response.headers["Retry-After"] = str(math.ceil(error.retry_after or DEFAULT_RETRY))
+    return response
+
+
+def of_http(error: web.HTTPException) -> errors.GatewayError:
+    """aiohttp's own refusals, in our shape."""
+    match error:
+        case web.HTTPNotFound():
+            return errors.RouteNotFound("no such route; the README lists them")
+        case web.HTTPMethodNotAllowed():
+            return errors.MethodNotAllowed(f"this route takes {', '.join(sorted(error.allowed_methods))}")
+        case web.HTTPRequestEntityTooLarge():
+            return errors.BodyTooLarge("the body is over the limit")
+        case _:
+            return errors.InvalidBody(error.reason)
+
+
+def middleware(tell: events.Events) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
+    """Around every request: its id, its errors, its one event."""
+
+    @web.middleware
+    async def handle(request: web.Request, handler: Handler) -> web.StreamResponse:
+        began = time.monotonic()
+        line: dict[str, Any] = {}
+        request[LINE] = line
+        request_id = _request_id(request)
+        status_code = 499  # the client went away: nobody reads the answer
+        try:
+            response = await _guarded(request, handler, line, request_id)
+            status_code = response.status
+            if not response.prepared:
+                response.headers["X-Request-Id"] = request_id
+            return response
+        finally:
+            tell.emit(
+                events.RequestFinished(
+                    request_id=request_id,
+                    method=request.method,
+                    route=_route(request),
+                    status=status_code,
+                    seconds=time.monotonic() - began,
+                    **line,
+                )
+            )
+
+    return handle
+
+
+async def _guarded(request: web.Request, handler: Handler, line: dict[str, Any], request_id: str) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except errors.GatewayError as error:
+        line["code"] = error.code
+        return answer(error)
+    except web.HTTPException as http:
+        if http.status < 400:
+            raise
+        error = of_http(http)
+        line["code"] = error.code
+        return answer(error)
+    except Exception as bug:
+        line["code"] = errors.Internal.code
+        line["traceback"] = "".join(traceback.format_exception(bug))
+        return answer(errors.Internal(f"an error of the gateway's own; its log has it under {request_id}"))
+
+
+def _request_id(request: web.Request) -> str:
+    given = request.headers.get("X-Request-Id", "")
+    return given if 0 < len(given) <= 128 and given.isascii() and given.isprintable() else uuid.uuid4().hex
+
+
+def _route(request: web.Request) -> str:
+    resource = request.match_info.route.resource
+    return resource.canonical if resource is not None else "unmatched"

@@ -1,0 +1,22 @@
+"""`GET /metrics`: Prometheus text, or the four numbers that an older system's clients read as JSON."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from gateway.telemetry import Metrics
+from gateway.web.native import answer
+
+METRICS: Final = web.AppKey("metrics", Metrics)
+routes: Final = web.RouteTableDef()
+
+
+@routes.get("/metrics")
+async def metrics(request: web.Request) -> web.Response:
+    """Prometheus text; JSON with `Accept: application/json`."""
+    if "application/json" in request.headers.get("Accept", ""):
+        return answer(request.app[METRICS].older())
+    return web.Response(body=request.app[METRICS].text(), headers={"Content-Type": CONTENT_TYPE_LATEST})

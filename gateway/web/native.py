@@ -1,0 +1,218 @@
+"""The gateway's own HTTP protocol: decode, call the service, encode. `docs/api.md` is held to these routes."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any, Final, Literal, TypeVar
+
+import msgspec
+import numpy as np
+import orjson
+from aiohttp import web
+
+from gateway.errors import InvalidBody, InvalidJson
+from gateway.model import PREFIX, ModelId
+from gateway.service import Embedding, EmbedRequest, Service
+from gateway.web.errors import LINE
+
+SERVICE: Final = web.AppKey("service", Service)
+OCTETS: Final = "application/octet-stream"
+routes: Final = web.RouteTableDef()
+T = TypeVar("T")
+
+
+class EmbedBody(msgspec.Struct):
+    """`POST /embed`. `texts` is the older name of `inputs`; what a client sends beyond these is ignored."""
+
+    inputs: str | list[str] | msgspec.UnsetType = msgspec.UNSET
+    texts: str | list[str] | msgspec.UnsetType = msgspec.UNSET
+    model: str | None = None
+    normalize: bool | None = None
+    truncate: bool | None = None
+    prompt: str | None = None
+    prompt_name: str | None = None
+    dimensions: int | None = None
+    encoding_format: Literal["float", "base64"] = "float"
+
+
+_embed_body: Final = msgspec.json.Decoder(EmbedBody)
+
+
+@routes.post("/embed")
+@routes.post("/model/embed")
+@routes.post("/models/{model:.+}/embed")
+async def embed(request: web.Request) -> web.Response:
+    """Texts to vectors, as JSON floats, base64 or raw float32."""
+    body = decode(_embed_body, await request.read())
+    texts = body.inputs if body.inputs is not msgspec.UNSET else body.texts
+    if isinstance(texts, msgspec.UnsetType):
+        raise InvalidBody("the body lacks `inputs`: a text or a list of texts", field="inputs")
+    asked = EmbedRequest(
+        texts=[texts] if isinstance(texts, str) else texts,
+        model=request.match_info.get("model") or body.model or request.headers.get("X-Model"),
+        normalize=body.normalize,
+        truncate=body.truncate is not False,
+        prompt=body.prompt,
+        prompt_name=body.prompt_name,
+        dimensions=body.dimensions,
+    )
+    request[LINE]["texts"] = len(asked.texts)
+    embedding = await request.app[SERVICE].embed(asked)
+    _tell(request, embedding)
+    response = _octets(embedding) if _wants_octets(request) else _json(embedding, body.encoding_format)
+    response.headers["X-Model"] = str(embedding.model)
+    response.headers["X-Model-Generation"] = embedding.generation.short
+    return response
+
+
+@routes.get("/models")
+async def models(request: web.Request) -> web.Response:
+    """Every directory seen, with its state."""
+    return answer({"models": request.app[SERVICE].catalog.listing()})
+
+
+@routes.get("/models/embeddings")
+@routes.get("/models/llms")
+@routes.get("/models/finetuned")
+async def older_listing(request: web.Request) -> web.Response:
+    """The listings of an earlier system: ids of what can be asked for; `finetuned` with names to show."""
+    catalog = request.app[SERVICE].catalog
+    if request.path.endswith("/llms"):
+        return answer({"models": []})  # language models are not served yet, and none is claimed
+    served = [entry for entry in catalog.listing() if entry["generation"]]
+    if request.path.endswith("/embeddings"):
+        return answer({"models": [entry["id"] for entry in served]})
+    return answer({"models": [_finetuned(entry) for entry in served if entry["namespace"]]})
+
+
+@routes.get("/models/{model:.+}")
+async def model(request: web.Request) -> web.Response:
+    """One directory."""
+    service = request.app[SERVICE]
+    return answer(service.catalog.show(service.resolve(request.match_info["model"])))
+
+
+@routes.post("/models/{model:.+}/{verb:load|unload|pin|unpin}")
+async def operate(request: web.Request) -> web.Response:
+    """What operators do to a model; doing it twice is doing it once."""
+    service, spelling = request.app[SERVICE], request.match_info["model"]
+    match request.match_info["verb"]:
+        case "load":
+            done = await service.load(spelling)
+        case "unload":
+            done = await service.unload(spelling)
+        case verb:
+            done = service.pin(spelling, pinned=verb == "pin")
+    request[LINE]["model"] = done.path
+    return answer(service.catalog.show(done))
+
+
+@routes.get("/healthz")
+async def healthz(request: web.Request) -> web.Response:
+    """Alive: the event loop turns. Says nothing about models."""
+    return answer({"status": "ok"})
+
+
+@routes.get("/readyz")
+async def readyz(request: web.Request) -> web.Response:
+    """Whether requests may be sent here, and if not, why not."""
+    service = request.app[SERVICE]
+    checks = {
+        "volume": service.catalog.looked.is_set(),
+        "host": service.engine.ready,
+        "not_draining": not service.draining,
+    }
+    response = answer({"ready": service.ready, "checks": checks}, 200 if service.ready else 503)
+    if not service.ready:
+        response.headers["Retry-After"] = "1"
+    return response
+
+
+@routes.get("/info")
+async def info(request: web.Request) -> web.Response:
+    """What the default model is, or the one named by `?model=`."""
+    service = request.app[SERVICE]
+    model_id, generation = service.find(request.query.get("model"))
+    manifest = generation.manifest
+    residences = service.engine.residences().get(generation.digest, [])
+    devices = service.engine.devices()
+    return answer(
+        {
+            "model": str(model_id),
+            "generation": generation.short,
+            "device": residences[0].device if residences else devices[0].device,
+            "loaded": any(residence.state == "loaded" for residence in residences),
+            "dim": manifest.dim,
+            "max_tokens": manifest.max_tokens,
+            "normalize": manifest.normalized if service.settings.normalize is None else service.settings.normalize,
+            "quantized": manifest.quantization is not None,
+            "batch_size": service.settings.max_batch_texts or None,
+            "prompts": manifest.prompts,
+            "default_prompt_name": manifest.default_prompt_name,
+            "devices": [msgspec.to_builtins(device) for device in devices],
+        }
+    )
+
+
+def decode(decoder: msgspec.json.Decoder[T], raw: bytes) -> T:
+    """A typed body. Raises InvalidJson or InvalidBody, which names the field."""
+    try:
+        return decoder.decode(raw)
+    except msgspec.ValidationError as error:
+        what, _, where = str(error).partition(" - at `")
+        raise InvalidBody(what, field=where.rstrip("`").removeprefix("$.") or None) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidJson(f"the body is not JSON: {error}") from error
+
+
+def answer(document: Any, status: int = 200) -> web.Response:
+    return web.Response(status=status, body=orjson.dumps(document), content_type="application/json")
+
+
+def _wants_octets(request: web.Request) -> bool:
+    return OCTETS in request.headers.get("Accept", "")
+
+
+def _octets(embedding: Embedding) -> web.Response:
+    shape = {"X-Embedding-Shape": f"{embedding.rows},{embedding.dim}"}
+    return web.Response(body=embedding.data, content_type=OCTETS, headers=shape)
+
+
+def _json(embedding: Embedding, encoding: str) -> web.Response:
+    vectors: Any = np.frombuffer(embedding.data, "<f4").reshape(embedding.rows, embedding.dim)
+    if encoding == "base64":
+        vectors = [base64.b64encode(row).decode() for row in vectors]
+    document = {
+        "embeddings": vectors,
+        "model": str(embedding.model),
+        "dim": embedding.dim,
+        "count": embedding.rows,
+        "generation": embedding.generation.short,
+        "normalized": embedding.normalized,
+        "usage": {"tokens": embedding.tokens},
+    }
+    return web.Response(
+        body=orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY), content_type="application/json"
+    )
+
+
+def _tell(request: web.Request, embedding: Embedding) -> None:
+    request[LINE].update(
+        model=embedding.model.path,
+        generation=embedding.generation.short,
+        tokens=embedding.tokens,
+        queue_seconds=embedding.load_seconds + embedding.queue_seconds,
+        compute_seconds=embedding.compute_seconds,
+    )
+
+
+def _finetuned(entry: dict[str, Any]) -> dict[str, Any]:
+    model_id = ModelId.of(entry["id"].removeprefix(PREFIX))
+    return {
+        "path": entry["path"],
+        "namespace": model_id.namespace,
+        "name": model_id.name,
+        "namespaced_name": model_id.path,
+        "display_name": entry["display_name"],
+        "id": entry["id"],
+    }

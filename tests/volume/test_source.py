@@ -1,0 +1,358 @@
+"""The look at the whole volume: what is a model, what is not, and what is not known."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from gateway.model import ModelId
+from gateway.volume import directory, source
+from gateway.volume.directory import Directory
+from gateway.volume.mounts import is_network, kind
+from gateway.volume.source import Scan, scan
+
+FILES = ("1_Pooling/config.json", "config.json", "model.safetensors", "modules.json", "tokenizer.json")
+
+
+def drop(path: Path, *names: str, content: str = "x") -> Path:
+    for name in names or FILES:
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_text(content)
+    return path
+
+
+def ids(found: Scan) -> set[str]:
+    return {model.path for model in found.directories}
+
+
+def one(root: Path, model: str = "finetuned/m") -> Directory:
+    return scan(str(root)).directories[ModelId.of(model)]
+
+
+def names(found: Directory) -> list[str]:
+    return [file.path for file in found.files]
+
+
+@pytest.fixture
+def open_root() -> Iterator[Path]:
+    """A root that another user may walk to: pytest's own folders are closed to all but us."""
+    path = Path(tempfile.mkdtemp())
+    path.chmod(0o755)
+    yield path
+    for folder, _, _ in os.walk(path):
+        os.chmod(folder, 0o755)
+    shutil.rmtree(path)
+
+
+@contextmanager
+def somebody_else() -> Iterator[None]:
+    """Permissions mean nothing to root: run as nobody where we are root."""
+    if os.geteuid():
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_models_stand_in_namespaces_and_directly_under_the_root(tmp_path: Path) -> None:
+    drop(tmp_path / "finetuned/m")
+    drop(tmp_path / "base/n", "config.json")
+    drop(tmp_path / "legacy", "config.json", "0_Transformer/config.json")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "stray.txt").write_text("x")
+    found = scan(str(tmp_path))
+    assert ids(found) == {"finetuned/m", "base/n", "legacy"}
+    assert names(one(tmp_path)) == list(FILES)
+    assert names(one(tmp_path, "legacy")) == ["0_Transformer/config.json", "config.json"]
+    assert found.files == 8
+    own = tmp_path.stat()
+    assert found.root == (own.st_dev, own.st_ino)
+    assert not found.ignored
+
+
+def test_names_that_are_no_models_are_left_out_and_odd_ones_are_listed(tmp_path: Path) -> None:
+    for name in (".m.staging", "checkpoints", "checkpoint-500", "eval", "logs", "lost+found"):
+        drop(tmp_path / "finetuned" / name)
+    drop(tmp_path / "finetuned/1_Pooling", "config.json")
+    drop(tmp_path / "finetuned/-rf")
+    os.makedirs(os.fsencode(tmp_path) + b"/finetuned/caf\xe9\n")
+    drop(tmp_path / ".hidden/m")
+    found = scan(str(tmp_path))
+    assert ids(found) == set()
+    assert [ignored.name for ignored in found.ignored] == [
+        "finetuned/-rf",
+        "finetuned/1_Pooling",
+        found.ignored[2].name,
+    ]
+    assert found.ignored[2].name == r"finetuned/caf\udce9\n"
+    assert found.ignored[2].name.isascii()
+
+
+def test_a_file_name_that_is_not_utf8_is_part_of_the_fingerprint_and_crashes_nothing(tmp_path: Path) -> None:
+    drop(tmp_path / "finetuned/m")
+    before = one(tmp_path)
+    with open(os.fsencode(tmp_path) + b"/finetuned/m/\xff\xfe", "wb") as stream:
+        stream.write(b"x")
+    after = one(tmp_path)
+    assert after.fingerprint != before.fingerprint
+    assert len(after.files) == len(before.files) + 1
+
+
+def test_hidden_files_and_checkpoints_are_no_part_of_a_model(tmp_path: Path) -> None:
+    drop(tmp_path / "finetuned/m")
+    before = one(tmp_path)
+    drop(
+        tmp_path / "finetuned/m", ".gitattributes", "checkpoint-10/model.safetensors", ".git/config", "eval/scores.csv"
+    )
+    assert one(tmp_path).fingerprint == before.fingerprint
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        ".model.safetensors.a1B2c3",
+        ".~tmp~/model.safetensors",
+        ".tmpAbCdEf",
+        "model.safetensors.partial",
+        "1_Pooling/config.json.part",
+        "x.tmp",
+        ".cache/huggingface/download/abc.incomplete",
+        "x.crdownload",
+        "x.aria2",
+        "x.filepart",
+    ],
+)
+def test_the_name_of_a_copy_in_progress_is_seen_anywhere_in_the_directory(tmp_path: Path, name: str) -> None:
+    drop(tmp_path / "finetuned/m")
+    assert one(tmp_path).in_progress is None
+    drop(tmp_path / "finetuned/m", name)
+    seen = one(tmp_path).in_progress
+    assert seen is not None
+    assert name.startswith(seen.rstrip("/"))
+
+
+def test_everything_that_could_matter_changes_the_fingerprint(tmp_path: Path) -> None:
+    model = drop(tmp_path / "finetuned/m")
+    seen = [one(tmp_path).fingerprint]
+
+    def changed() -> bool:
+        seen.append(one(tmp_path).fingerprint)
+        return seen[-1] not in seen[:-1]
+
+    assert not changed()  # a look is not a change
+    os.utime(model / "config.json", ns=(1, 1))
+    assert changed()
+    (model / "config.json").chmod(0o600)
+    assert changed()
+    (model / "1_Pooling").chmod(0o700)
+    assert changed()
+    (model / "modules.json").rename(model / "renamed.json")
+    assert changed()
+    shutil.copy(model / "tokenizer.json", model / "new")
+    os.replace(model / "new", model / "tokenizer.json")
+    assert changed()
+    model.rename(tmp_path / "old")
+    shutil.copytree(tmp_path / "old", model)
+    assert changed()
+
+
+def test_moving_a_directory_into_place_does_not_make_it_younger(tmp_path: Path) -> None:
+    drop(tmp_path / "finetuned/.staging")
+    newest = max(path.lstat().st_ctime_ns for path in (tmp_path / "finetuned/.staging").rglob("*"))
+    (tmp_path / "finetuned/.staging").rename(tmp_path / "finetuned/m")
+    assert one(tmp_path).newest_ctime_ns == newest
+    assert one(tmp_path).mtime_ns <= (tmp_path / "finetuned/m").stat().st_ctime_ns
+
+
+def test_the_target_of_a_link_inside_the_volume_counts_and_one_outside_does_not(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    model = drop(root / "finetuned/m", "config.json")
+    drop(root / "finetuned/.data", "weights", content="12345")
+    (tmp_path / "secret").write_text("1")
+    (model / "model.safetensors").symlink_to("../.data/weights")
+    (model / "vocab.txt").symlink_to(tmp_path / "secret")
+    before = one(root)
+    weights, vocab = before.file("model.safetensors"), before.file("vocab.txt")
+    assert weights is not None
+    assert weights.is_link
+    assert weights.size == 5
+    assert vocab is not None
+    assert not vocab.is_regular
+    (tmp_path / "secret").write_text("22")
+    assert one(root).fingerprint == before.fingerprint
+    (root / "finetuned/.data/weights").write_text("123456")
+    assert one(root).fingerprint != before.fingerprint
+
+
+def test_links_that_lead_round_in_circles_are_not_followed(tmp_path: Path) -> None:
+    model = drop(tmp_path / "finetuned/m")
+    (model / "loop").symlink_to(".")
+    (model / "loop2").symlink_to("..")
+    (tmp_path / "finetuned/self").symlink_to("self")
+    found = scan(str(tmp_path))
+    assert ids(found) == {"finetuned/m"}
+    assert set(names(one(tmp_path))) == {*FILES, "loop", "loop2"}
+    assert [ignored.name for ignored in found.ignored] == ["finetuned/self"]
+
+
+def test_a_fifo_is_seen_and_never_opened(tmp_path: Path) -> None:
+    model = drop(tmp_path / "finetuned/m", "model.safetensors")
+    os.mkfifo(model / "config.json")
+    (tmp_path / "models--org--x/refs").mkdir(parents=True)
+    os.mkfifo(tmp_path / "models--org--x/refs/main")
+    found = one(tmp_path).file("config.json")
+    assert found is not None
+    assert not found.is_regular
+
+
+def test_a_model_may_be_a_link_inside_the_volume_and_never_one_out_of_it(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    drop(root / "finetuned/..2026_1/m", "config.json")
+    (root / "finetuned/..data").symlink_to("..2026_1")
+    (root / "finetuned/m").symlink_to("..data/m")
+    drop(tmp_path / "elsewhere", "config.json")
+    (root / "finetuned/out").symlink_to(tmp_path / "elsewhere")
+    inside, outside = one(root), one(root, "finetuned/out")
+    assert inside.path == str(root / "finetuned/..2026_1/m")
+    assert names(inside) == ["config.json"]
+    assert outside.error is not None
+    assert outside.error.code == "outside_volume"
+    assert not outside.files
+
+
+def test_the_hub_cache_is_read_from_the_snapshot_that_main_names(tmp_path: Path) -> None:
+    cache = tmp_path / "models--org--name"
+    drop(cache, "blobs/aa", content="weights")
+    drop(cache, "refs/main", content="1111")
+    for sha in ("0000", "1111"):
+        (cache / "snapshots" / sha).mkdir(parents=True)
+        (cache / "snapshots" / sha / "model.safetensors").symlink_to("../../blobs/aa")
+    drop(tmp_path / "models--plain", "snapshots/2222/config.json")
+    found = one(tmp_path, "org/name")
+    assert found.path == str(cache / "snapshots/1111")
+    assert [file.size for file in found.files] == [7]
+    assert one(tmp_path, "plain").path == str(tmp_path / "models--plain/snapshots/2222")
+    assert found.in_progress is None
+    drop(cache, "blobs/bb.incomplete")
+    assert one(tmp_path, "org/name").in_progress == "bb.incomplete"
+
+
+def test_what_was_dropped_wins_over_what_was_downloaded(tmp_path: Path) -> None:
+    drop(tmp_path / "models--org--name", "snapshots/1/config.json")
+    dropped = drop(tmp_path / "org/name", "config.json")
+    assert one(tmp_path, "org/name").path == str(dropped)
+    assert [ignored.name for ignored in scan(str(tmp_path)).ignored] == ["models--org--name/snapshots/1"]
+
+
+def test_the_model_of_a_training_run_is_its_final_model(tmp_path: Path) -> None:
+    run = drop(tmp_path / "finetuned/m", "training_progress.json", "checkpoint-5/model.safetensors")
+    assert names(one(tmp_path)) == ["training_progress.json"]
+    drop(run / "final_model", "config.json")
+    found = one(tmp_path)
+    assert found.path == str(run / "final_model")
+    assert found.inode == (run / "final_model").stat().st_ino
+    drop(tmp_path / "old_run", "training_progress.json", "final_model/config.json")
+    assert one(tmp_path, "old_run").path == str(tmp_path / "old_run/final_model")
+
+
+def test_model_files_copied_to_the_namespace_by_mistake_do_not_hide_its_models(tmp_path: Path) -> None:
+    drop(tmp_path / "finetuned/m")
+    drop(tmp_path / "finetuned/onnx", "config.json")
+    drop(tmp_path / "finetuned")
+    assert ids(scan(str(tmp_path))) == {"finetuned", "finetuned/m"}
+    stray = one(tmp_path, "finetuned")
+    assert set(names(stray)) == {*FILES, "onnx/config.json"}
+    again = directory.look(stray, str(tmp_path))
+    assert again is not None
+    assert again.fingerprint == stray.fingerprint
+
+
+def test_one_unreadable_directory_does_not_hide_the_others_and_says_what_heals_it(open_root: Path) -> None:
+    drop(open_root / "finetuned/good")
+    bad = drop(open_root / "finetuned/m")
+    bad.chmod(0o000)
+    with somebody_else():
+        found = scan(str(open_root))
+    error = found.directories[ModelId("finetuned", "m")].error
+    assert found.directories[ModelId("finetuned", "good")].error is None
+    assert error is not None
+    assert (error.code, error.kind) == ("folder_unreadable", "unreadable")
+    assert f"uid {bad.stat().st_uid}" in error.message
+    assert "chmod" in error.remedy
+    bad.chmod(0o755)
+    with somebody_else():
+        healed = scan(str(open_root)).directories[ModelId("finetuned", "m")]
+    assert healed.error is None
+    assert healed.fingerprint != found.directories[ModelId("finetuned", "m")].fingerprint
+
+
+def test_the_models_of_an_unreadable_namespace_are_unknown(open_root: Path) -> None:
+    drop(open_root / "finetuned/m")
+    (open_root / "finetuned").chmod(0o000)
+    with somebody_else():
+        found = scan(str(open_root))
+    assert not found.directories
+    assert found.unreadable == {"finetuned"}
+
+
+def test_a_root_that_is_missing_is_unknown_and_not_empty(tmp_path: Path) -> None:
+    with pytest.raises(source.VolumeUnreadable, match="nowhere"):
+        scan(str(tmp_path / "nowhere"))
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(source.VolumeUnreadable):
+        scan(str(tmp_path / "file"))
+    (tmp_path / "link").symlink_to(drop(tmp_path / "root/finetuned/m").parents[1])
+    assert ids(scan(str(tmp_path / "link"))) == {"finetuned/m"}
+
+
+def test_directories_too_deep_or_too_full_are_refused_and_not_read_to_the_end(tmp_path: Path) -> None:
+    drop(tmp_path / "finetuned/deep", "/".join("abcdefghij") + "/x")
+    drop(tmp_path / "finetuned/full", *(f"{n}.txt" for n in range(directory.MAX_ENTRIES + 1)))
+    deep, full = one(tmp_path, "finetuned/deep").error, one(tmp_path, "finetuned/full").error
+    assert deep is not None
+    assert deep.code == "too_deep"
+    assert full is not None
+    assert full.code == "too_many_files"
+
+
+def test_an_exchange_by_rename_is_a_new_directory(tmp_path: Path) -> None:
+    drop(tmp_path / "finetuned/m")
+    drop(tmp_path / "finetuned/.new")
+    before = one(tmp_path)
+    exchange(tmp_path / "finetuned/m", tmp_path / "finetuned/.new")
+    assert one(tmp_path).inode != before.inode
+    assert one(tmp_path).fingerprint != before.fingerprint
+
+
+def exchange(left: Path, right: Path) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.renameat2(-100, os.fsencode(left), -100, os.fsencode(right), 2) == 0, os.strerror(ctypes.get_errno())
+
+
+def test_network_file_systems_are_told_by_the_mount_that_holds_the_path(tmp_path: Path) -> None:
+    table = tmp_path / "mountinfo"
+    table.write_text(
+        "1 0 8:1 / / rw - ext4 /dev/sda rw\n"
+        "2 1 0:5 / /data rw shared:1 - nfs4 server:/x rw\n"
+        "3 1 0:6 / /data/local rw - xfs /dev/sdb rw\n"
+        "4 1 0:7 / /with\\040space rw - fuse.s3fs s3fs rw\n"
+        "5 1 0:8 / /data/local/over rw - tmpfs none rw\n"
+        "6 1 0:9 / /data/local/over rw - virtiofs tag rw\n"
+    )
+    assert kind("/data/models", str(table)) == "nfs4"
+    assert is_network("/data/models", str(table))
+    assert not is_network("/data/local/models", str(table))
+    assert not is_network("/database", str(table))
+    assert is_network("/with space/models", str(table))
+    assert is_network("/data/local/over", str(table))
+    assert not is_network("/data", str(tmp_path / "missing"))
