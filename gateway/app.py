@@ -14,7 +14,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final, TextIO
 
@@ -25,13 +25,15 @@ from gateway import __version__, events
 from gateway.engine.devices import find_devices
 from gateway.engine.process import ProcessEngine
 from gateway.engine.supervisor import HostProcess
-from gateway.settings import Settings, SettingsError
+from gateway.model import ModelId
 from gateway.service import Service
+from gateway.settings import Settings, SettingsError
 from gateway.telemetry import Log, Metrics
 from gateway.volume.catalog import Catalog
 from gateway.volume.follower import Follower
 from gateway.volume.generations import Store
 from gateway.volume.ledger import Ledger
+from gateway.volume.settle import Snapshot
 from gateway.web import errors, metrics, native, stream
 
 BYTES_OF_FLOAT32: Final = 4
@@ -60,12 +62,10 @@ class Gateway:
         self.engine = ProcessEngine(
             self.hosts,
             tell,
-            names=lambda digest: self.catalog.models_of(digest),
+            names=self._models_of,
             predict=lambda generation: generation.manifest.parameters * BYTES_OF_FLOAT32,
         )
-        self.follower = Follower(
-            settings, tell, lambda: self.catalog.served(), lambda snapshot: self.catalog.reconcile(snapshot)
-        )
+        self.follower = Follower(settings, tell, self._served, self._reconcile)
         self.catalog = Catalog(
             settings.models_dir,
             self._store,
@@ -81,6 +81,17 @@ class Gateway:
         self.stopping = asyncio.Event()
         tell.subscribe(self.metrics)
         tell.subscribe(self._check_dimension)
+
+    # The catalog needs the engine and the follower, and they need it: they ask through these.
+
+    def _models_of(self, digest: str) -> tuple[str, ...]:
+        return self.catalog.models_of(digest)
+
+    def _served(self) -> Mapping[ModelId, int | None]:
+        return self.catalog.served()
+
+    def _reconcile(self, snapshot: Snapshot) -> None:
+        self.catalog.reconcile(snapshot)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._group.create_task(work)
@@ -134,14 +145,21 @@ async def run(settings: Settings, *, on_ready: Any = None) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     why: list[str] = []
+
+    def end(name: str) -> None:
+        why.append(name)
+        stop.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, lambda name=number.name: (why.append(name), stop.set()))
+        loop.add_signal_handler(number, end, number.name)
     async with AsyncExitStack() as stack:
         stack.enter_context(_alone(settings.state_dir))
         listener = stack.enter_context(_listen(settings))
         group = await stack.enter_async_context(asyncio.TaskGroup())
         gateway = Gateway(settings, tell, group)
-        runner = web.AppRunner(gateway.web(), handler_cancellation=True, access_log=None, shutdown_timeout=CLOSE_SECONDS)
+        runner = web.AppRunner(
+            gateway.web(), handler_cancellation=True, access_log=None, shutdown_timeout=CLOSE_SECONDS
+        )
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         await web.SockSite(runner, listener).start()
@@ -190,7 +208,7 @@ def _url(listener: socket.socket) -> str:
 
 
 @contextlib.contextmanager
-def _alone(state_dir: str) -> Any:
+def _alone(state_dir: str) -> Iterator[None]:
     """One gateway to a state directory: two would delete each other's generations."""
     try:
         os.makedirs(state_dir, exist_ok=True)

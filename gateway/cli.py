@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
+from typing import Any
 
 from gateway import __version__, settings
 
@@ -39,7 +40,9 @@ def _add_serve(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--config", metavar="FILE", help="a TOML file of settings (DROPGATE_CONFIG)")
     verb.add_argument("--examples", action="store_true", help="print calls to try, once the gateway is ready")
     for spec in fields(settings.Settings):
-        switch = {"nargs": "?", "const": "true"} if spec.metadata["parse"] in {"switch", "maybe"} else {}
+        switch: dict[str, Any] = {}
+        if spec.metadata["parse"] in {"switch", "maybe"}:
+            switch = {"nargs": "?", "const": "true"}
         verb.add_argument(
             settings.flag(spec.name),
             dest=spec.name,
@@ -52,15 +55,13 @@ def _add_serve(verb: argparse.ArgumentParser) -> None:
 
 def _serve(options: argparse.Namespace) -> int:
     given = {
-        spec.name: value
-        for spec in fields(settings.Settings)
-        if (value := getattr(options, spec.name)) is not None
+        spec.name: value for spec in fields(settings.Settings) if (value := getattr(options, spec.name)) is not None
     }
     chosen = settings.load(given, file=options.config)
-    import uvloop
+    import uvloop  # noqa: PLC0415  # help and errors are instant
 
-    from gateway import app
-    from gateway.examples import show
+    from gateway import app  # noqa: PLC0415  # likewise
+    from gateway.examples import show  # noqa: PLC0415  # likewise
 
     uvloop.run(app.run(chosen, on_ready=show if options.examples else None))
     sys.stdout.flush()
@@ -84,7 +85,7 @@ def _add_models(verb: argparse.ArgumentParser) -> None:
 
 
 def _models(options: argparse.Namespace) -> int:
-    from gateway import remote
+    from gateway import remote  # noqa: PLC0415  # likewise
 
     return remote.run(options.action, getattr(options, "model", None), url=options.url, as_json=options.json)
 
@@ -97,7 +98,7 @@ def _add_check(verb: argparse.ArgumentParser) -> None:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from gateway import check
+    from gateway import check  # noqa: PLC0415  # likewise
 
     return check.run(options.directory, allow_pickle=options.allow_pickle, as_json=options.json)
 

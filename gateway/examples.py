@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shlex
 from typing import TYPE_CHECKING
@@ -35,11 +34,11 @@ Ctrl-C stops it.
 
 async def show(gateway: Gateway, url: str) -> None:
     """Waits until requests can be answered, then prints the calls to try."""
-    while not gateway.service.ready:
-        await asyncio.sleep(0.05)
+    await gateway.catalog.looked.wait()
+    await gateway.hosts[0].wait_until_up()
     models = gateway.settings.models_dir
     listing = gateway.catalog.listing()
     example = next((model["id"].partition(":")[2] for model in listing if model["generation"]), "namespace/name")
-    shown = os.path.relpath(models) if models.startswith(os.getcwd() + "/") else models
+    shown = models.removeprefix(os.getcwd() + "/")
     text = TEXT.format(url=url, models_dir=models, models=shlex.quote(shown), example=example)
     print(text, flush=True)

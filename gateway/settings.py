@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
@@ -78,7 +78,9 @@ class Settings:
         120.0, "seconds that one device call may take before its host is restarted", parse="seconds"
     )
     load_timeout: float = _setting(600.0, "seconds that a load may take before its host is restarted", parse="seconds")
-    drain_timeout: float = _setting(25.0, "seconds that requests in flight have when the gateway stops", parse="seconds")
+    drain_timeout: float = _setting(
+        25.0, "seconds that requests in flight have when the gateway stops", parse="seconds"
+    )
     scan_interval: float = _setting(
         0.0, "seconds between looks at the volume; 0 takes 5, or 2 on a network file system", parse="seconds"
     )
@@ -88,9 +90,7 @@ class Settings:
     )
     settle_writer_seconds: float = _setting(0.3, "the same once the writer was seen to leave", parse="seconds")
     keep_generations: int = _setting(2, "earlier generations kept of each model", parse="count")
-    allow_pickle: bool = _setting(
-        False, "serve pytorch_model.bin too, unpickled with weights_only", parse="switch"
-    )
+    allow_pickle: bool = _setting(False, "serve pytorch_model.bin too, unpickled with weights_only", parse="switch")
     log_format: str = _setting("auto", "json, console, or auto: console on a terminal")
     log_level: str = _setting("info", "debug, info, warning or error")
 
@@ -145,7 +145,7 @@ def _seconds(text: str) -> float:
     return value
 
 
-PARSERS: Final = {
+PARSERS: Final[dict[str, Callable[[str], Any]]] = {
     "text": str.strip,
     "path": lambda text: str(Path(text).expanduser().absolute()),
     "bytes": parse_bytes,
@@ -189,7 +189,7 @@ def load(
     values = {spec.name: _parse(spec.name, *texts[spec.name]) for spec in fields(Settings) if spec.name in texts}
     for spec in fields(Settings):
         if spec.metadata["parse"] == "path":
-            values.setdefault(spec.name, PARSERS["path"](spec.default))
+            values.setdefault(spec.name, PARSERS["path"](str(spec.default)))
     settings = Settings(**values)
     _check(settings)
     return settings

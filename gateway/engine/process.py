@@ -8,6 +8,8 @@ generation that was on the device at two deaths is quarantined.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import time
 from collections.abc import Callable, Collection, Sequence
 
@@ -57,7 +59,7 @@ class ProcessEngine:
     async def embed(self, generation: Generation, texts: list[str], options: wire.Options) -> Vectors:
         self._refuse_quarantined(generation)
 
-        def request(number: int, alone: bool) -> wire.Command:
+        def request(alone: bool, number: int) -> wire.Command:
             return wire.Embed(number, generation.digest, texts, options, alone)
 
         done, payload = await self._ask(generation, request)
@@ -68,7 +70,7 @@ class ProcessEngine:
     async def load(self, generation: Generation) -> None:
         self._quarantine.pop(generation.digest, None)
         self._strikes.pop(generation.digest, None)
-        await self._ask(generation, lambda number, alone: wire.Load(number, generation.digest))
+        await self._ask(generation, lambda alone, number: wire.Load(number, generation.digest))
 
     async def unload(self, digest: str) -> None:
         for host in self._hosts:
@@ -127,16 +129,15 @@ class ProcessEngine:
     # A request, over the deaths of hosts.
 
     async def _ask(
-        self, generation: Generation, request: Callable[[int, bool], wire.Command]
+        self, generation: Generation, request: Callable[[bool, int], wire.Command]
     ) -> tuple[wire.Done, bytes]:
         strikes = 0
         for _ in range(MOST_ATTEMPTS):
             host = self._place(generation)
             await host.wait_until_up()
             host.offer(generation)
-            alone = strikes > 0
             try:
-                return await host.call(lambda number, alone=alone: request(number, alone), generation.digest)
+                return await host.call(functools.partial(request, strikes > 0), generation.digest)
             except Death as death:
                 strikes += death.suspect
             if strikes >= STRIKES:
@@ -178,10 +179,8 @@ class ProcessEngine:
 
     def _preload(self, generation: Generation) -> None:
         async def load() -> None:
-            try:
-                await self._ask(generation, lambda number, alone: wire.Load(number, generation.digest))
-            except GatewayError:
-                pass  # told as an event by whoever noticed
+            with contextlib.suppress(GatewayError):  # told as an event by whoever noticed
+                await self._ask(generation, lambda alone, number: wire.Load(number, generation.digest))
 
         task = asyncio.get_running_loop().create_task(load())
         self._preloads.add(task)

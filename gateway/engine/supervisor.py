@@ -193,7 +193,8 @@ class HostProcess:
         def receive(report: wire.Report, payload: bytes) -> None:
             self._receive(report, payload, process.pid, began)
 
-        link = self._link = wire.Link(wire.reports, receive, lambda: None)
+        link = self._link = wire.Link(wire.reports)
+        link.on_frame = receive
         await asyncio.get_running_loop().create_connection(lambda: link, sock=ours)
         async with asyncio.TaskGroup() as group:
             watchdog = group.create_task(self._watch())
@@ -259,9 +260,7 @@ class HostProcess:
     def _tell_unloaded(self, residents: Collection[wire.Resident]) -> None:
         for resident in residents:
             if resident.state == "loaded":
-                self.on_report(
-                    self, wire.Unloaded(resident.digest, resident.bytes, "host_exit", resident.idle_seconds)
-                )
+                self.on_report(self, wire.Unloaded(resident.digest, resident.bytes, "host_exit", resident.idle_seconds))
 
     def _receive(self, report: wire.Report, payload: bytes, pid: int, began: float) -> None:
         self._heard = time.monotonic()

@@ -43,9 +43,9 @@ def _die_with_parent(parent: int) -> None:
 async def serve(connection: socket.socket, recorder: Recorder, config: Config) -> None:
     """One host on one end of a socket pair; returns when the other end is gone."""
     gone = asyncio.Event()
-    host: Host
-    link = wire.Link(wire.commands, lambda command, payload: host.receive(command, payload), gone.set)
+    link: wire.Link[wire.Command] = wire.Link(wire.commands, gone.set)
     host = Host(config, recorder, link.send)
+    link.on_frame = host.receive
     loop = asyncio.get_running_loop()
     await loop.create_connection(lambda: link, sock=connection)
     serving = loop.create_task(host.serve())

@@ -172,7 +172,9 @@ class Batcher:
         if self.queue_tokens and self.queue_tokens + work.tokens > self._max_queue_tokens:
             wait = self.queue_tokens / self._rate if self._rate else 1.0
             raise Overloaded(
-                f"{self.queue_tokens} tokens wait on the device already", retry_after=max(0.1, wait), queued=self.queue_tokens
+                f"{self.queue_tokens} tokens wait on the device already",
+                retry_after=max(0.1, wait),
+                queued=self.queue_tokens,
             )
 
     def _enqueue(self, key: str, embedder: Embedder, work: Work, alone: bool) -> None:
@@ -282,5 +284,3 @@ def _embed(call: Call) -> Vectors:
     return call.embedder.embed(
         [row.work.rows[row.index] for row in call.rows], [row.work.prompt_tokens for row in call.rows]
     )
-
-

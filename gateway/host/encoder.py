@@ -18,12 +18,9 @@ from torch import Tensor, nn
 
 from gateway.errors import InvalidDimensions, LoadFailed
 from gateway.host import library, memory, stages
-from gateway.host.device import DeviceFault, OutOfMemory, guarded, on_cuda, set_threads
 from gateway.host.pooling import pool, without_prompt
 from gateway.host.tokenize import TokenIds, Tokenizer
 from gateway.model import Generation, Manifest, Pooling
-
-__all__ = ["DeviceFault", "Encoder", "OutOfMemory", "Runtime", "finish", "load", "probe", "read", "set_threads"]
 
 Vectors = npt.NDArray[np.float32]
 
@@ -42,7 +39,7 @@ class Runtime(Protocol):
 
     def embed(self, batch: Sequence[TokenIds], prompt_tokens: Sequence[int] | int = 0) -> Vectors:
         """[len(batch), dim]. `prompt_tokens` (each text's, or one for all) are left out of pooling if the model says
-        so. Raises OutOfMemory or DeviceFault."""
+        so. Raises memory.OutOfMemory."""
 
     def close(self) -> None:
         """Returns when the memory is free again."""
@@ -63,22 +60,21 @@ class Encoder:
         self.bytes = memory.tensor_bytes(network) + memory.tensor_bytes(tail)
 
     def place(self, device: str) -> None:
-        """Host memory to `device`. Raises OutOfMemory, and then holds nothing there."""
+        """Host memory to `device`. Raises memory.OutOfMemory, and then holds nothing there."""
+        self.device = device
         try:
-            with guarded():
+            with memory.guarded():
                 self._network.to(device)
                 self._tail.to(device)
-        except OutOfMemory:
+        except memory.OutOfMemory:
             self.close()
             raise
-        finally:
-            self.device = device
 
     def embed(self, batch: Sequence[TokenIds], prompt_tokens: Sequence[int] | int = 0) -> Vectors:
         """See Runtime."""
         if not batch:
             return np.empty((0, self.dim), dtype=np.float32)
-        with guarded(), torch.inference_mode():
+        with memory.guarded(), torch.inference_mode():
             ids, mask = (self._placed(array) for array in padded(batch, self._pad_id))
             kept = mask
             if not self._pooling.include_prompt and np.any(prompt_tokens):
@@ -103,7 +99,7 @@ class Encoder:
 
     def _placed(self, array: npt.NDArray[np.int64]) -> Tensor:
         tensor = torch.from_numpy(array)
-        if on_cuda(self.device):  # from pinned memory the copy does not wait for the device
+        if memory.on_cuda(self.device):  # from pinned memory the copy does not wait for the device
             return tensor.pin_memory().to(self.device, non_blocking=True)
         return tensor
 
@@ -136,19 +132,18 @@ def finish(vectors: Vectors, *, normalize: bool = False, dimensions: int | None 
 
 
 def load(generation: Generation, device: str) -> Encoder:
-    """Disk to host memory to device. Raises LoadFailed, OutOfMemory or DeviceFault."""
-    encoder = read(generation)
-    encoder.place(device)
-    return encoder
+    """Disk to host memory, in float32, then to `device`. Raises LoadFailed, or memory.OutOfMemory.
 
-
-def read(generation: Generation) -> Encoder:
-    """Disk to host memory, in float32; no device is touched. Raises LoadFailed, or OutOfMemory."""
-    with guarded():
+    One at a time in a process: while transformers builds a model it replaces methods of its own classes, and two at
+    once would put each other's replacement back for good. `place` on another device may run meanwhile.
+    """
+    with memory.guarded():
         network = _network(generation)
         tail = stages.build(generation.path, generation.manifest.stages)
         _page_in(network)
-        return Encoder(network.eval(), tail.eval(), generation.manifest)
+    encoder = Encoder(network.eval(), tail.eval(), generation.manifest)
+    encoder.place(device)
+    return encoder
 
 
 def _page_in(network: nn.Module) -> None:
@@ -164,8 +159,7 @@ def _network(generation: Generation) -> nn.Module:
         config = transformers.AutoConfig.from_pretrained(path, **library.LOCAL)
         config.use_cache = False
         kind = _class(transformers, config)
-        with library.ONE_AT_A_TIME:
-            network, report = kind.from_pretrained(path, **_options(generation.manifest, kind, config))
+        network, report = kind.from_pretrained(path, **_options(generation.manifest, kind, config))
     except (torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:  # the library has no list of what it raises

@@ -12,8 +12,8 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -131,12 +131,12 @@ class Host:
         self.changed()
         await self.batcher.serve()
 
-    def _start(self, request: int, work: asyncio._CoroutineLike[None]) -> None:
+    def _start(self, request: int, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(self._answer(request, work))
         self._requests[request] = task
         task.add_done_callback(lambda _: self._requests.pop(request, None))
 
-    async def _answer(self, request: int, work: asyncio._CoroutineLike[None]) -> None:
+    async def _answer(self, request: int, work: Coroutine[Any, Any, None]) -> None:
         try:
             await work
         except GatewayError as error:
@@ -156,9 +156,7 @@ class Host:
             loaded = time.monotonic()
             options = command.options
             rows, prompt_tokens = await self._tokens.run(_tokenize, model.tokenizer, command.texts, options)
-            work = await self.batcher.embed(
-                command.digest, model, command.id, rows, prompt_tokens, alone=command.alone
-            )
+            work = await self.batcher.embed(command.digest, model, command.id, rows, prompt_tokens, alone=command.alone)
         vectors = work.vectors
         assert vectors is not None
         vectors = await self._finish(vectors, model.generation, options)
@@ -171,7 +169,7 @@ class Host:
             queue_seconds=work.queue_seconds or 0.0,
             compute_seconds=work.compute_seconds,
         )
-        self._send(done, memoryview(vectors).cast("B"))
+        self._send(done, vectors.data.cast("B"))
 
     async def _finish(self, vectors: Vectors, generation: Generation, options: wire.Options) -> Vectors:
         if options.normalize is None and options.dimensions is None:
@@ -203,7 +201,9 @@ class Host:
                 try:
                     return await self._read(generation)
                 except memory.OutOfMemory as error:
-                    raise DoesNotFit("the device has no memory left for the model, with all idle ones unloaded") from error
+                    raise DoesNotFit(
+                        "the device has no memory left for the model, with all idle ones unloaded"
+                    ) from error
 
     async def _read(self, generation: Generation) -> Model:
         """Disk to host memory on the disk lane, then to the device, and a probe before anybody else may use it."""
@@ -230,7 +230,7 @@ class Host:
         with self._recorder.device_call(digest, requests):
             try:
                 return function()
-            except torch.AcceleratorError:  # out of memory is not one
+            except torch.AcceleratorError:  # out of memory was translated before; this context is lost
                 traceback.print_exc(file=sys.stderr)
                 sys.stderr.flush()
                 os._exit(DEVICE_FAULT)  # here, so that the recorder still says what was running
@@ -271,9 +271,7 @@ class Host:
             for slot in self.pool.slots()
         ]
         self._send(
-            wire.Residency(
-                residents, self.pool.used, self.pool.budget, self.batcher.queue_tokens, memory.resident()
-            ),
+            wire.Residency(residents, self.pool.used, self.pool.budget, self.batcher.queue_tokens, memory.resident()),
             b"",
         )
 

@@ -7,16 +7,11 @@ from __future__ import annotations
 
 import functools
 import os
-import threading
 from typing import Any, Final
 
 OFFLINE: Final = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 # What every `from_pretrained` gets: a directory's own code is never run.
 LOCAL: Final[dict[str, Any]] = {"local_files_only": True, "trust_remote_code": False}
-
-# Held around every `from_pretrained` of a model: while it runs, the library replaces methods of its own classes
-# (PreTrainedModel.tie_weights) and of torch, and two at once would put each other's replacement back for good.
-ONE_AT_A_TIME: Final = threading.Lock()
 
 
 @functools.cache

@@ -1,7 +1,7 @@
 """Bytes on the device: how many there may be, how many there are, and giving them back.
 
-What may be used is asked of the device or of the control group, never assumed; what is used is measured, and
-shared storage is counted once.
+A device is named as torch names it: "cpu", "cuda", "cuda:1". What may be used is asked of the device or of the
+control group, never assumed. Running out leaves this package as one exception, whatever allocator refused.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from typing import Final
 
 import torch
 
-from gateway.host.device import on_cuda
 from gateway.model import Manifest
 
 FLOAT32_BYTES: Final = 4
@@ -24,6 +23,24 @@ CUDA_SHARE: Final = 0.9  # of what is free at the start: the driver and fragment
 CUDA_RESERVE: Final = 1 << 30  # for the activations of a batch
 CPU_SHARE: Final = 0.5  # weights; the other half is for activations, the loading itself and the page cache
 CGROUPS: Final = Path("/sys/fs/cgroup")
+REFUSED_BY_CPU: Final = "can't allocate memory"  # torch's CPU allocator raises a bare RuntimeError
+
+
+class OutOfMemory(Exception):
+    """The device has no room for what was asked. The host decides what to unload or to split."""
+
+
+@contextlib.contextmanager
+def guarded() -> Iterator[None]:
+    """Turns every allocator's refusal into OutOfMemory; other errors of the device pass through."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise OutOfMemory(str(error)) from error
+    except RuntimeError as error:
+        if REFUSED_BY_CPU not in str(error):
+            raise
+        raise OutOfMemory(str(error)) from error
 
 
 def budget(device: str, wanted: int = 0) -> int:
@@ -93,3 +110,7 @@ def release(device: str) -> None:
     if sys.platform == "linux":
         with contextlib.suppress(AttributeError, OSError):  # a C library other than glibc
             ctypes.CDLL(None).malloc_trim(0)
+
+
+def on_cuda(device: str) -> bool:
+    return torch.device(device).type == "cuda"

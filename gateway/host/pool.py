@@ -97,7 +97,12 @@ class Pool:
     """`budget` in bytes; `limit` a number of generations beside it, 0 for none."""
 
     def __init__(
-        self, loader: Loader, observer: Observer, budget: int, limit: int = 0, clock: Callable[[], float] = time.monotonic
+        self,
+        loader: Loader,
+        observer: Observer,
+        budget: int,
+        limit: int = 0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._loader = loader
         self._observer = observer

@@ -73,9 +73,7 @@ class Recorder:
     def _write(self, line: int, digest: str, requests: Sequence[int]) -> Iterator[None]:
         ids = list(requests)[:MAX_REQUESTS]
         padding = [0] * (MAX_REQUESTS - len(ids))
-        ENTRY.pack_into(
-            self._page, line * ENTRY.size, time.monotonic(), digest.encode(), len(ids), *ids, *padding
-        )
+        ENTRY.pack_into(self._page, line * ENTRY.size, time.monotonic(), digest.encode(), len(ids), *ids, *padding)
         try:
             yield
         finally:

@@ -164,16 +164,12 @@ M = TypeVar("M")
 
 
 class Link(asyncio.Protocol, Generic[M]):
-    """One end of the socket. `on_frame` is called with each message, `on_lost` once when the other end is gone."""
+    """One end of the socket. `on_frame` is called with each message and its payload, `on_lost` once when the other
+    end is gone; both must be set before the first byte comes."""
 
-    def __init__(
-        self,
-        decoder: msgspec.msgpack.Decoder[M],
-        on_frame: Callable[[M, bytes], None],
-        on_lost: Callable[[], None],
-    ) -> None:
+    def __init__(self, decoder: msgspec.msgpack.Decoder[M], on_lost: Callable[[], None] = lambda: None) -> None:
         self._decoder = decoder
-        self._on_frame = on_frame
+        self.on_frame: Callable[[M, bytes], None] = lambda message, payload: None
         self._on_lost = on_lost
         self._transport: asyncio.Transport | None = None
         self._buffer = bytearray()
@@ -197,7 +193,7 @@ class Link(asyncio.Protocol, Generic[M]):
                 message = self._decoder.decode(view[start + HEAD.size : middle])
                 body = bytes(view[middle:end])
             start = end
-            self._on_frame(message, body)
+            self.on_frame(message, body)
         del self._buffer[:start]
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -54,6 +54,7 @@ class Architecture:
     take, or None where its positions have no end.
     """
 
+    file: str
     model_type: str
     name: str
     hidden: int
@@ -82,6 +83,7 @@ def read_architecture(folder: Folder, path: str, findings: Findings, *, modules:
     if quantization is not None:
         findings.attempt(_refuse_quantization, quantization, name)
     return Architecture(
+        file=name,
         model_type=config.text("model_type"),
         name=architecture,
         hidden=hidden,

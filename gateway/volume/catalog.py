@@ -18,48 +18,21 @@ import msgspec
 from cachetools import LRUCache
 
 from gateway import events
-from gateway.engine.engine import Engine, Residence
+from gateway.engine.engine import Engine
 from gateway.errors import GatewayError, GenerationNotFound, ModelCopying, ModelNotFound, ModelRejected, Starting
 from gateway.lane import Lane
-from gateway.model import Generation, ModelId, ModelRef, Reason, metadata_display_name
+from gateway.model import Generation, ModelId, ModelRef, Reason
 from gateway.volume import reasons
+from gateway.volume.copying import Refused
 from gateway.volume.directory import Directory
-from gateway.volume.generations import Changed, Refused, Store
+from gateway.volume.entry import Entry, breaks, show
+from gateway.volume.generations import Changed, Store
 from gateway.volume.ledger import Ledger, Record
 from gateway.volume.manifest import read_metadata
 from gateway.volume.settle import Observation, Snapshot
 
 PARSED: Final = 4096  # spellings whose meaning is remembered
 SUMMONED: Final = 16  # earlier generations that clients asked for by name, and that may stay loaded
-
-
-class Entry:
-    """One model. `live` is what is served; everything else is about the directory's newest content."""
-
-    def __init__(self, model: ModelId) -> None:
-        self.model = model
-        self.live: Generation | None = None
-        self.previous: tuple[str, ...] = ()  # digests, newest first
-        self.pinned = False
-        self.directory: Directory | None = None
-        self.accepted: Directory | None = None  # the directory as it was when `live` was copied from it
-        self.fingerprint = ""  # of the content that was judged last
-        self.inode: int | None = None  # of the directory that `live` came from
-        self.waiting = ""  # why the newest content is not judged yet
-        self.judging: asyncio.Task[None] | None = None
-        self.successor: Generation | None = None  # being loaded beside `live`
-        self.reasons: tuple[Reason, ...] = ()  # why the newest content is not served
-        self.warnings: tuple[Reason, ...] = ()
-        self.metadata: dict[str, Any] = {}
-        self.load_error = ""
-        self.seen = time.time()
-
-    def __repr__(self) -> str:
-        return f"<{self.model.path} live={self.live and self.live.short} {self.waiting or self.reasons}>"
-
-    @property
-    def copying(self) -> bool:
-        return bool(self.waiting) or self.judging is not None
 
 
 class Catalog:
@@ -132,10 +105,10 @@ class Catalog:
     def listing(self) -> list[dict[str, Any]]:
         """Every directory seen, in order of its name."""
         residences = self._engine.residences()
-        return [self._show(self._entries[model], residences) for model in sorted(self._entries, key=lambda m: m.path)]
+        return [show(self._entries[model], residences) for model in sorted(self._entries, key=lambda m: m.path)]
 
     def show(self, model: ModelId) -> dict[str, Any]:
-        return self._show(self._entries[model], self._engine.residences())
+        return show(self._entries[model], self._engine.residences())
 
     def models_of(self, digest: str) -> tuple[str, ...]:
         """The models whose live generation has this digest."""
@@ -189,9 +162,8 @@ class Catalog:
             entry.waiting = observation.waiting or "it is changing"
             return
         entry.waiting = ""
-        if directory.fingerprint != entry.fingerprint or (entry.live and entry.accepted is None):
-            if entry.judging is None:
-                entry.judging = self._spawn(self._judge(entry, observation))
+        if entry.judging is None and (directory.fingerprint != entry.fingerprint or entry.unconfirmed):
+            entry.judging = self._spawn(self._judge(entry, observation))
 
     def _remove(self, entry: Entry) -> None:
         if entry.judging is not None:
@@ -207,9 +179,7 @@ class Catalog:
         """From a settled directory to a verdict; never raises: one directory must not end the gateway."""
         directory = observation.directory
         try:
-            if observation.reason is not None:
-                raise Refused((observation.reason,))
-            await self._accept(entry, directory)
+            await self._accept(entry, directory, observation.reason)
         except Changed:
             self._look_again(entry.model)
         except Refused as refused:
@@ -224,7 +194,9 @@ class Catalog:
             entry.successor = None
             self._look_again(None)
 
-    async def _accept(self, entry: Entry, directory: Directory) -> None:
+    async def _accept(self, entry: Entry, directory: Directory, refusal: Reason | None) -> None:
+        if refusal is not None:
+            raise Refused((refusal,))
         await self._pruned.wait()
         if entry.live is None or directory.fingerprint != entry.fingerprint:
             generation = await self._copies.run(self._store.accept, directory, self._root)
@@ -267,7 +239,7 @@ class Catalog:
                     model=entry.model.path,
                     generation=generation.short,
                     previous=previous.short,
-                    breaking=_breaks(previous, generation),
+                    breaking=breaks(previous, generation),
                 )
             )
         self._believe()
@@ -407,60 +379,3 @@ class Catalog:
             generation = self._summoned[digest] = opened
             self._publish()
         return generation
-
-    # Showing.
-
-    def _show(self, entry: Entry, residences: dict[str, list[Residence]]) -> dict[str, Any]:
-        held = residences.get(entry.live.digest, []) if entry.live else []
-        manifest = entry.live.manifest if entry.live else None
-        used = max((residence.last_used for residence in held), default=None)
-        directory = entry.directory
-        return {
-            "id": str(entry.model),
-            "namespace": entry.model.namespace,
-            "name": entry.model.name,
-            "display_name": metadata_display_name(entry.metadata, entry.model),
-            "path": directory.path if directory else None,
-            "state": self._state(entry, held),
-            "generation": entry.live.short if entry.live else None,
-            "previous": [digest[:12] for digest in entry.previous],
-            "reasons": msgspec.to_builtins(entry.reasons),
-            "pending": self._pending(entry),
-            "warnings": [*(f"{w.message} ({w.remedy})" for w in entry.warnings), *(manifest.warnings if manifest else ())],
-            "load_error": entry.load_error or None,
-            "kind": manifest.kind if manifest else None,
-            "dim": manifest.dim if manifest else None,
-            "max_tokens": manifest.max_tokens if manifest else None,
-            "normalized": manifest.normalized if manifest else None,
-            "library": manifest.library if manifest else None,
-            "bytes_on_disk": directory.bytes if directory else None,
-            "files": len(directory.files) if directory else None,
-            "bytes_on_device": sum(residence.bytes for residence in held if residence.state == "loaded"),
-            "devices": [residence.device for residence in held if residence.state == "loaded"],
-            "last_used": used,
-            "pinned": entry.pinned,
-            "metadata": entry.metadata,
-        }
-
-    def _state(self, entry: Entry, held: list[Residence]) -> str:
-        if entry.live is None:
-            return "rejected" if entry.reasons and not entry.copying else "copying"
-        states = {residence.state for residence in held}
-        for state, shown in (("loaded", "loaded"), ("loading", "loading"), ("waiting", "loading")):
-            if state in states:
-                return shown
-        return "draining" if "leaving" in states else "ready"
-
-    def _pending(self, entry: Entry) -> dict[str, Any] | None:
-        """What the directory holds that is newer than what is served."""
-        if entry.live is not None and entry.reasons and not entry.copying:
-            return {"state": "rejected", "why": entry.reasons[0].message}
-        if entry.copying:
-            return {"state": "loading" if entry.successor else "copying", "why": entry.waiting or "it is being checked"}
-        return None
-
-
-def _breaks(old: Generation, new: Generation) -> bool:
-    """Whether indexes built with the old generation's vectors are void for more than their weights."""
-    pooling = [stage for stage in old.manifest.stages] != [stage for stage in new.manifest.stages]
-    return old.manifest.dim != new.manifest.dim or old.manifest.normalized != new.manifest.normalized or pooling

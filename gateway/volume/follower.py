@@ -6,7 +6,6 @@ The timer is the truth and the hint only makes it prompt: with watchdog deaf or 
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -87,7 +86,6 @@ class Follower:
             if not self._lost:
                 self._events.emit(events.VolumeUnreadable(path=error.path, message=str(error)))
             self._lost = True
-            await self._check()
             return due
         self._lost = False
         self._events.emit(
@@ -124,7 +122,7 @@ class Follower:
     async def _check(self) -> None:
         """Rebuilds a watchdog that has gone deaf."""
         deaf = await self._lane.run(self._watcher.check)
-        if deaf and os.path.isdir(self._root):
+        if deaf and not self._lost:
             await self._lane.run(self._watcher.rebuild)
             self._events.emit(events.WatcherRebuilt(why=deaf))
 

@@ -20,7 +20,7 @@ from gateway.volume.files import Folder
 from gateway.volume.modules import Module, Pipeline, read_modules, read_pipeline
 from gateway.volume.prompts import PROMPTS, Prompts, read_prompts
 from gateway.volume.reasons import Findings, Unfit, reason, unfit
-from gateway.volume.tokenizer import read_tokenizer
+from gateway.volume.tokenizer import Tokenizer, read_tokenizer
 from gateway.volume.transformer import NAMES, Settings, max_tokens, read_settings
 from gateway.volume.weights import Weights, find_weights
 
@@ -43,6 +43,23 @@ class Layout:
     chain: Sequence[Module] | None
 
 
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """All that a whole model has, each part fit by itself."""
+
+    architecture: Architecture
+    weights: Weights
+    tokenizer: Tokenizer
+    settings: Settings
+    prompts: Prompts
+    pipeline: Pipeline
+
+    @property
+    def stored(self) -> tuple[Weights, ...]:
+        """The transformer's weights, then those of the modules."""
+        return (self.weights, *self.pipeline.weights)
+
+
 def judge(directory: str, *, root: str | None = None, allow_pickle: bool = False) -> Verdict:
     """The verdict on a model directory, from its files alone. Never raises; blocks on the disk.
 
@@ -51,8 +68,10 @@ def judge(directory: str, *, root: str | None = None, allow_pickle: bool = False
     folder = Folder(directory, os.path.realpath(root if root is not None else directory))
     findings = Findings()
     layout = findings.attempt(_layout, folder, findings)
-    manifest = _read(folder, layout, findings, allow_pickle) if layout else None
-    return Accepted(manifest) if manifest and not findings.reasons else Rejected(tuple(findings.reasons))
+    parts = _read(folder, layout, findings, allow_pickle) if layout else None
+    if layout is None or parts is None or findings.reasons:
+        return Rejected(tuple(findings.reasons))
+    return Accepted(_manifest(layout, parts, findings.warnings))
 
 
 def _layout(folder: Folder, findings: Findings) -> Layout:
@@ -91,13 +110,13 @@ def _missing_modules(hint: str) -> None:
     raise unfit("modules_missing", f"{modules.FILE} is missing, and {hint} says that there is one", modules.FILE)
 
 
-def _read(folder: Folder, layout: Layout, findings: Findings, allow_pickle: bool) -> Manifest | None:
-    """Every part, so that all that is wrong is found; None when a part is unfit."""
+def _read(folder: Folder, layout: Layout, findings: Findings, allow_pickle: bool) -> Parts | None:
+    """Every part, so that all that is wrong is found; None when one is unfit."""
     ours = layout.library == "sentence-transformers"
     path = layout.transformer
     architecture = findings.attempt(read_architecture, folder, path, findings, modules=ours)
-    if architecture is None and any(found.code == "kind_not_served" for found in findings.reasons):
-        return None
+    if any(found.code == "kind_not_served" for found in findings.reasons):
+        return None  # what else is missing would be of no interest
     weights = findings.attempt(find_weights, folder, path, allow_pickle=allow_pickle)
     vocab_size = architecture.vocab_size if architecture else None
     tokenizer = read_tokenizer(folder, path, vocab_size, findings, config_required=ours)
@@ -110,37 +129,46 @@ def _read(folder: Folder, layout: Layout, findings: Findings, allow_pickle: bool
     pipeline = findings.attempt(_pipeline, folder, layout, architecture.hidden, allow_pickle)
     if weights is None or settings is None or prompts is None or pipeline is None:
         return None
-    if layout.chain is not None and settings.file is None:
-        findings.warn(
-            "there is no sentence_bert_config.json: the longest text is what the tokenizer and the model allow"
-        )
-    name = f"{path}/config.json" if path else "config.json"
-    stored = (weights, *pipeline.weights)
-    files = {name, *tokenizer.files, *pipeline.files}
-    files |= {file for held in stored for file in (*held.files, held.index) if file}
-    files |= {file for file in (settings.file, prompts.file, modules.FILE if layout.chain else None) if file}
+    if ours and settings.file is None:
+        findings.warn("there is no sentence_bert_config.json: texts may be as long as tokenizer and model allow")
+    return Parts(architecture, weights, tokenizer, settings, prompts, pipeline)
+
+
+def _manifest(layout: Layout, parts: Parts, warnings: Sequence[str]) -> Manifest:
+    architecture = parts.architecture
     return Manifest(
         kind="encoder",
         library=layout.library,
         model_type=architecture.model_type,
         architecture=architecture.name,
-        dim=pipeline.dim,
-        max_tokens=max_tokens(settings, tokenizer.max_length, architecture),
+        dim=parts.pipeline.dim,
+        max_tokens=max_tokens(parts.settings, parts.tokenizer.max_length, architecture),
         vocab_size=architecture.vocab_size,
-        transformer_path=path,
-        tokenizer_path=path,
-        stages=pipeline.stages,
-        weights=weights.files,
-        files=tuple(sorted(files)),
-        parameters=sum(held.parameters for held in stored),
-        stored_bytes=sum(held.stored_bytes for held in stored),
-        stored_dtype=weights.dtype,
+        transformer_path=layout.transformer,
+        tokenizer_path=layout.transformer,
+        stages=parts.pipeline.stages,
+        weights=parts.weights.files,
+        files=_files(layout, parts),
+        parameters=sum(held.parameters for held in parts.stored),
+        stored_bytes=sum(held.stored_bytes for held in parts.stored),
+        stored_dtype=parts.weights.dtype,
         quantization=architecture.quantization,
-        lower_case=settings.lower_case,
-        prompts=prompts.texts,
-        default_prompt_name=prompts.default,
-        warnings=tuple(findings.warnings),
+        lower_case=parts.settings.lower_case,
+        prompts=parts.prompts.texts,
+        default_prompt_name=parts.prompts.default,
+        warnings=tuple(warnings),
     )
+
+
+def _files(layout: Layout, parts: Parts) -> tuple[str, ...]:
+    """What is loaded or decides the vectors, sorted; nothing else may change a generation."""
+    files = {parts.architecture.file, parts.settings.file, parts.prompts.file}
+    files |= {*parts.tokenizer.files, *parts.pipeline.files}
+    for held in parts.stored:
+        files |= {*held.files, held.index}
+    if layout.chain is not None:
+        files.add(modules.FILE)
+    return tuple(sorted(file for file in files if file is not None))
 
 
 def _pipeline(folder: Folder, layout: Layout, hidden: int, allow_pickle: bool) -> Pipeline:

@@ -42,6 +42,7 @@ EVENTS: Final[list[type[FileSystemEvent]]] = [  # not opened, not closed_no_writ
     DirModifiedEvent,
     DirAttribEvent,
 ]
+JOIN_SECONDS: Final = 2.0  # a thread that hangs in the kernel is left behind; all are daemons
 
 
 class _Hint(FileSystemEventHandler):
@@ -130,8 +131,12 @@ def _reader(observer: BaseObserver) -> Any:
 
 def _discard(observer: BaseObserver) -> None:
     """Stops every thread by itself: after a crash inside watchdog its own stop() raises half-way."""
-    for part in (observer, *observer.emitters, _reader(observer)):
+    parts = (observer, *observer.emitters, _reader(observer))
+    for part in parts:
         with suppress(Exception):  # whatever is broken in there, it is being thrown away
             part.stop()
     with suppress(Exception):  # the dispatcher waits for this on its queue
         observer.event_queue.put_nowait(EventDispatcher.stop_event)
+    for part in parts:
+        with suppress(Exception):  # one that was never started can not be waited for
+            part.join(JOIN_SECONDS)

@@ -6,11 +6,11 @@ import math
 import time
 import traceback
 import uuid
-from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import orjson
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 
 from gateway import errors, events
 
@@ -28,7 +28,6 @@ STATUSES: Final[dict[type[errors.GatewayError], int]] = {
 }
 DEFAULT_RETRY: Final = 1.0  # seconds, where a 429 or 503 knows nothing better
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 LINE: Final = web.RequestKey("line", dict[str, Any])  # what a handler adds to the request's one log line
 
 
@@ -62,7 +61,7 @@ def of_http(error: web.HTTPException) -> errors.GatewayError:
             return errors.InvalidBody(error.reason)
 
 
-def middleware(tell: events.Events) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
+def middleware(tell: events.Events) -> Middleware:
     """Around every request: its id, its errors, its one event."""
 
     @web.middleware
@@ -102,9 +101,9 @@ async def _guarded(request: web.Request, handler: Handler, line: dict[str, Any],
     except web.HTTPException as http:
         if http.status < 400:
             raise
-        error = of_http(http)
-        line["code"] = error.code
-        return answer(error)
+        refusal = of_http(http)
+        line["code"] = refusal.code
+        return answer(refusal)
     except Exception as bug:
         line["code"] = errors.Internal.code
         line["traceback"] = "".join(traceback.format_exception(bug))

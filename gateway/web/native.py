@@ -191,9 +191,7 @@ def _json(embedding: Embedding, encoding: str) -> web.Response:
         "normalized": embedding.normalized,
         "usage": {"tokens": embedding.tokens},
     }
-    return web.Response(
-        body=orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY), content_type="application/json"
-    )
+    return web.Response(body=orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY), content_type="application/json")
 
 
 def _tell(request: web.Request, embedding: Embedding) -> None:

@@ -36,10 +36,10 @@ class Backlog:
             self._waiting.append(event)
             self._some.set()
 
-    async def take(self, timeout: float) -> bytes:
-        """What has happened since, as text of the stream; a comment when nothing has within `timeout` seconds."""
+    async def take(self, patience: float) -> bytes:
+        """What has happened since, as text of the stream; a comment when nothing has within `patience` seconds."""
         try:
-            await asyncio.wait_for(self._some.wait(), timeout)
+            await asyncio.wait_for(self._some.wait(), patience)
         except TimeoutError:
             return b": nothing new\n\n"
         self._some.clear()

@@ -45,7 +45,7 @@ def reference(directory: Path) -> npt.NDArray[np.float32]:
 
 
 def past_the_weights(directory: Path) -> int:
-    """Bytes of an archive in the client's order (lexical) that ends within tokenizer.json, which follows the weights."""
+    """Bytes of the archive up to within tokenizer.json, which follows the weights in the client's order (lexical)."""
     files = [path for path in directory.iterdir() if path.is_file() and path.name <= "model.safetensors"]
     return sum(path.stat().st_size for path in files) + 128 * 1024
 

@@ -585,7 +585,7 @@ def _replaced(document: Any, place: tuple[Any, ...], value: Any) -> Any:
     return changed
 
 
-@settings(max_examples=400, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=400, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_whatever_stands_in_a_json_file_the_answer_is_a_verdict(
     made: str, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

@@ -122,6 +122,12 @@ def test_the_tar_of_kubectl_cp_is_seen_while_it_stalls_between_two_files(root: P
 
 def test_a_tar_that_writes_one_model_does_not_hold_back_another(root: Path) -> None:
     with tar_stalled(root, "m/config.json", "m/model.safetensors"):
+        (root / "finetuned/other/config.json").write_text("{ }")  # changed since: by somebody else
+        deadline = time.monotonic() + 60
+        while not any(writer.held == "file" for writer in find(str(root))):  # tar names a file and then opens it
+            assert time.monotonic() < deadline
+            os.sched_yield()
+        assert seen(root) is not None
         assert seen(root, "other") is None
 
 
