@@ -14,7 +14,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final, TextIO
 
@@ -43,7 +43,9 @@ CLOSE_SECONDS: Final = 2.0  # for connections that are idle or stream events, on
 class Gateway:
     """Everything that lives as long as the process. `start` is a task group's `create_task`."""
 
-    def __init__(self, settings: Settings, tell: events.Events, group: asyncio.TaskGroup) -> None:
+    def __init__(
+        self, settings: Settings, devices: Sequence[str], tell: events.Events, group: asyncio.TaskGroup
+    ) -> None:
         self.settings = settings
         self.events = tell
         self._group = group
@@ -57,7 +59,7 @@ class Gateway:
                 hang_timeout=settings.hang_timeout,
                 load_timeout=settings.load_timeout,
             )
-            for device in find_devices(settings.device)
+            for device in devices
         ]
         self.engine = ProcessEngine(
             self.hosts,
@@ -154,9 +156,10 @@ async def run(settings: Settings, *, on_ready: Any = None) -> None:
         loop.add_signal_handler(number, end, number.name)
     async with AsyncExitStack() as stack:
         stack.enter_context(_alone(settings.state_dir))
+        devices = find_devices(settings.device)  # outside the group, which would wrap what an operator must change
         listener = stack.enter_context(_listen(settings))
         group = await stack.enter_async_context(asyncio.TaskGroup())
-        gateway = Gateway(settings, tell, group)
+        gateway = Gateway(settings, devices, tell, group)
         runner = web.AppRunner(
             gateway.web(), handler_cancellation=True, access_log=None, shutdown_timeout=CLOSE_SECONDS
         )
@@ -195,10 +198,10 @@ def _listen(settings: Settings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
         return socket.create_server((settings.host, settings.port), family=family, backlog=1024)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the second: a host that no name server could be asked for
         raise SettingsError(
-            f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}; choose another with --port "
-            f"or DROPGATE_PORT"
+            f"cannot listen on {settings.host}:{settings.port}: {getattr(error, 'strerror', None) or error}; choose "
+            f"another with --port or DROPGATE_PORT, or another address with --host"
         ) from error
 
 

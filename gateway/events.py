@@ -89,6 +89,8 @@ class ModelSwapped(Event, frozen=True, kw_only=True):
 
 
 class ModelRemoved(Event, frozen=True, kw_only=True):
+    """A directory has gone from the volume, and what it served is retired."""
+
     name = "model_removed"
     model: str
     generation: str | None = None
@@ -118,6 +120,8 @@ class GenerationUnloaded(Event, frozen=True, kw_only=True):
 
 
 class LoadFailed(Event, frozen=True, kw_only=True):
+    """A generation could not be loaded; requests do not try again before `retry_after` seconds."""
+
     name = "load_failed"
     level = "error"
     generation: str

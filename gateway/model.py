@@ -60,7 +60,7 @@ class ModelRef(msgspec.Struct, frozen=True):
         Raises InvalidModelId for anything that escapes the root, has control characters, is over 512 bytes,
         or is no name at all.
         """
-        if len(text.encode(errors="surrogateescape")) > MAX_ID_BYTES:
+        if len(text.encode(errors="surrogatepass")) > MAX_ID_BYTES:  # a URL and JSON can spell half of a character
             raise InvalidModelId(f"a model id has at most {MAX_ID_BYTES} bytes")
         if not text.isprintable():
             raise InvalidModelId("a model id has no control characters", model=ascii(text))
@@ -89,9 +89,13 @@ def _parts(spelling: str, models_dir: str, text: str) -> list[str]:
 
 
 def _candidates(parts: list[str], root_name: str, absolute: bool, text: str) -> tuple[tuple[ModelId, ...], bool]:
+    if len(parts) > 1 and parts[0] == root_name and parts[1].startswith(HUB_CACHE) and not absolute:
+        parts = parts[1:]
     if parts[0].startswith(HUB_CACHE):  # also as a path that goes on to snapshots/<sha>
         parts = parts[0].removeprefix(HUB_CACHE).split("--")
-        absolute = absolute or len(parts) == 1
+        if len(parts) > 2 or not all(NAME.fullmatch(part) for part in parts):
+            raise InvalidModelId("a directory of the Hub cache is models--<org>--<name>", model=text)
+        absolute = True  # its one place is directly under the root
     if len(parts) == 3 and parts[0] == root_name and not absolute:
         parts = parts[1:]
     if len(parts) == 1:
@@ -101,7 +105,9 @@ def _candidates(parts: list[str], root_name: str, absolute: bool, text: str) -> 
         return (ModelId(DEFAULT_NAMESPACE, name), ModelId(None, name)), True
     if len(parts) == 2:
         namespace, name = parts
-        found = [ModelId(namespace, name), ModelId(None, f"{namespace}_{name}")]  # the second: the flat cache
+        found = [ModelId(namespace, name)]
+        if NAME.fullmatch(flat := f"{namespace}_{name}"):  # the flat cache
+            found.append(ModelId(None, flat))
         if namespace == root_name and not absolute:
             found.append(ModelId(None, name))
         return tuple(found), False

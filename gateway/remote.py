@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import sys
@@ -25,7 +26,7 @@ def run(action: str, model: str | None, *, url: str | None, as_json: bool) -> in
         document = _call(base + path, post=action not in {"list", "show"})
     except urllib.error.HTTPError as error:
         return _refused(error)
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+    except (OSError, http.client.HTTPException, ValueError) as error:  # nobody, not a gateway, or not even a URL
         reason = getattr(error, "reason", error)
         print(f"gateway: no gateway answers at {base} ({reason}); name it with --url", file=sys.stderr)
         return 1
@@ -41,7 +42,10 @@ def run(action: str, model: str | None, *, url: str | None, as_json: bool) -> in
 def _call(url: str, *, post: bool) -> Any:
     request = urllib.request.Request(url, method="POST" if post else "GET")
     with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
-        return json.load(response)
+        document = json.load(response)
+    if not isinstance(document, dict) or not document.keys() & {"models", "id"}:
+        raise ValueError("another program answers there")
+    return document
 
 
 def _refused(error: urllib.error.HTTPError) -> int:

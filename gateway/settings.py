@@ -11,11 +11,13 @@ import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final
 
 ENV_PREFIX: Final = "DROPGATE_"
 UNITS: Final = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "KI": 1024, "MI": 1024**2, "GI": 1024**3}
+LARGEST: Final = 2**63 - 1  # what the hosts, and JSON, can be told
 
 
 class SettingsError(ValueError):
@@ -104,7 +106,10 @@ def parse_bytes(text: str) -> int:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]I?)?B?", text.strip().upper())
     if not found:
         raise ValueError("expected bytes, such as 2GiB or 500MB")
-    return int(float(found[1]) * UNITS[found[2] or ""])
+    value = int(Fraction(found[1]) * UNITS[found[2] or ""])
+    if value > LARGEST:
+        raise ValueError("expected fewer bytes: there is no such memory")
+    return value
 
 
 def _switch(text: str) -> bool:
@@ -116,8 +121,10 @@ def _switch(text: str) -> bool:
 
 
 def _count(text: str) -> int:
-    if not text.strip().isdigit():
+    if not text.strip().isdecimal():
         raise ValueError("expected a whole number, 0 or more")
+    if len(text) > 18:
+        raise ValueError("expected a smaller number")
     return int(text)
 
 
@@ -145,9 +152,18 @@ def _seconds(text: str) -> float:
     return value
 
 
+def _path(text: str) -> str:
+    if not text.strip() or "\0" in text:
+        raise ValueError("expected a path")
+    try:
+        return str(Path(text).expanduser().absolute())
+    except RuntimeError as error:  # ~user, and there is no such user
+        raise ValueError(str(error)) from error
+
+
 PARSERS: Final[dict[str, Callable[[str], Any]]] = {
     "text": str.strip,
-    "path": lambda text: str(Path(text).expanduser().absolute()),
+    "path": _path,
     "bytes": parse_bytes,
     "switch": _switch,
     "maybe": lambda text: None if text.strip().lower() == "auto" else _switch(text),
@@ -199,7 +215,7 @@ def _from_file(path: str) -> dict[str, tuple[str, str]]:
     try:
         with open(path, "rb") as stream:
             document = tomllib.load(stream)
-    except (OSError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:  # the second: not TOML, or not even UTF-8
         raise SettingsError(f"{path}: {error}") from error
     known = {spec.name for spec in fields(Settings)}
     if unknown := sorted(set(document) - known):
@@ -230,5 +246,5 @@ def _parse(name: str, where: str, text: str) -> Any:
 
 def _check(settings: Settings) -> None:
     models, state = os.path.realpath(settings.models_dir), os.path.realpath(settings.state_dir)
-    if state == models or state.startswith(models + os.sep):
+    if os.path.commonpath([state, models]) == models:
         raise SettingsError(f"--state-dir {state} lies inside --models-dir {models}: generations would be watched")

@@ -47,7 +47,7 @@ class Log:
         )
 
     def __call__(self, event: events.Event) -> None:
-        fields = {name: value for name, value in msgspec.to_builtins(event).items() if value not in (None, [], "")}
+        fields = {name: value for name, value in msgspec.to_builtins(event).items() if value not in (None, (), "")}
         getattr(self._logger, _level(event))(event.name, **fields)
 
 

@@ -27,7 +27,13 @@ def find_devices(wanted: str) -> list[str]:
         raise SettingsError(f"--device {wanted}: no such device: {', '.join(wrong)}")
     if len(set(names)) != len(names):
         raise SettingsError(f"--device {wanted}: a device is named twice")
+    if missing := [name for name in names if name.startswith("cuda") and _index(name) >= cuda_devices()]:
+        raise SettingsError(f"--device {wanted}: the CUDA driver does not find {', '.join(missing)}")
     return names
+
+
+def _index(name: str) -> int:
+    return int(name.partition(":")[2] or 0)
 
 
 def cuda_devices() -> int:

@@ -203,14 +203,8 @@ class Pool:
             return self._slots[digest]
         self._refuse_if_failed(digest)
         size = self._loader.predict(generation)
-        room = self.budget - sum(s.bytes for s in self._slots.values() if s.generation.digest in self._pinned)
-        if size > room:
-            raise DoesNotFit(
-                f"the model takes {size} bytes of device memory, and the budget leaves {room}"
-                + ("" if room == self.budget else f" of {self.budget} beside what is pinned"),
-                bytes=size,
-                budget=self.budget,
-            )
+        if error := self._never_fits(digest, size):
+            raise error
         slot = self._slots[digest] = Slot(generation, size, self._clock())
         slot.loaded.add_done_callback(_retrieve)
         self._waiting.append(slot)
@@ -239,17 +233,26 @@ class Pool:
             victim = self._victim()
             if victim is not None:
                 self._leave(victim, "evicted")
-            elif any(other.state is State.LOADING for other in self._slots.values()):
-                break  # the load's end calls again
+            elif error := self._never_fits(slot.generation.digest, slot.bytes):  # others were pinned while it waited
+                self._waiting.popleft()
+                del self._slots[slot.generation.digest]
+                _fail(slot, error)
             else:
-                self._refuse(slot)
+                break  # the end of a load, or of a lease, calls again
         self._observer.changed()
 
-    def _refuse(self, slot: Slot) -> None:
-        """All that is loaded was pinned while this one waited."""
-        self._waiting.remove(slot)
-        del self._slots[slot.generation.digest]
-        _fail(slot, DoesNotFit("what is pinned leaves no room for the model", bytes=slot.bytes, budget=self.budget))
+    def _never_fits(self, digest: str, size: int) -> DoesNotFit | None:
+        others = {slot.generation.digest: slot.bytes for slot in self._slots.values()}
+        pinned = [taken for other, taken in others.items() if other in self._pinned and other != digest]
+        room = self.budget - sum(pinned)
+        if size <= room and len(pinned) < self.limit:
+            return None
+        beside = f" of {self.budget} beside what is pinned" if pinned else ""
+        return DoesNotFit(
+            f"the model takes {size} bytes of device memory, and the budget leaves {room}{beside}",
+            bytes=size,
+            budget=self.budget,
+        )
 
     def _fits(self, size: int, used: int, count: int) -> bool:
         return used + size <= self.budget and count < self.limit

@@ -73,7 +73,8 @@ class Recorder:
     def _write(self, line: int, digest: str, requests: Sequence[int]) -> Iterator[None]:
         ids = list(requests)[:MAX_REQUESTS]
         padding = [0] * (MAX_REQUESTS - len(ids))
-        ENTRY.pack_into(self._page, line * ENTRY.size, time.monotonic(), digest.encode(), len(ids), *ids, *padding)
+        ENTRY.pack_into(self._page, line * ENTRY.size, 0.0, digest.encode(), len(ids), *ids, *padding)
+        struct.pack_into("<d", self._page, line * ENTRY.size, time.monotonic())  # last: now the line is whole
         try:
             yield
         finally:

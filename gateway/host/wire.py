@@ -204,8 +204,8 @@ class Link(asyncio.Protocol, Generic[M]):
         """Sends one frame; does nothing once the other end is gone (`on_lost` has told)."""
         if self._transport is None or self._transport.is_closing():
             return
-        header = _encoder.encode(message)
-        self._transport.writelines([HEAD.pack(len(header), len(payload)), header, payload])
+        header, body = _encoder.encode(message), memoryview(payload)
+        self._transport.writelines([HEAD.pack(len(header), body.nbytes), header, body])
 
     def close(self) -> None:
         if self._transport is not None:

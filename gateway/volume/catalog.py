@@ -66,6 +66,7 @@ class Catalog:
         self._by_digest: dict[str, tuple[str, ...]] = {}
         self._parsed: LRUCache[str, ModelRef] = LRUCache(PARSED)
         self._summoned: LRUCache[str, Generation] = LRUCache(SUMMONED)
+        self._prunings = 0
         self._pruned = asyncio.Event()  # not set while the store is being pruned
         self._pruned.set()
         self.looked = asyncio.Event()  # the volume has been looked at, and what was known before is judged
@@ -191,7 +192,6 @@ class Catalog:
             self._reject(entry, directory, (reasons.reason("internal", message),))
         finally:
             entry.judging = None
-            entry.successor = None
             self._look_again(None)
 
     async def _accept(self, entry: Entry, directory: Directory, refusal: Reason | None) -> None:
@@ -218,6 +218,8 @@ class Catalog:
         except GatewayError as error:
             reason = reasons.reason("load_failed", f"the new content could not be loaded: {error.message}")
             raise Refused((reason,)) from error
+        finally:
+            entry.successor = None  # it is live before anybody is told what may stay, or it may go
 
     def _go_live(self, entry: Entry, directory: Directory, generation: Generation) -> None:
         previous, entry.live = entry.live, generation
@@ -302,11 +304,16 @@ class Catalog:
         """Frees the disk from what nobody wants. Never while new content arrives: nobody wants that yet."""
         if self._judging():
             return
+        self._prunings += 1
         self._pruned.clear()
         try:
             await self._copies.run(self._store.prune, self._wanted())
+        except OSError as error:
+            self._events.emit(events.Notice(code="store_not_pruned", message=str(error)))
         finally:
-            self._pruned.set()
+            self._prunings -= 1
+            if not self._prunings:
+                self._pruned.set()
 
     def _judging(self) -> bool:
         return any(entry.judging for entry in self._entries.values())
@@ -352,7 +359,8 @@ class Catalog:
         paths = {model.path: str(model) for model in self._entries}
         names = {model.name: str(model) for model in self._entries}
         wanted = ref.candidates[0]
-        found = difflib.get_close_matches(wanted.path, paths, 3, 0.5)
+        # a bare name has no namespace to compare, and a namespace that is the same makes all of it alike
+        found = [] if ref.bare else difflib.get_close_matches(wanted.path, paths, 3, 0.8)
         by_name = difflib.get_close_matches(wanted.name, names, 3, 0.5)
         return list(dict.fromkeys([*(paths[path] for path in found), *(names[name] for name in by_name)]))[:3]
 
@@ -360,22 +368,23 @@ class Catalog:
         if entry.live is not None and entry.live.digest.startswith(short):
             return entry.live
         for digest in entry.previous:
-            if digest.startswith(short):
-                return self._summon(digest)
+            if digest.startswith(short) and (generation := self._summon(digest)) is not None:
+                return generation
         there = [entry.live.short] if entry.live else []
-        there += [digest[:12] for digest in entry.previous]
+        there += [digest[:12] for digest in entry.previous if not digest.startswith(short)]
         raise GenerationNotFound(
             f"{entry.model} has no generation {short}; it has {', '.join(there) or 'none'}",
             model=str(entry.model),
             generations=there,
         )
 
-    def _summon(self, digest: str) -> Generation:
+    def _summon(self, digest: str) -> Generation | None:
+        """An earlier generation, which may be loaded from now on; None when the store has it no more."""
         generation = self._summoned.get(digest)
         if generation is None:
             opened = self._store.open(digest)
             if opened is None:
-                raise GenerationNotFound("the generation is not in the store any more", generations=[])
+                return None
             generation = self._summoned[digest] = opened
             self._publish()
         return generation

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import os
-import time
-from typing import Final
 
 from gateway.volume import files, writers
 from gateway.volume.directory import Directory
 from gateway.volume.reasons import Unfit
 from gateway.volume.sums import Checked, Sums
 from gateway.volume.writers import Writer
-
-WRITERS_AGE: Final = 0.05  # seconds; one pass over /proc serves all the directories of one look
 
 
 class VolumeEvidence:
@@ -21,7 +17,11 @@ class VolumeEvidence:
     def __init__(self, root: str, sums: Sums | None = None) -> None:
         self._root = os.path.realpath(root)
         self._sums = sums or Sums(self._root)
-        self._writers: tuple[float, list[Writer]] = (-WRITERS_AGE, [])
+        self._writers: list[Writer] | None = None  # one pass over /proc serves all the directories of one look
+
+    def begin(self) -> None:
+        """A new look: who was writing at the last one says nothing."""
+        self._writers = None
 
     def hole(self, directory: Directory) -> str | None:
         """A file with bytes that were never written, if there is one."""
@@ -39,11 +39,9 @@ class VolumeEvidence:
 
     def writer(self, directory: Directory, changed: float) -> Writer | None:
         """Who may be writing to it; `changed` is when it last changed, in wall-clock seconds."""
-        at, found = self._writers
-        if not 0 <= time.monotonic() - at < WRITERS_AGE:
-            found = writers.find(self._root)
-            self._writers = (time.monotonic(), found)
-        return writers.writing(directory, found, changed)
+        if self._writers is None:
+            self._writers = writers.find(self._root)
+        return writers.writing(directory, self._writers, changed)
 
     def checked(self, directory: Directory) -> Checked:
         """What its SHA256SUMS says of it."""

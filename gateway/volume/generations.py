@@ -54,7 +54,7 @@ class Record(msgspec.Struct, frozen=True):
 
 
 class Store:
-    """Generations below one state directory, which no other gateway uses. Blocking; for one lane of one thread."""
+    """Generations below one state directory, which no other gateway uses. Blocking; several lanes may take at once."""
 
     def __init__(self, state_dir: str, *, allow_pickle: bool = False, sums: Sums | None = None) -> None:
         self._base = os.path.join(os.path.abspath(state_dir), "generations")
@@ -66,6 +66,8 @@ class Store:
 
         Raises Refused, or Changed if it changed meanwhile.
         """
+        if directory.error:
+            raise Refused((directory.error,))
         try:
             return self._accept(directory, root)
         except Refused as error:
@@ -75,7 +77,7 @@ class Store:
 
     def _accept(self, directory: Directory, root: str) -> Generation:
         sums = self._sums or Sums(root)
-        manifest = self._judge(directory.path, root, directory)
+        manifest = self._judge(directory.path, root)
         if reason := sums.check(directory).reason:
             raise Refused((reason,))
         self._make_room(_sizes(directory, manifest))
@@ -138,9 +140,7 @@ class Store:
                 if name.startswith("."):
                     _erase(os.path.join(self._base, name))
 
-    def _judge(self, path: str, root: str, directory: Directory | None = None) -> Manifest:
-        if directory and directory.error:
-            raise Refused((directory.error,))
+    def _judge(self, path: str, root: str) -> Manifest:
         verdict = judge(path, root=root, allow_pickle=self._allow_pickle)
         if isinstance(verdict, Rejected):
             raise Refused(verdict.reasons)
@@ -183,10 +183,17 @@ class Store:
         return Generation(record.digest, os.path.join(self._base, record.digest, FILES), record.manifest)
 
     def _name(self, staging: str, digest: str) -> None:
-        if self.open(digest):
-            return  # equal content is there already; ours is erased
-        self.remove(digest)  # damaged: somebody was in there
-        os.rename(staging, os.path.join(self._base, digest))
+        """First the rename, then the look at what is in its way: two lanes may be taking equal content at once."""
+        path = os.path.join(self._base, digest)
+        try:
+            os.rename(staging, path)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            if self.open(digest):
+                return  # equal content is there already; ours is erased
+            self.remove(digest)  # damaged: somebody was in there
+            os.rename(staging, path)
         _sync(self._base)
 
     def _record(self, digest: str) -> Record | None:

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+import orjson
+
 from gateway.model import SUBMODULE, Accepted, Manifest, Pooling, Reason, Rejected, Verdict
 from gateway.volume import modules
 from gateway.volume.architectures import Architecture, read_architecture
@@ -200,6 +202,10 @@ def read_metadata(directory: str, root: str) -> tuple[dict[str, Any], Reason | N
     if not folder.has(METADATA):
         return {}, None
     try:
-        return Document.read(folder, METADATA, "metadata_invalid").fields, None
+        fields = Document.read(folder, METADATA, "metadata_invalid").fields
+        orjson.dumps(fields)  # it is shown with every model: what cannot be written must not hide the others
     except Unfit as error:
         return {}, reason("metadata_invalid", error.reason.message, METADATA)
+    except orjson.JSONEncodeError as error:
+        return {}, reason("metadata_invalid", f"{METADATA} cannot be shown: {error}", METADATA)
+    return fields, None

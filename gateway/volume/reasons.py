@@ -70,6 +70,8 @@ REASONS: Final[dict[str, tuple[Kind, str]]] = {
     # the gateway's own copy of it
     "disk_full": ("unreadable", "Free space under the state directory, or move it to a larger disk (--state-dir)."),
     "store_unwritable": ("unreadable", "Let the gateway write to its state directory (--state-dir)."),
+    "load_failed": ("invalid", "Copy a model that loads; touch one of its files to have this one tried again."),
+    "internal": ("invalid", "Report it with the gateway's log; touch one of the model's files to have it tried again."),
     # beside the model
     "metadata_invalid": ("invalid", "Correct {file}; the model is served without it."),
 }

@@ -34,6 +34,9 @@ NEVER: Final = float("inf")
 class Evidence(Protocol):
     """Facts that cost something, asked only about directories that have not settled."""
 
+    def begin(self) -> None:
+        """A new look begins."""
+
     def hole(self, directory: Directory) -> str | None:
         """A file with bytes that were never written."""
 
@@ -111,6 +114,7 @@ class Settler:
         served = served or {}
         if self._clock is None:
             self._clock = wall - now
+        self._evidence.begin()
         observations, dues = {}, []
         for model, directory in scan.directories.items():
             track = self._follow(directory, now, wall, served.get(model))

@@ -122,7 +122,9 @@ class _Look:
         if not self._named(model):
             return None
         if not inside(real, self.root):
-            reason = reasons.reason("outside_volume", f"{model.path} is a link that leads out of the volume")
+            reason = reasons.reason(
+                "outside_volume", f"{model.path} is a link that leads out of the volume", model.name
+            )
             self.directories[model] = refused(model, entry.path, entry.stat(follow_symlinks=False), reason)
             return None
         return real
@@ -173,12 +175,15 @@ def _entries(path: str) -> list[os.DirEntry[str]]:
 
 
 def _is_model(entries: list[os.DirEntry[str]]) -> bool:
-    return any(
-        (entry.name in MODEL_FILES or entry.name.endswith(MODEL_SUFFIXES))
-        and not entry.name.startswith(".")
-        and not entry.is_dir(follow_symlinks=False)
-        for entry in entries
-    ) or {entry.name for entry in entries} >= TRAINING
+    return (
+        any(
+            (entry.name in MODEL_FILES or entry.name.endswith(MODEL_SUFFIXES))
+            and not entry.name.startswith(".")
+            and not entry.is_dir(follow_symlinks=False)
+            for entry in entries
+        )
+        or {entry.name for entry in entries} >= TRAINING
+    )
 
 
 def _stands_alone(child: os.DirEntry[str], parent: str) -> bool:

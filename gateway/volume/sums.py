@@ -12,7 +12,6 @@ import re
 from typing import Final
 
 import msgspec
-from cachetools import LRUCache
 
 from gateway.model import Reason
 from gateway.volume import reasons
@@ -40,12 +39,12 @@ class Checked(msgspec.Struct, frozen=True):
 
 
 class Sums:
-    """Checks directories against their SHA256SUMS. A file is hashed once per stat, so that a growing copy costs no
-    more than the growth of its last file. Blocking."""
+    """Checks directories against their SHA256SUMS. A file is hashed once per stat: while a copy grows, the files that
+    are there already cost nothing more. Blocking; lanes may share it."""
 
     def __init__(self, root: str) -> None:
         self._root = os.path.realpath(root)
-        self._known: LRUCache[tuple[int, int, int, int, int], str] = LRUCache(REMEMBERED)
+        self._known: dict[tuple[int, int, int, int, int], str] = {}  # a plain one: its operations are atomic
 
     def check(self, directory: Directory) -> Checked:
         """Whether the directory is what its SHA256SUMS says."""
@@ -82,6 +81,8 @@ class Sums:
             digest = _sha256(descriptor)
             now = os.fstat(descriptor)
         if (now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns) == key[1:]:
+            if len(self._known) >= REMEMBERED:
+                self._known.clear()
             self._known[key] = digest
         return digest
 

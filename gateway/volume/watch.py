@@ -7,6 +7,7 @@ nothing that it does can end watchdog's threads.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
@@ -78,6 +79,8 @@ class Watcher:
         observer: BaseObserver | None = None
         try:
             self._identity = _identity(self._root)
+            # ordinary: a new folder was reported twice. Its names are raw, and under -W error it would kill the reader
+            warnings.filterwarnings("ignore", message="Callback with id", category=RuntimeWarning)
             observer = Observer()
             # a link would be watched itself, and never say anything: watch what it leads to
             observer.schedule(self._hint, self._identity[0], recursive=True, event_filter=EVENTS)

@@ -38,7 +38,7 @@ def physics(tmp_path: Path, minilm: str) -> Path:
 
 def reference(directory: Path) -> npt.NDArray[np.float32]:
     """What the model's own library says."""
-    from sentence_transformers import SentenceTransformer  # noqa: PLC0415 - seconds of import, in the tests that ask
+    from sentence_transformers import SentenceTransformer  # seconds of import, for the tests that ask
 
     vectors = SentenceTransformer(str(directory), device="cpu").encode(TEXTS, convert_to_numpy=True)
     return np.asarray(vectors, dtype=np.float32)

@@ -30,6 +30,9 @@ class Facts:
         self.sums = Checked()
         self.asked: list[str] = []
 
+    def begin(self) -> None:
+        pass
+
     def hole(self, directory: Directory) -> str | None:
         self.asked.append("hole")
         return self.hole_in

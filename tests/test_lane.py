@@ -1,0 +1,106 @@
+"""Lanes: order, width, and what is finished when nobody waits for it any more."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+from gateway.lane import Lane
+
+
+def fail() -> None:
+    raise KeyError("inside")
+
+
+async def test_a_lane_of_one_thread_runs_in_the_order_of_arrival() -> None:
+    lane, gate, order = Lane("test"), threading.Event(), list[int]()
+    blocked = asyncio.ensure_future(lane.run(gate.wait))
+    waiting = [asyncio.ensure_future(lane.run(order.append, number)) for number in range(50)]
+    await asyncio.sleep(0)  # each has been handed in
+    assert order == []
+    gate.set()
+    await asyncio.gather(blocked, *waiting)
+    assert order == list(range(50))
+    lane.close()
+
+
+async def test_answers_and_exceptions_come_out_where_they_were_asked_for() -> None:
+    lane = Lane("test")
+    assert await lane.run(divmod, 7, 2) == (3, 1)
+    assert await lane.run(int, "ff", base=16) == 255
+    with pytest.raises(KeyError, match="inside"):
+        await lane.run(fail)
+    assert await lane.run(len, "abc") == 3
+    lane.close()
+
+
+async def test_work_runs_off_the_loop_on_a_thread_that_has_the_lanes_name() -> None:
+    lane = Lane("disk")
+    name = await lane.run(lambda: threading.current_thread().name)
+    assert name.startswith("disk")
+    assert name != threading.current_thread().name
+    lane.close()
+
+
+async def test_a_wide_lane_runs_as_many_at_once_as_it_is_wide() -> None:
+    lane, meet = Lane("test", 3), threading.Barrier(3)
+    await asyncio.gather(*(lane.run(meet.wait, 60) for _ in range(3)))  # a narrower lane would break the barrier
+    assert lane.width == 3
+    lane.close()
+
+
+async def test_work_that_has_begun_is_finished_though_its_caller_has_gone() -> None:
+    lane, begun, gate, done = Lane("test"), threading.Event(), threading.Event(), list[str]()
+
+    def work() -> None:
+        begun.set()
+        gate.wait()
+        done.append("work")
+
+    caller = asyncio.ensure_future(lane.run(work))
+    await asyncio.to_thread(begun.wait)
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    gate.set()
+    await lane.run(done.append, "next")
+    assert done == ["work", "next"]
+    lane.close()
+
+
+async def test_work_whose_caller_has_gone_before_it_began_is_never_begun() -> None:
+    lane, gate, done = Lane("test"), threading.Event(), list[str]()
+    blocked = asyncio.ensure_future(lane.run(gate.wait))
+    caller = asyncio.ensure_future(lane.run(done.append, "unwanted"))
+    await asyncio.sleep(0)  # both have been handed in
+    caller.cancel()
+    await asyncio.sleep(0)
+    gate.set()
+    await blocked
+    await lane.run(done.append, "next")
+    assert done == ["next"]
+    lane.close()
+
+
+async def test_closing_finishes_what_runs_drops_what_waits_and_takes_no_more() -> None:
+    lane, begun, gate, done = Lane("test"), threading.Event(), threading.Event(), list[str]()
+
+    def work() -> None:
+        begun.set()
+        gate.wait()
+        done.append("work")
+
+    running = asyncio.ensure_future(lane.run(work))
+    await asyncio.to_thread(begun.wait)
+    waiting = asyncio.ensure_future(lane.run(done.append, "dropped"))
+    await asyncio.sleep(0)  # it has been handed in
+    lane.close(wait=False)
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    gate.set()
+    await running
+    assert done == ["work"]
+    with pytest.raises(RuntimeError, match="shutdown"):
+        await lane.run(len, "")

@@ -1,0 +1,124 @@
+"""The reading order: a module imports only what stands above it, and each concern has one home."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).parents[1]
+
+# docs/architecture.md shows this order, folder by folder. The catalog needs an engine to run what it accepts, so it
+# stands below the engine, and so do the two modules that are its own.
+ORDER: Final = [
+    *("errors", "model", "events", "settings", "lane"),
+    *("volume.reasons", "volume.files", "volume.documents", "volume.mounts", "volume.directory", "volume.source"),
+    *("volume.writers", "volume.sums", "volume.evidence", "volume.settle", "volume.watch", "volume.follower"),
+    *("volume.pickles", "volume.weights", "volume.architectures", "volume.transformer", "volume.tokenizer"),
+    *("volume.prompts", "volume.modules", "volume.manifest", "volume.copying", "volume.generations"),
+    *("host.wire", "host.recorder", "host.library", "host.memory", "host.pooling", "host.stages", "host.tokenize"),
+    *("host.encoder", "host.pool", "host.batcher", "host.host", "host.__main__"),
+    *("engine.engine", "engine.placement", "engine.devices", "engine.supervisor", "engine.process"),
+    *("volume.ledger", "volume.entry", "volume.catalog"),
+    *("service", "telemetry"),
+    *("web.errors", "web.native", "web.stream", "web.metrics"),
+    *("app", "examples", "check", "remote", "cli", "__main__"),
+]
+THREADS: Final = {"threading", "_thread", "concurrent", "multiprocessing"}
+
+
+def modules(package: str) -> dict[str, ast.Module]:
+    """Name below the package -> its syntax; packages themselves, which are empty, left out."""
+    paths = sorted(path for path in (ROOT / package).rglob("*.py") if path.name != "__init__.py")
+    named = {".".join(path.relative_to(ROOT / package).with_suffix("").parts): path for path in paths}
+    return {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in named.items()}
+
+
+GATEWAY: Final = modules("gateway")
+TRAINER: Final = modules("trainer")
+
+
+def imports(tree: ast.Module) -> Iterator[str]:
+    """Every dotted name that is imported anywhere in a module, in its functions too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def importers(*libraries: str) -> set[str]:
+    """The gateway's modules that import one of these top-level names."""
+    wanted = set(libraries)
+    return {name for name, tree in GATEWAY.items() if wanted & {found.partition(".")[0] for found in imports(tree)}}
+
+
+def readers_of_the_environment() -> set[str]:
+    """Modules that read `os.environ` or call `getenv`; an assignment to a variable is no reading."""
+    found = set()
+    for name, tree in GATEWAY.items():
+        assigned = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Subscript) and is_written(node)}
+        for node in ast.walk(tree):
+            named = node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+            if named in {"environ", "environb", "getenv"} and id(node) not in assigned:
+                found.add(name)
+    return found
+
+
+def is_written(node: ast.Subscript) -> bool:
+    return isinstance(node.ctx, ast.Store)
+
+
+def own(name: str) -> str | None:
+    """The module of ours that an imported name means: `gateway.host.wire.Options` is `host.wire`."""
+    parts = name.split(".")[1:]
+    return next((known for end in range(len(parts), 0, -1) if (known := ".".join(parts[:end])) in GATEWAY), None)
+
+
+def test_the_reading_order_has_every_module_once() -> None:
+    assert sorted(ORDER) == sorted(GATEWAY)
+
+
+def test_a_module_imports_only_what_stands_above_it() -> None:
+    place = {name: index for index, name in enumerate(ORDER)}
+    upward = [
+        f"{name} imports {target}"
+        for name, tree in GATEWAY.items()
+        for target in {own(found) for found in imports(tree) if found.startswith("gateway.")} - {None}
+        if place[str(target)] >= place[name]
+    ]
+    assert upward == []
+
+
+def test_the_architecture_page_shows_the_same_order() -> None:
+    page = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `gateway/(\w*)/?` \| ((?:`\w+`,? ?)+)\|", page, re.MULTILINE)
+    shown = [f"{folder}.{name}".lstrip(".") for folder, names in rows for name in re.findall(r"`(\w+)`", names)]
+    assert shown == ORDER
+
+
+def test_only_hosts_import_torch_and_transformers() -> None:
+    found = importers("torch", "transformers", "safetensors", "tokenizers", "sentence_transformers")
+    assert found, "the hosts do"
+    assert {name.partition(".")[0] for name in found} == {"host"}
+
+
+def test_only_the_edge_speaks_http() -> None:
+    assert {name.partition(".")[0] for name in importers("aiohttp")} == {"app", "web"}
+
+
+def test_only_lanes_start_threads() -> None:
+    assert importers(*THREADS) == {"lane"}
+
+
+def test_only_settings_read_the_environment() -> None:
+    # `gateway models` is a client: it is told of its gateway by DROPGATE_URL, and has none of the server's settings
+    assert readers_of_the_environment() == {"settings", "remote"}
+
+
+def test_gateway_and_trainer_share_no_code() -> None:
+    assert [name for name, tree in TRAINER.items() for found in imports(tree) if found.startswith("gateway")] == []
+    assert importers("trainer") == set()

@@ -1,0 +1,71 @@
+"""What the catalog believed is on disk whole, or as it was before."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from gateway.volume.ledger import Ledger, Record
+
+FIRST = Record(
+    model="finetuned/m", live="a" * 64, fingerprint="f", inode=2**63, previous=("b" * 64, "c" * 64), pinned=True
+)
+SECOND = Record(model="legacy", live="d" * 64, fingerprint="", inode=0)
+
+
+def test_what_was_written_is_read_back(tmp_path: Path) -> None:
+    Ledger(str(tmp_path)).write([FIRST, SECOND])
+    assert Ledger(str(tmp_path)).read() == [FIRST, SECOND]
+    Ledger(str(tmp_path)).write([])
+    assert Ledger(str(tmp_path)).read() == []
+
+
+def test_without_a_file_nothing_was_believed(tmp_path: Path) -> None:
+    assert Ledger(str(tmp_path)).read() == []
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"[", b"{}", b"null", b'[{"model": "m"}]', b'[{"model": 5}]', b"\xff\xfe", b"[" * 100_000, b'["\xff"]'],
+)
+def test_a_file_that_this_version_cannot_read_is_a_value_error_that_names_it(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "catalog.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"catalog\.json"):
+        Ledger(str(tmp_path)).read()
+
+
+def test_fields_of_a_later_version_are_passed_over(tmp_path: Path) -> None:
+    Ledger(str(tmp_path)).write([SECOND])
+    path = tmp_path / "catalog.json"
+    path.write_text(path.read_text().replace('"model"', '"colour": "red", "model"'))
+    assert Ledger(str(tmp_path)).read() == [SECOND]
+
+
+def test_when_writing_fails_the_old_file_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = Ledger(str(tmp_path))
+    ledger.write([FIRST])
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        ledger.write([SECOND])
+    assert ledger.read() == [FIRST]
+
+
+def test_a_half_written_file_of_a_killed_process_is_not_read_and_not_in_the_way(tmp_path: Path) -> None:
+    ledger = Ledger(str(tmp_path))
+    ledger.write([FIRST])
+    (tmp_path / "catalog.json.partial").write_text('[{"model": "finetu')
+    assert ledger.read() == [FIRST]
+    ledger.write([SECOND])
+    assert os.listdir(tmp_path) == ["catalog.json"]
+    assert ledger.read() == [SECOND]
+
+
+def test_a_state_directory_that_is_not_there_is_an_os_error(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No such file"):
+        Ledger(str(tmp_path / "nowhere")).write([FIRST])
