@@ -33,7 +33,7 @@ run: $(RUN_STAMP)  ## install, publish the demo model on models/, and serve on P
 	@$(BIN)/python scripts/demo_model.py --models-dir '$(MODELS)'
 	@$(BIN)/python -c "import socket; s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1); s.bind(('$(HOST)', $(PORT)))" 2>/dev/null \
 	  || { echo "cannot listen on $(HOST) port $(PORT): something else does; choose another: make run PORT=8002" >&2; exit 1; }
-	@exec $(BIN)/python -m gateway serve --host '$(HOST)' --port $(PORT) --models-dir '$(MODELS)' --state-dir '$(STATE)' --default-model $(DEMO) $(ARGS)
+	@exec $(BIN)/python -m gateway serve --host '$(HOST)' --port $(PORT) --models-dir '$(MODELS)' --state-dir '$(STATE)' --default-model $(DEMO) --examples $(ARGS)
 
 test: $(DEV_STAMP)  ## install, and run all tests; ARGS='-k kubectl -x'
 	$(BIN)/python -m pytest $(ARGS)

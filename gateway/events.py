@@ -193,7 +193,7 @@ class DeviceCall(Event, frozen=True, kw_only=True):
 
 
 class VolumeScanned(Event, frozen=True, kw_only=True):
-    """One look at the whole volume. `why` is hint or timer."""
+    """One look at the whole volume. `why` is start, hint or timer."""
 
     name = "volume_scanned"
     public = False

@@ -20,6 +20,7 @@ It watches {models_dir} and serves what is dropped there. Try:
 
 Drop a model: copy any sentence-transformers directory, and ask for it by its name. No restart.
 
+  mkdir -p {models}/finetuned
   cp -r {models}/{example} {models}/finetuned/my-model
   curl -s {url}/embed -H 'Content-Type: application/json' \\
     -d '{{"model": "huggingface:finetuned/my-model", "inputs": "hello"}}'

@@ -85,7 +85,7 @@ class Service:
         model, generation = self.catalog.find(self._ref(request.model))
         options = self._options(request, generation.manifest)
         dim = request.dimensions or generation.manifest.dim
-        normalized = generation.manifest.normalized if options.normalize is None else options.normalize
+        normalized = _normalized(options, generation.manifest)
         if not request.texts:
             return Embedding(model=model, generation=generation, data=b"", rows=0, dim=dim, normalized=normalized)
         async with self._work():
@@ -175,3 +175,10 @@ class Service:
             self._in_flight -= 1
             if not self._in_flight:
                 self._quiet.set()
+
+
+def _normalized(options: Options, manifest: Manifest) -> bool:
+    """Whether the answer has unit vectors: because the request says so, or because the model makes them."""
+    if options.normalize is False:
+        return manifest.normalized and options.dimensions is None  # what the model normalized is not undone
+    return manifest.normalized or options.normalize is True

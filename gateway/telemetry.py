@@ -58,6 +58,8 @@ def _level(event: events.Event) -> str:
             return "error"
         if event.route in PROBES and event.status == 200:
             return "debug"
+    if isinstance(event, events.ModelSwapped) and event.breaking:
+        return "warning"
     return event.level
 
 

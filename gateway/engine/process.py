@@ -1,8 +1,8 @@
 """The default engine: a supervised host process for each device of this machine.
 
 A host may crash, hang or poison its device at any time. That costs the request that did it a 503, and nobody else
-anything: requests that were in flight are sent again, those that were on the device in a batch of their own, and a
-generation that was on the device at two deaths is quarantined.
+anything: requests that were in flight are sent again. Those that were at work get the next host to themselves, so a
+second death has one culprit: its request is refused, and its generation is quarantined.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class ProcessEngine:
         self._quarantine: dict[str, tuple[float, float]] = {}  # digest -> until, length
         self._pins: dict[str, Generation] = {}
         self._live: dict[str, Generation] = {}
-        self._preloads: set[asyncio.Task[None]] = set()
+        self._preloads: dict[str, asyncio.Task[None]] = {}  # of pinned generations
         for host in self._hosts:
             host.on_report = self._reported
             host.on_up = self._came_up
@@ -70,7 +70,7 @@ class ProcessEngine:
     async def load(self, generation: Generation) -> None:
         self._quarantine.pop(generation.digest, None)
         self._strikes.pop(generation.digest, None)
-        await self._ask(generation, lambda alone, number: wire.Load(number, generation.digest))
+        await self._ask(generation, lambda alone, number: wire.Load(number, generation.digest, alone))
 
     async def unload(self, digest: str) -> None:
         for host in self._hosts:
@@ -85,9 +85,7 @@ class ProcessEngine:
         self._quarantine = {digest: term for digest, term in self._quarantine.items() if digest in self._live}
         for host in self._hosts:
             self._tell_keep(host)
-        for generation in self._pins.values():
-            if not self._held(generation.digest):
-                self._preload(generation)
+        self._load_pinned()
 
     def residences(self) -> dict[str, list[Residence]]:
         found: dict[str, list[Residence]] = {}
@@ -140,7 +138,8 @@ class ProcessEngine:
                 return await host.call(functools.partial(request, strikes > 0), generation.digest)
             except Death as death:
                 strikes += death.suspect
-            if strikes >= STRIKES:
+                convicted = strikes >= STRIKES and death.sole
+            if convicted:
                 raise HostFailed(
                     "the host process died twice while it worked on this request", retry_after=FIRST_QUARANTINE
                 )
@@ -174,17 +173,19 @@ class ProcessEngine:
         self._assigned[digest] = index
         return self._hosts[index]
 
-    def _held(self, digest: str) -> bool:
-        return any(digest in host.residents for host in self._hosts)
+    def _load_pinned(self) -> None:
+        for digest, generation in self._pins.items():
+            held = any(digest in host.residents for host in self._hosts)
+            if not held and digest not in self._preloads:
+                self._preload(generation)
 
     def _preload(self, generation: Generation) -> None:
         async def load() -> None:
             with contextlib.suppress(GatewayError):  # told as an event by whoever noticed
-                await self._ask(generation, lambda alone, number: wire.Load(number, generation.digest))
+                await self._ask(generation, lambda alone, number: wire.Load(number, generation.digest, alone))
 
-        task = asyncio.get_running_loop().create_task(load())
-        self._preloads.add(task)
-        task.add_done_callback(self._preloads.discard)
+        task = self._preloads[generation.digest] = asyncio.get_running_loop().create_task(load())
+        task.add_done_callback(lambda _: self._preloads.pop(generation.digest, None))
 
     def _tell_keep(self, host: HostProcess) -> None:
         for generation in self._pins.values():
@@ -195,16 +196,14 @@ class ProcessEngine:
 
     def _came_up(self, host: HostProcess) -> None:
         self._tell_keep(host)
-        for generation in self._pins.values():
-            if not self._held(generation.digest):
-                self._preload(generation)
+        self._load_pinned()
 
-    def _died(self, host: HostProcess, suspects: Collection[str]) -> None:
+    def _died(self, host: HostProcess, suspects: Collection[str], sole: bool) -> None:
         for digest in [digest for digest, index in self._assigned.items() if self._hosts[index] is host]:
             del self._assigned[digest]
         for digest in suspects:
             self._strikes[digest] = self._strikes.get(digest, 0) + 1
-            if self._strikes[digest] >= STRIKES:
+            if self._strikes[digest] >= STRIKES and sole:
                 self._put_into_quarantine(digest)
 
     def _put_into_quarantine(self, digest: str) -> None:

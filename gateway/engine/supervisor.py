@@ -35,11 +35,13 @@ HOST_COMMAND: Final = (sys.executable, "-m", "gateway.host")
 
 
 class Death(Exception):
-    """The host died before it answered. `suspect`: the request was on the device, or its model was being loaded."""
+    """The host died before it answered. `suspect`: the request was on the device, or its model was being loaded;
+    `sole`: and nothing else was at work."""
 
-    def __init__(self, suspect: bool) -> None:
+    def __init__(self, suspect: bool = False, sole: bool = False) -> None:
         super().__init__()
         self.suspect = suspect
+        self.sole = suspect and sole
 
 
 class Call(msgspec.Struct):
@@ -70,7 +72,7 @@ class HostProcess:
         self.reported = time.time()
         self.on_report: Callable[[HostProcess, wire.Report], None] = lambda host, report: None
         self.on_up: Callable[[HostProcess], None] = lambda host: None
-        self.on_death: Callable[[HostProcess, Collection[str]], None] = lambda host, suspects: None
+        self.on_death: Callable[[HostProcess, Collection[str], bool], None] = lambda host, suspects, sole: None
         self._config = config
         self._events = tell
         self._hang_timeout = hang_timeout
@@ -115,7 +117,7 @@ class HostProcess:
             self._link.send(command)
 
     def offer(self, generation: Generation) -> None:
-        if generation.digest not in self._offered:
+        if self.up and generation.digest not in self._offered:
             self._offered.add(generation.digest)
             self.tell(wire.Offer(generation))
 
@@ -125,7 +127,7 @@ class HostProcess:
         Raises Death, and the GatewayError that the host answers with.
         """
         if self._link is None:
-            raise Death(False)
+            raise Death
         self._number = number = (self._number + 1) % (1 << 32) or 1
         answer: asyncio.Future[tuple[wire.Done, bytes]] = asyncio.get_running_loop().create_future()
         self._calls[number] = Call(answer, digest)
@@ -233,6 +235,7 @@ class HostProcess:
         call, loads = self._recorder.running(), {load.digest for load in self._recorder.loading()}
         on_device = set(call.requests) if call else set()
         suspects = loads | ({call.digest} if call else set())
+        sole = len(loads) + bool(call) == 1
         calls = list(self._calls.items())
         residents = list(self.residents.values())
         self._link = None
@@ -252,10 +255,10 @@ class HostProcess:
                 )
             )
             self._tell_unloaded(residents)
-            self.on_death(self, suspects)
+            self.on_death(self, suspects, sole)
         for number, waiting in calls:
             if not waiting.answer.done():
-                waiting.answer.set_exception(Death(number in on_device or waiting.digest in loads))
+                waiting.answer.set_exception(Death(number in on_device or waiting.digest in loads, sole))
 
     def _tell_unloaded(self, residents: Collection[wire.Resident]) -> None:
         for resident in residents:

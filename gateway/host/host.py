@@ -21,11 +21,12 @@ import numpy.typing as npt
 import torch
 
 from gateway.errors import DoesNotFit, GatewayError, Internal, ModelNotFound
-from gateway.host import encoder, memory, wire
+from gateway.host import encoder, library, memory, wire
 from gateway.host.batcher import Batcher, Call, Vectors
 from gateway.host.pool import Pool, Runtime, Slot
 from gateway.host.recorder import LOADS, Recorder
 from gateway.host.tokenize import Tokenizer
+from gateway.host.turns import Turns
 from gateway.lane import Lane
 from gateway.model import Generation
 
@@ -102,7 +103,10 @@ class Host:
         )
         self._known: dict[str, Generation] = {}
         self._requests: dict[int, asyncio.Task[None]] = {}
+        self._turns = Turns()
+        self._suspects: set[int | str] = set()  # requests and digests that were at work when a host died
         self._report_due = False
+        self._warm: asyncio.Task[Any] | None = None  # the import that the first load would wait for
 
     # The commands.
 
@@ -111,12 +115,11 @@ class Host:
             case wire.Offer():
                 self._known[command.generation.digest] = command.generation
             case wire.Embed():
-                self._start(command.id, self._embed(command))
+                self._start(command, self._embed(command))
             case wire.Load():
-                self._start(command.id, self._load(command))
+                self._start(command, self._load(command))
             case wire.Unload():
-                self.pool.unload(command.digest)
-                self._send(wire.Done(command.id), b"")
+                self._start(command, self._unload(command))
             case wire.Cancel():
                 if task := self._requests.get(command.id):
                     task.cancel()
@@ -124,6 +127,8 @@ class Host:
                 live = frozenset(command.live)
                 self._known = {digest: known for digest, known in self._known.items() if digest in live}
                 self.pool.keep(live, frozenset(command.pinned))
+                if live and not self._warm:
+                    self._warm = asyncio.get_running_loop().create_task(self._disk.run(library.transformers))
 
     async def serve(self) -> None:
         """Says that it is ready, and feeds the device for ever."""
@@ -131,10 +136,16 @@ class Host:
         self.changed()
         await self.batcher.serve()
 
-    def _start(self, request: int, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(self._answer(request, work))
-        self._requests[request] = task
-        task.add_done_callback(lambda _: self._requests.pop(request, None))
+    def _start(self, command: wire.Embed | wire.Load | wire.Unload, work: Coroutine[Any, Any, None]) -> None:
+        if not isinstance(command, wire.Unload) and command.alone:
+            self._suspects |= {command.id, command.digest}
+        task = asyncio.get_running_loop().create_task(self._answer(command.id, work))
+        self._requests[command.id] = task
+        task.add_done_callback(lambda _: self._ended(command.id))
+
+    def _ended(self, request: int) -> None:
+        del self._requests[request]
+        self._suspects.discard(request)
 
     async def _answer(self, request: int, work: Coroutine[Any, Any, None]) -> None:
         try:
@@ -147,6 +158,11 @@ class Host:
 
     async def _load(self, command: wire.Load) -> None:
         await self.pool.load(self._generation(command.digest))
+        self._send(wire.Done(command.id), b"")
+
+    async def _unload(self, command: wire.Unload) -> None:
+        await self.pool.unload(command.digest)
+        self._report()  # before the answer, so that who reads the state after it sees it
         self._send(wire.Done(command.id), b"")
 
     async def _embed(self, command: wire.Embed) -> None:
@@ -191,19 +207,24 @@ class Host:
 
     async def load(self, generation: Generation) -> Runtime:
         _read_ahead(generation)
-        async with self._loads:
+        turn = self._turns.alone() if generation.digest in self._suspects else self._turns.shared()
+        async with self._loads, turn:
             with self._recorder.load(generation.digest):
-                try:
-                    return await self._read(generation)
-                except memory.OutOfMemory:
-                    self.pool.evict_idle()
-                    await self._lane.run(memory.release, self.device)
-                try:
-                    return await self._read(generation)
-                except memory.OutOfMemory as error:
-                    raise DoesNotFit(
-                        "the device has no memory left for the model, with all idle ones unloaded"
-                    ) from error
+                model = await self._read_or_make_room(generation)
+        self._suspects.discard(generation.digest)
+        return model
+
+    async def _read_or_make_room(self, generation: Generation) -> Model:
+        try:
+            return await self._read(generation)
+        except memory.OutOfMemory:
+            self.pool.evict_idle()
+            await self._lane.run(memory.release, self.device)
+        try:
+            return await self._read(generation)
+        except memory.OutOfMemory as error:
+            message = "the device has no memory left for the model, with all idle ones unloaded"
+            raise DoesNotFit(message) from error
 
     async def _read(self, generation: Generation) -> Model:
         """Disk to host memory on the disk lane, then to the device, and a probe before anybody else may use it."""
@@ -224,7 +245,9 @@ class Host:
     # The device.
 
     async def _on_device(self, function: Callable[[], Vectors], digest: str, requests: list[int]) -> Vectors:
-        return await self._lane.run(self._record, function, digest, requests)
+        suspected = not self._suspects.isdisjoint(requests)
+        async with self._turns.alone() if suspected else self._turns.shared():
+            return await self._lane.run(self._record, function, digest, requests)
 
     def _record(self, function: Callable[[], Vectors], digest: str, requests: list[int]) -> Vectors:
         with self._recorder.device_call(digest, requests):

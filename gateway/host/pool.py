@@ -70,6 +70,7 @@ class Slot:
         self.why = ""
         self.runtime: Runtime | None = None
         self.loaded: asyncio.Future[Runtime] = asyncio.get_running_loop().create_future()
+        self.gone = asyncio.Event()  # out of the pool, bytes and all
 
     def __repr__(self) -> str:
         return f"<{self.generation.short} {self.state.value} {self.bytes} leases={self.leases}>"
@@ -162,14 +163,12 @@ class Pool:
         async with self.lease(generation):
             pass
 
-    def unload(self, digest: str, why: str = "requested") -> bool:
-        """Retires a generation; False when it is not there."""
-        slot = self._slots.get(digest)
-        if slot is None:
-            return False
-        self._leave(slot, why)
-        self._admit()
-        return True
+    async def unload(self, digest: str, why: str = "requested") -> None:
+        """Retires a generation, and returns when its bytes are free: after its last lease. It may not be there."""
+        if slot := self._slots.get(digest):
+            self._leave(slot, why)
+            self._admit()
+        await asyncio.gather(*(slot.gone.wait() for slot in self._leaving if slot.generation.digest == digest))
 
     def keep(self, live: frozenset[str], pinned: frozenset[str]) -> None:
         """Retires what is not live, forgets its failures, and pins what is pinned."""
@@ -365,6 +364,7 @@ class Pool:
         if self._slots.get(digest) is slot:
             del self._slots[digest]
         self._leaving.discard(slot)
+        slot.gone.set()
         self._observer.failed(slot, error)
         _fail(slot, error)
         self._admit()
@@ -374,6 +374,7 @@ class Pool:
         runtime, slot.runtime = slot.runtime, None
         await self._loader.close(runtime)
         self._leaving.discard(slot)
+        slot.gone.set()
         self._observer.unloaded(slot, self._clock() - slot.last_used)
         self._admit()
 

@@ -37,7 +37,7 @@ class Offer(msgspec.Struct, frozen=True, tag=True):
 
 
 class Embed(msgspec.Struct, frozen=True, tag=True):
-    """`alone`: in a batch of its own, since it was on the device when a host died."""
+    """`alone`: it, or the load it waits for, has the host to itself, since it was at work when a host died."""
 
     id: int
     digest: str
@@ -49,6 +49,7 @@ class Embed(msgspec.Struct, frozen=True, tag=True):
 class Load(msgspec.Struct, frozen=True, tag=True):
     id: int
     digest: str
+    alone: bool = False
 
 
 class Unload(msgspec.Struct, frozen=True, tag=True):

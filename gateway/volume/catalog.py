@@ -30,6 +30,7 @@ from gateway.volume.generations import Changed, Store
 from gateway.volume.ledger import Ledger, Record
 from gateway.volume.manifest import read_metadata
 from gateway.volume.settle import Observation, Snapshot
+from gateway.volume.source import Ignored
 
 PARSED: Final = 4096  # spellings whose meaning is remembered
 SUMMONED: Final = 16  # earlier generations that clients asked for by name, and that may stay loaded
@@ -67,6 +68,7 @@ class Catalog:
         self._parsed: LRUCache[str, ModelRef] = LRUCache(PARSED)
         self._summoned: LRUCache[str, Generation] = LRUCache(SUMMONED)
         self._prunings = 0
+        self.ignored: tuple[Ignored, ...] = ()  # names on the volume that are no models
         self._pruned = asyncio.Event()  # not set while the store is being pruned
         self._pruned.set()
         self.looked = asyncio.Event()  # the volume has been looked at, and what was known before is judged
@@ -140,6 +142,7 @@ class Catalog:
 
     def reconcile(self, snapshot: Snapshot) -> None:
         """Makes the catalog match one look at the volume."""
+        self.ignored = snapshot.ignored
         for observation in snapshot.observations.values():
             self._observe(observation)
         for model in snapshot.removed & self._entries.keys():

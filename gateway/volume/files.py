@@ -182,10 +182,20 @@ class Folder:
 
     def open(self, name: str) -> AbstractContextManager[int]:
         """The descriptor of a file, as `open_regular` gives it."""
-        return open_regular(self.path(name), self.root, name)
+        return open_regular(self._own(name), self.root, name)
 
     def read(self, name: str, cap: int = CONFIG_CAP) -> bytes:
-        return read_capped(self.path(name), self.root, cap, name)
+        return read_capped(self._own(name), self.root, cap, name)
 
     def json(self, name: str, cap: int = CONFIG_CAP) -> Any:
-        return read_json(self.path(name), self.root, cap, name)
+        return read_json(self._own(name), self.root, cap, name)
+
+    def _own(self, name: str) -> str:
+        """The path of a file in this directory's own folders. What lies behind a link to a folder changes without
+        changing this directory's fingerprint."""
+        folder = os.path.dirname(name)
+        while folder:
+            if os.path.islink(self.path(folder)):
+                raise unfit("folder_link", f"{shown_name(folder)} is a link to a folder", shown_name(folder))
+            folder = os.path.dirname(folder)
+        return self.path(name)

@@ -23,6 +23,7 @@ REASONS: Final[dict[str, tuple[Kind, str]]] = {
     ),
     "not_a_file": ("refused", "Replace {file} by a regular file."),
     "outside_volume": ("refused", "Replace the link {file} by the file itself ('cp -L')."),
+    "folder_link": ("refused", "Replace the link {file} by the folder itself ('cp -rL')."),
     "file_too_large": ("refused", "Replace {file}: no model of a kind that is served has one of this size."),
     "file_unreadable": ("unreadable", "Run 'chmod a+r {file}', and 'chmod a+rx' on the folders above it."),
     "read_failed": ("unreadable", "Check the volume: reading {file} failed in the operating system."),

@@ -17,7 +17,7 @@ from gateway.model import ModelId, Reason
 from gateway.settings import Settings
 from gateway.volume.directory import Directory
 from gateway.volume.files import shown_name
-from gateway.volume.source import Scan
+from gateway.volume.source import Ignored, Scan
 from gateway.volume.sums import NAME as SUMS_NAME
 from gateway.volume.sums import Checked
 from gateway.volume.writers import Writer
@@ -60,11 +60,13 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """The volume as it is believed to be. `removed` have gone for good; a model that is in neither is unknown. `due`
-    is the monotonic time of the next look that can bring news by itself; None when only a change can."""
+    is the monotonic time of the next look that can bring news by itself; None when only a change can. `ignored` are
+    names that are no models."""
 
     observations: dict[ModelId, Observation]
     removed: frozenset[ModelId]
     due: float | None
+    ignored: tuple[Ignored, ...] = ()
 
 
 @dataclass(slots=True)
@@ -127,6 +129,7 @@ class Settler:
             observations=observations,
             removed=removed,
             due=min((due for due in [*dues, due] if due is not None), default=None),
+            ignored=scan.ignored,
         )
 
     def forget(self, model: ModelId) -> None:

@@ -67,8 +67,9 @@ async def embed(request: web.Request) -> web.Response:
 
 @routes.get("/models")
 async def models(request: web.Request) -> web.Response:
-    """Every directory seen, with its state."""
-    return answer({"models": request.app[SERVICE].catalog.listing()})
+    """Every directory seen, with its state; and the names that are no models, with the reason."""
+    catalog = request.app[SERVICE].catalog
+    return answer({"models": catalog.listing(), "ignored": msgspec.to_builtins(catalog.ignored)})
 
 
 @routes.get("/models/embeddings")

@@ -225,7 +225,9 @@ async def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
     rig = Rig(max_tokens=10, max_queue_tokens=50)
     await rig.ask(10)  # now the rate is known
     rig.device.gate.clear()
-    jobs = [rig.ask(10) for _ in range(6)]
+    jobs = [rig.ask(10)]
+    await until(lambda: rig.device.started == 2)
+    jobs += [rig.ask(10) for _ in range(5)]
     await until(lambda: rig.batcher.queue_tokens == 50)
     with pytest.raises(Overloaded) as refused:
         await rig.ask(10)

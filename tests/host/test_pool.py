@@ -430,11 +430,14 @@ async def test_unloading_what_is_leased_waits_for_the_lease() -> None:
     device = Device()
     pool, told, _ = make(device)
     async with pool.lease(A):
-        assert pool.unload(A.digest)
-        assert not pool.unload(A.digest)
+        unloading = [asyncio.create_task(pool.unload(A.digest)) for _ in range(2)]
+        await until(lambda: bool(pool._leaving))
         assert device.names == ["/a"]
-    await until(lambda: not device.names)
+        assert not any(task.done() for task in unloading)
+    await asyncio.gather(*unloading)
+    assert device.names == []
     assert told.unloads == [("/a", "requested")]
+    await pool.unload(A.digest)  # once more is as good as once
 
 
 async def test_a_generation_that_leaves_can_be_asked_for_again() -> None:
@@ -442,9 +445,11 @@ async def test_a_generation_that_leaves_can_be_asked_for_again() -> None:
     device = Device()
     pool, _, _ = make(device)
     async with pool.lease(A) as first:
-        pool.unload(A.digest)
+        leaving = asyncio.create_task(pool.unload(A.digest))
+        await until(lambda: bool(pool._leaving))
         async with pool.lease(A) as second:
             assert first is not second
+    await leaving
     await until(lambda: len(device.held) == 1)
     assert device.held[0] is second
 

@@ -103,8 +103,11 @@ def test_what_a_process_was_doing_when_it_was_killed_is_known_to_the_one_that_sh
 
 
 def test_a_cleared_page_is_as_new(recorder: Recorder) -> None:
-    recorder.load(DIGEST).__enter__()
-    recorder.device_call(DIGEST, [1]).__enter__()
+    left = [recorder.load(DIGEST), recorder.device_call(DIGEST, [1])]  # referred to, or they would end by themselves
+    for each in left:
+        each.__enter__()
+    assert recorder.running() is not None
+    assert recorder.loading() != []
     recorder.clear()
     assert recorder.running() is None
     assert recorder.loading() == []

@@ -30,7 +30,7 @@ from gateway.host.wire import Options
 from gateway.model import Generation, ModelId
 from gateway.volume.catalog import Catalog
 from gateway.volume.directory import Directory, read
-from gateway.volume.generations import Store
+from gateway.volume.generations import DIGEST, Store
 from gateway.volume.ledger import Ledger
 from gateway.volume.settle import Observation, Snapshot
 from tests import making
@@ -67,6 +67,10 @@ class Engine:
             assert os.path.getsize(os.path.join(generation.path, file))
         self.loads.append(generation.short)
         self.loaded[generation.digest] = generation
+
+    async def begins(self) -> None:
+        """Until a load has begun. The bound only ends a test that would hang."""
+        await asyncio.wait_for(self.loading.wait(), 60)
 
     async def unload(self, digest: str) -> None:
         self.loaded.pop(digest, None)
@@ -300,7 +304,7 @@ async def test_new_content_is_loaded_beside_the_old_before_it_goes_live(world: W
     world.engine.loading.clear()
     world.put(made[1])
     world.see()
-    await world.engine.loading.wait()
+    await world.engine.begins()
     assert world.find() == old
     assert world.shown()["pending"]["state"] == "loading"
     assert len(world.engine.live) == 2
@@ -416,7 +420,7 @@ async def test_what_changes_while_it_is_judged_is_judged_again_and_the_newest_wi
     world.engine.loading.clear()
     world.put(made[1])
     world.see()
-    await world.engine.loading.wait()
+    await world.engine.begins()
     world.put(made[2])
     world.see()  # it is seen, and waits for its turn
     world.engine.gate.set()
@@ -470,7 +474,7 @@ async def test_a_directory_that_goes_while_it_is_judged_is_removed_at_the_next_l
     world.engine.loading.clear()
     world.put(made[1])
     world.see()
-    await world.engine.loading.wait()
+    await world.engine.begins()
     shutil.rmtree(world.root / M)
     world.see()
     assert world.shown()["generation"]  # its judge still has it
@@ -500,15 +504,14 @@ async def test_two_models_of_equal_content_that_are_copied_at_the_same_moment_ar
 ) -> None:
     world.put(made[0], "finetuned/a")
     world.put(made[0], "trained/b")
-    real, gate = world.store.open, threading.Barrier(2)
+    rename, gate = os.rename, threading.Barrier(2)
 
-    def open_together(digest: str) -> Generation | None:
-        found = real(digest)
-        if found is None:
-            gate.wait(60)  # neither has its name yet when both have looked
-        return found
+    def rename_together(source: str, target: str) -> None:
+        if DIGEST.fullmatch(os.path.basename(target)):
+            gate.wait(60)  # neither has its name yet when both are about to have it
+        rename(source, target)
 
-    monkeypatch.setattr(world.store, "open", open_together)
+    monkeypatch.setattr(os, "rename", rename_together)
     await world.look()
     assert world.find("finetuned/a") == world.find("trained/b")
     assert world.store.digests() == {world.find("finetuned/a").digest}
@@ -751,6 +754,36 @@ async def test_a_store_that_cannot_be_pruned_is_told_and_ends_nothing(
     world.put(made[1], "finetuned/next")
     await world.look()
     assert world.find("next")  # a judge waits for no pruning that has failed
+
+
+async def test_new_content_is_not_copied_before_the_last_of_several_prunings_has_ended(
+    world: World, made: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.put(made[0])
+    await world.look()
+    prune, begun, gates = world.store.prune, [asyncio.Event(), asyncio.Event()], [threading.Event(), threading.Event()]
+    number, loop = iter(range(2)), asyncio.get_running_loop()
+
+    def slow_prune(keep: set[str]) -> set[str]:
+        mine = next(number)
+        loop.call_soon_threadsafe(begun[mine].set)
+        gates[mine].wait(60)
+        return prune(keep)
+
+    monkeypatch.setattr(world.store, "prune", slow_prune)
+    for pinned, pruning in zip((True, False), begun, strict=True):  # each is written down, then the store is pruned
+        world.catalog.pin(ModelId.of(M), pinned)
+        await asyncio.wait_for(pruning.wait(), 60)
+    monkeypatch.setattr(world.store, "prune", prune)
+    world.put(made[1], "finetuned/next")
+    world.see()
+    gates[0].set()
+    await asyncio.wait({task for task in world.tasks if not task.done()}, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.sleep(0)  # who waited for it would go on now
+    await world.catalog._copies.run(int)  # and would be done with copying before this
+    gates[1].set()
+    await world.quiet()
+    assert world.store.open(world.find("next").digest) == world.find("next")
 
 
 async def test_many_models_at_once_are_all_accepted_while_the_store_is_pruned_again_and_again(

@@ -1,0 +1,359 @@
+"""The engine over real host processes that crash, hang, are killed, and run out of room."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from gateway import events
+from gateway.engine.process import ProcessEngine
+from gateway.engine.supervisor import HostProcess
+from gateway.errors import DoesNotFit, GatewayError, HostFailed, LoadFailed, ModelQuarantined
+from gateway.host.wire import Options
+from gateway.model import Generation
+from tests import making
+
+FAULTY = (sys.executable, "-m", "tests.engine.faulty_host")
+PLAIN = Options()
+DEADLINE = 60.0  # of a whole test step: generous, since the machine may be busy; never what decides
+
+
+class Rig:
+    """An engine on real hosts, and what they told."""
+
+    def __init__(self, engine: ProcessEngine, hosts: list[HostProcess], told: list[events.Event]) -> None:
+        self.engine = engine
+        self.hosts = hosts
+        self.told = told
+
+    def of(self, kind: type[events.Event]) -> list[events.Event]:
+        return [event for event in self.told if isinstance(event, kind)]
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(DEADLINE):
+            while not condition():
+                await asyncio.sleep(0.01)
+
+    async def embed(self, generation: Generation, *texts: str) -> np.ndarray:
+        vectors = await asyncio.wait_for(self.engine.embed(generation, list(texts), PLAIN), DEADLINE)
+        return np.frombuffer(vectors.data, "<f4").reshape(vectors.rows, vectors.dim)
+
+
+@asynccontextmanager
+async def rig(
+    devices: tuple[str, ...] = ("cpu",),
+    *,
+    budget: int = 0,
+    hang_timeout: float = 60.0,
+    load_timeout: float = 60.0,
+    command: tuple[str, ...] = FAULTY,
+) -> AsyncIterator[Rig]:
+    bus, told = events.Events(), []
+    bus.subscribe(told.append)
+    config = {"memory_budget": budget, "compute_threads": 1}
+    hosts = [
+        HostProcess(
+            device,
+            msgspec.json.encode({"device": device, **config}),
+            bus,
+            hang_timeout=hang_timeout,
+            load_timeout=load_timeout,
+            command=command,
+        )
+        for device in devices
+    ]
+    engine = ProcessEngine(hosts, bus, lambda digest: (digest[:4],), lambda g: g.manifest.parameters * 4)
+    lives = [asyncio.create_task(host.supervise()) for host in hosts]
+    try:
+        yield Rig(engine, hosts, told)
+    finally:
+        await asyncio.gather(*(host.stop() for host in hosts))
+        await asyncio.gather(*lives)
+        assert not any(alive(host.pid) for host in hosts)
+
+
+def alive(pid: int | None) -> bool:
+    try:
+        return pid is not None and Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> list[Generation]:
+    """Ten small models of one size, each with vectors of its own."""
+    base = tmp_path_factory.mktemp("models")
+    made = []
+    for number in range(10):
+        path = making.encoder(str(base / f"m{number}"), seed=number)
+        made.append(msgspec.structs.replace(making.generation(path), digest=f"{number:x}" * 64))
+    return made
+
+
+async def test_vectors_come_back_as_the_runtime_made_them(models: list[Generation]) -> None:
+    from gateway.host import encoder
+    from gateway.host.tokenize import Tokenizer
+
+    texts = ["alpha beta", "gamma", "alpha " * 20]
+    expected = encoder.load(models[0], "cpu").embed(Tokenizer(models[0]).encode(texts))
+    async with rig() as running:
+        assert np.abs(await running.embed(models[0], *texts) - expected).max() < 1e-5
+        loaded = running.of(events.GenerationLoaded)
+        assert [event.generation for event in loaded] == ["0" * 12]
+
+
+async def test_killing_the_host_under_load_costs_no_clients_request(models: list[Generation]) -> None:
+    """Whatever is in flight is sent again; what was on the device goes alone."""
+    async with rig() as running:
+        stop = False
+        answered = 0
+
+        async def client(number: int) -> None:
+            nonlocal answered
+            while not stop:
+                vectors = await running.embed(models[number % 3], f"alpha {number}", "beta")
+                assert vectors.shape == (2, 32)
+                assert np.isfinite(vectors).all()
+                answered += 1
+
+        clients = [asyncio.create_task(client(number)) for number in range(12)]
+        for _ in range(2):
+            before = answered
+            await running.until(lambda before=before: answered > before + 50)
+            pid = running.hosts[0].pid
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+            await running.until(lambda pid=pid: running.hosts[0].pid != pid and running.hosts[0].up)
+        before = answered
+        await running.until(lambda: answered > before + 50)
+        stop = True
+        await asyncio.gather(*clients)
+        assert running.hosts[0].restarts == 2
+        assert [event.why for event in running.of(events.HostExited)] == ["killed by SIGKILL"] * 2
+
+
+async def test_a_request_that_crashes_the_host_costs_itself_alone(models: list[Generation]) -> None:
+    """The culprit gets a 503 after its second try, its generation is quarantined, and everybody else is answered."""
+    async with rig() as running:
+        await running.embed(models[1], "warm")
+        culprit = asyncio.create_task(running.embed(models[0], "please crash"))
+        others = [asyncio.create_task(running.embed(models[1], f"text {n}")) for n in range(20)]
+        with pytest.raises(HostFailed, match="died twice") as failed:
+            await culprit
+        assert failed.value.retry_after
+        assert all(vectors.shape == (1, 32) for vectors in await asyncio.gather(*others))
+        with pytest.raises(ModelQuarantined) as refused:
+            await running.embed(models[0], "innocent")
+        assert refused.value.retry_after
+        assert refused.value.retry_after > 30
+        assert running.engine.quarantined(models[0].digest)
+        assert running.engine.quarantined(models[1].digest) is None
+        exits = running.of(events.HostExited)
+        assert [event.why for event in exits] == ["killed by SIGSEGV"] * 2
+        assert all("0" * 12 in event.suspects for event in exits)
+        assert [event.generation for event in running.of(events.GenerationQuarantined)] == ["0" * 12]
+        assert any("Segmentation fault" in event.line for event in running.of(events.HostOutput))
+
+
+async def test_neighbours_in_the_batch_of_a_crash_are_answered(models: list[Generation]) -> None:
+    """The same model, the same batch: the suspects run alone the second time, the innocent first."""
+    async with rig() as running:
+        await running.embed(models[0], "warm")
+        innocents = [asyncio.create_task(running.embed(models[0], f"text {n}")) for n in range(5)]
+        await asyncio.sleep(0)
+        culprit = asyncio.create_task(running.embed(models[0], "please crash"))
+        results = await asyncio.gather(*innocents, culprit, return_exceptions=True)
+        assert isinstance(results[-1], HostFailed)
+        assert all(isinstance(result, np.ndarray) for result in results[:-1])
+
+
+async def test_an_operators_load_ends_a_quarantine(models: list[Generation]) -> None:
+    async with rig() as running:
+        with pytest.raises(HostFailed):
+            await running.embed(models[0], "please crash")
+        await running.engine.load(models[0])
+        assert (await running.embed(models[0], "fine")).shape == (1, 32)
+
+
+async def test_new_content_ends_a_quarantine_by_being_another_generation(models: list[Generation]) -> None:
+    async with rig() as running:
+        with pytest.raises(HostFailed):
+            await running.embed(models[0], "please crash")
+        running.engine.keep([models[1]], [])
+        running.engine.keep([models[0]], [])
+        assert (await running.embed(models[0], "fine")).shape == (1, 32)
+
+
+async def test_a_model_whose_load_kills_the_host_is_quarantined(models: list[Generation], tmp_path: Path) -> None:
+    path = making.encoder(str(tmp_path / "crash-on-load"))
+    deadly = msgspec.structs.replace(making.generation(path), digest="f" * 64)
+    async with rig() as running:
+        others = [asyncio.create_task(running.embed(models[1], f"text {n}")) for n in range(5)]
+        with pytest.raises(HostFailed):
+            await running.embed(deadly, "anything")
+        await asyncio.gather(*others)
+        assert running.engine.quarantined(deadly.digest)
+
+
+async def test_a_hang_is_killed_and_costs_others_nothing(models: list[Generation]) -> None:
+    async with rig(hang_timeout=1.0) as running:
+        await running.embed(models[1], "warm")
+        culprit = asyncio.create_task(running.embed(models[0], "please hang"))
+        others = [asyncio.create_task(running.embed(models[1], f"text {n}")) for n in range(5)]
+        with pytest.raises(HostFailed):
+            await culprit
+        await asyncio.gather(*others)
+        assert {event.why for event in running.of(events.HostExited)} == {"a device call took too long"}
+
+
+async def test_a_poisoned_device_ends_its_host_on_purpose(models: list[Generation]) -> None:
+    """A device-side assert poisons the whole context: only a new process cures it."""
+    async with rig() as running:
+        with pytest.raises(HostFailed):
+            await running.embed(models[0], "please poison")
+        assert {event.status for event in running.of(events.HostExited)} == {71}
+        assert (await running.embed(models[1], "fine")).shape == (1, 32)
+
+
+async def test_a_host_that_does_not_start_is_told_at_once(models: list[Generation]) -> None:
+    async with rig(command=("/bin/false",)) as running:
+        await running.until(lambda: running.hosts[0].restarts >= 3)
+        with pytest.raises(HostFailed, match="does not start") as failed:
+            await running.embed(models[0], "anything")
+        assert failed.value.retry_after
+
+
+async def test_ten_models_under_a_budget_of_three_are_served_in_any_order(models: list[Generation]) -> None:
+    """The budget is never exceeded: not as the host reports it after each change, with nothing lost on the way."""
+    size = models[0].manifest.parameters * 4
+    chance = random.Random(5)
+    alone: dict[int, np.ndarray] = {}
+    async with rig(budget=3 * size + size // 2) as running:
+        seen: list[int] = []
+        receive = running.hosts[0]._receive
+
+        def watch(report: object, payload: bytes, pid: int, began: float) -> None:
+            receive(report, payload, pid, began)  # type: ignore[arg-type]  # passed through as it came
+            seen.append(running.hosts[0].residency.used)
+
+        running.hosts[0]._receive = watch  # type: ignore[method-assign]  # every report is looked at
+        for number in range(10):
+            alone[number] = await running.embed(models[number], "alpha beta")
+        order = [chance.randrange(10) for _ in range(150)]
+
+        async def client(numbers: list[int]) -> None:
+            for number in numbers:
+                vectors = await running.embed(models[number], "alpha beta")
+                assert np.abs(vectors - alone[number]).max() < 1e-5
+
+        await asyncio.gather(*(client(order[start::5]) for start in range(5)))
+        await running.until(lambda: running.hosts[0].residency.queue_tokens == 0)
+        assert max(seen) <= 3 * size + size // 2
+        assert max(seen) >= 3 * size * 0.9
+        assert len([event for event in running.of(events.GenerationUnloaded) if event.why == "evicted"]) >= 7
+        pairs = [(a, b) for a in range(10) for b in range(a)]
+        assert all(np.abs(alone[a] - alone[b]).max() > 1e-3 for a, b in pairs)
+
+
+async def test_what_is_larger_than_the_budget_is_refused(models: list[Generation]) -> None:
+    async with rig(budget=1000) as running:
+        with pytest.raises(DoesNotFit, match="the budget leaves 1000"):
+            await running.embed(models[0], "anything")
+
+
+async def test_a_pinned_model_is_loaded_at_once_and_again_after_a_crash(models: list[Generation]) -> None:
+    async with rig() as running:
+        running.engine.keep(models, [models[4]])
+        await running.until(lambda: len(running.of(events.GenerationLoaded)) == 1)
+        pid = running.hosts[0].pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        await running.until(lambda: len(running.of(events.GenerationLoaded)) == 2)
+        assert {event.generation for event in running.of(events.GenerationLoaded)} == {"4" * 12}
+        unloaded = running.of(events.GenerationUnloaded)
+        assert [event.why for event in unloaded] == ["host_exit"]
+
+
+async def test_what_is_no_longer_live_is_unloaded(models: list[Generation]) -> None:
+    async with rig() as running:
+        await running.embed(models[0], "anything")
+        running.engine.keep([models[1]], [])
+        await running.until(lambda: len(running.of(events.GenerationUnloaded)) == 1)
+        assert running.engine.residences() == {}
+
+
+async def test_unloading_answers_when_the_memory_is_free(models: list[Generation]) -> None:
+    async with rig() as running:
+        await running.embed(models[0], "anything")
+        await running.engine.unload(models[0].digest)
+        assert running.engine.residences() == {}
+        assert running.engine.devices()[0].used == 0
+
+
+async def test_missing_weights_are_a_failed_load_that_is_remembered(models: list[Generation], tmp_path: Path) -> None:
+    broken = msgspec.structs.replace(models[0], path=str(tmp_path), digest="e" * 64)
+    async with rig() as running:
+        for _ in range(3):
+            with pytest.raises(LoadFailed) as failed:
+                await running.embed(broken, "anything")
+            assert failed.value.retry_after
+        assert len(running.of(events.LoadFailed)) == 1
+
+
+async def test_models_are_spread_over_the_devices(models: list[Generation]) -> None:
+    """Two hosts: what one has no room for goes to the other, and what one holds stays there."""
+    size = models[0].manifest.parameters * 4
+    async with rig(("cpu:0", "cpu:1"), budget=2 * size + size // 2) as running:
+        await running.until(lambda: all(host.up for host in running.hosts))
+        for number in (0, 1, 2, 3, 0, 1, 2, 3):
+            await running.embed(models[number], "anything")
+        assert len(running.of(events.GenerationLoaded)) == 4
+        held = running.engine.residences()
+        devices = [residences[0].device for residences in held.values()]
+        assert sorted(devices) == ["cpu:0", "cpu:0", "cpu:1", "cpu:1"]
+
+
+async def test_the_death_of_one_devices_host_leaves_the_others_models_loaded(models: list[Generation]) -> None:
+    async with rig(("cpu:0", "cpu:1")) as running:
+        await running.until(lambda: all(host.up for host in running.hosts))
+        await running.embed(models[0], "anything")
+        holder = next(host for host in running.hosts if host.residents)
+        other = next(host for host in running.hosts if host is not holder)
+        assert holder.pid is not None
+        os.kill(holder.pid, signal.SIGKILL)
+        await running.until(lambda: not holder.up)
+        await running.embed(models[0], "anything")  # at once, on the device whose host is up
+        assert models[0].digest in other.residents
+
+
+async def test_a_client_that_leaves_costs_the_host_nothing_more(models: list[Generation]) -> None:
+    async with rig() as running:
+        await running.embed(models[0], "warm")
+        leaving = asyncio.create_task(running.embed(models[0], *(["alpha " * 60] * 500)))
+        await asyncio.sleep(0.05)
+        leaving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+        await running.embed(models[0], "still here")
+        await running.until(lambda: running.hosts[0].residency.queue_tokens == 0)
+        assert not running.hosts[0]._calls
+
+
+async def test_errors_that_cross_the_wire_keep_their_type_and_facts(models: list[Generation]) -> None:
+    from gateway.errors import InputTooLong
+
+    async with rig() as running:
+        with pytest.raises(InputTooLong) as refused:
+            await running.engine.embed(models[0], ["alpha " * 500], Options(truncate=False))
+        assert isinstance(refused.value, GatewayError)
+        assert refused.value.details
