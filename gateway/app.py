@@ -14,7 +14,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final, TextIO
 
@@ -24,7 +24,7 @@ from aiohttp import web
 from gateway import __version__, events
 from gateway.engine.devices import find_devices
 from gateway.engine.process import ProcessEngine
-from gateway.engine.supervisor import HostProcess
+from gateway.engine.supervisor import HOST_COMMAND, HostProcess
 from gateway.model import ModelId
 from gateway.service import Service
 from gateway.settings import Settings, SettingsError
@@ -41,10 +41,15 @@ CLOSE_SECONDS: Final = 2.0  # for connections that are idle or stream events, on
 
 
 class Gateway:
-    """Everything that lives as long as the process. `start` is a task group's `create_task`."""
+    """Everything that lives as long as the process, with a host on each of `devices`; `group` owns its tasks."""
 
     def __init__(
-        self, settings: Settings, devices: Sequence[str], tell: events.Events, group: asyncio.TaskGroup
+        self,
+        settings: Settings,
+        devices: Sequence[str],
+        tell: events.Events,
+        group: asyncio.TaskGroup,
+        host_command: Sequence[str] = HOST_COMMAND,
     ) -> None:
         self.settings = settings
         self.events = tell
@@ -58,6 +63,7 @@ class Gateway:
                 tell,
                 hang_timeout=settings.hang_timeout,
                 load_timeout=settings.load_timeout,
+                command=host_command,
             )
             for device in devices
         ]
@@ -140,8 +146,14 @@ class Gateway:
                 self.events.emit(events.Notice(code="unexpected_dimension", message=message))
 
 
-async def run(settings: Settings, *, on_ready: Any = None) -> None:
-    """Serves until SIGTERM or SIGINT. Raises SettingsError for what an operator must change first."""
+async def run(
+    settings: Settings,
+    *,
+    on_ready: Callable[[Gateway, str], Coroutine[Any, Any, None]] | None = None,
+    host_command: Sequence[str] = HOST_COMMAND,
+) -> None:
+    """Serves until SIGTERM or SIGINT. `on_ready` is given the gateway and its URL once the port is open;
+    `host_command` starts a host process. Raises SettingsError for what an operator must change first."""
     tell = events.Events()
     tell.subscribe(Log(settings))
     stop = asyncio.Event()
@@ -159,7 +171,7 @@ async def run(settings: Settings, *, on_ready: Any = None) -> None:
         devices = find_devices(settings.device)  # outside the group, which would wrap what an operator must change
         listener = stack.enter_context(_listen(settings))
         group = await stack.enter_async_context(asyncio.TaskGroup())
-        gateway = Gateway(settings, devices, tell, group)
+        gateway = Gateway(settings, devices, tell, group, host_command)
         runner = web.AppRunner(
             gateway.web(), handler_cancellation=True, access_log=None, shutdown_timeout=CLOSE_SECONDS
         )

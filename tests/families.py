@@ -37,7 +37,7 @@ def transformer(
     family: str, generator: torch.Generator, *, vocab: int, dim: int, layers: int, heads: int, positions: int
 ) -> Any:
     """A transformers model without heads. Every weight is drawn, so that a forgotten one changes the vectors."""
-    import transformers  # noqa: PLC0415 - a second, for those who need it
+    import transformers
 
     sizes = {"vocab_size": vocab, "pad_token_id": int(family in PADDED_WITH_ONE)}
     sizes |= _sizes(family, dim, layers, heads, positions) | OWN_SIZES.get(family, {})
@@ -68,7 +68,7 @@ def _sizes(family: str, dim: int, layers: int, heads: int, positions: int) -> di
 
 def tokenizer(family: str, words: Sequence[str], *, lower: bool, max_tokens: int) -> Any:
     """A fast tokenizer of the family's own kind. `lower` counts for word pieces alone."""
-    import transformers  # noqa: PLC0415 - see transformer
+    import transformers
 
     options: dict[str, Any] = {"model_max_length": max_tokens}
     if family in WORD_PIECES:

