@@ -88,7 +88,7 @@ class Service:
         normalized = _normalized(options, generation.manifest)
         if not request.texts:
             return Embedding(model=model, generation=generation, data=b"", rows=0, dim=dim, normalized=normalized)
-        async with self._work():
+        async with self._work(self.settings.request_timeout):
             vectors = await self.engine.embed(generation, request.texts, options)
         return Embedding(
             model=model,
@@ -105,7 +105,7 @@ class Service:
 
     async def load(self, spelling: str) -> ModelId:
         model, generation = self.catalog.find(self._ref(spelling))
-        async with self._work():
+        async with self._work(self.settings.load_timeout):
             await self.engine.load(generation)
         return model
 
@@ -160,17 +160,17 @@ class Service:
         return manifest.prompts[name]
 
     @asynccontextmanager
-    async def _work(self) -> AsyncIterator[None]:
-        """Counts what is in flight, and gives up at the deadline."""
+    async def _work(self, seconds: float) -> AsyncIterator[None]:
+        """Counts what is in flight, and gives up after `seconds`."""
         if self.draining:
             raise ShuttingDown("the gateway is stopping", retry_after=1.0)
         self._in_flight += 1
         self._quiet.clear()
         try:
-            async with asyncio.timeout(self.settings.request_timeout):
+            async with asyncio.timeout(seconds):
                 yield
         except TimeoutError as error:
-            raise DeadlineExceeded(f"no answer within {self.settings.request_timeout:g} s") from error
+            raise DeadlineExceeded(f"no answer within {seconds:g} s") from error
         finally:
             self._in_flight -= 1
             if not self._in_flight:

@@ -190,7 +190,7 @@ class ProcessEngine:
     def _tell_keep(self, host: HostProcess) -> None:
         for generation in self._pins.values():
             host.offer(generation)
-        host.tell(wire.Keep(list(self._live), list(self._pins)))
+        host.keep(self._live.keys(), self._pins.keys())
 
     # What hosts report.
 

@@ -121,6 +121,11 @@ class HostProcess:
             self._offered.add(generation.digest)
             self.tell(wire.Offer(generation))
 
+    def keep(self, live: Collection[str], pinned: Collection[str]) -> None:
+        """All that may stay. The host forgets the offers of everything else."""
+        self._offered &= set(live)
+        self.tell(wire.Keep(list(live), list(pinned)))
+
     async def call(self, command: Callable[[int], wire.Command], digest: str = "") -> tuple[wire.Done, bytes]:
         """Sends `command(number)` and waits for its answer; a caller that is cancelled ends only its waiting.
 
@@ -195,7 +200,7 @@ class HostProcess:
         def receive(report: wire.Report, payload: bytes) -> None:
             self._receive(report, payload, process.pid, began)
 
-        link = self._link = wire.Link(wire.reports)
+        link = self._link = wire.Link(wire.reports, self._lost)
         link.on_frame = receive
         await asyncio.get_running_loop().create_connection(lambda: link, sock=ours)
         async with asyncio.TaskGroup() as group:
@@ -205,6 +210,11 @@ class HostProcess:
             watchdog.cancel()
         link.close()
         self._exited(process)
+
+    def _lost(self) -> None:
+        """A host that cannot be talked to is of no use, alive or not."""
+        if not self._stopping:
+            self.kill("its connection broke")
 
     async def _read_output(self, process: asyncio.subprocess.Process) -> None:
         assert process.stderr is not None

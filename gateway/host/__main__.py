@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import sys
+import traceback
 
 import msgspec
 import uvloop
@@ -51,9 +52,10 @@ async def serve(connection: socket.socket, recorder: Recorder, config: Config) -
     serving = loop.create_task(host.serve())
     closing = loop.create_task(gone.wait())
     await asyncio.wait({serving, closing}, return_when=asyncio.FIRST_COMPLETED)
-    if serving.done():
-        serving.result()  # it never returns: this raises what ended it
-    os._exit(0)  # nothing here is worth keeping, and threads may be deep in a device call
+    if serving.done() and (error := serving.exception()):  # a bug: it never returns
+        traceback.print_exception(error)
+        sys.stderr.flush()
+    os._exit(1 if serving.done() else 0)  # at once: threads may be deep in a device call
 
 
 if __name__ == "__main__":

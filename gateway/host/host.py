@@ -106,7 +106,6 @@ class Host:
         self._turns = Turns()
         self._suspects: set[int | str] = set()  # requests and digests that were at work when a host died
         self._report_due = False
-        self._warm: asyncio.Task[Any] | None = None  # the import that the first load would wait for
 
     # The commands.
 
@@ -115,9 +114,9 @@ class Host:
             case wire.Offer():
                 self._known[command.generation.digest] = command.generation
             case wire.Embed():
-                self._start(command, self._embed(command))
+                self._start(command, self._embed(command, self._known.get(command.digest)))
             case wire.Load():
-                self._start(command, self._load(command))
+                self._start(command, self._load(command, self._known.get(command.digest)))
             case wire.Unload():
                 self._start(command, self._unload(command))
             case wire.Cancel():
@@ -127,14 +126,14 @@ class Host:
                 live = frozenset(command.live)
                 self._known = {digest: known for digest, known in self._known.items() if digest in live}
                 self.pool.keep(live, frozenset(command.pinned))
-                if live and not self._warm:
-                    self._warm = asyncio.get_running_loop().create_task(self._disk.run(library.transformers))
 
     async def serve(self) -> None:
         """Says that it is ready, and feeds the device for ever."""
         self._send(wire.Ready(self.device, self.pool.budget), b"")
         self.changed()
-        await self.batcher.serve()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._disk.run(library.transformers))  # a second that the first load need not wait
+            await self.batcher.serve()
 
     def _start(self, command: wire.Embed | wire.Load | wire.Unload, work: Coroutine[Any, Any, None]) -> None:
         if not isinstance(command, wire.Unload) and command.alone:
@@ -156,8 +155,8 @@ class Host:
             traceback.print_exc(file=sys.stderr)
             self._send(wire.Failed.of(request, Internal(f"{type(error).__name__} in the host")), b"")
 
-    async def _load(self, command: wire.Load) -> None:
-        await self.pool.load(self._generation(command.digest))
+    async def _load(self, command: wire.Load, generation: Generation | None) -> None:
+        await self.pool.load(_known(generation))
         self._send(wire.Done(command.id), b"")
 
     async def _unload(self, command: wire.Unload) -> None:
@@ -165,9 +164,9 @@ class Host:
         self._report()  # before the answer, so that who reads the state after it sees it
         self._send(wire.Done(command.id), b"")
 
-    async def _embed(self, command: wire.Embed) -> None:
+    async def _embed(self, command: wire.Embed, generation: Generation | None) -> None:
         began = time.monotonic()
-        async with self.pool.lease(self._generation(command.digest)) as model:
+        async with self.pool.lease(_known(generation)) as model:
             assert isinstance(model, Model)
             loaded = time.monotonic()
             options = command.options
@@ -194,11 +193,6 @@ class Host:
         if vectors.size < LARGE:
             return encoder.finish(vectors, normalize=normalize, dimensions=options.dimensions)
         return await self._tokens.run(encoder.finish, vectors, normalize=normalize, dimensions=options.dimensions)
-
-    def _generation(self, digest: str) -> Generation:
-        if digest not in self._known:
-            raise ModelNotFound("the generation was withdrawn")
-        return self._known[digest]
 
     # The pool's loader.
 
@@ -297,6 +291,13 @@ class Host:
             wire.Residency(residents, self.pool.used, self.pool.budget, self.batcher.queue_tokens, memory.resident()),
             b"",
         )
+
+
+def _known(generation: Generation | None) -> Generation:
+    """What a command meant when it came: a `Keep` right behind it withdraws nothing from it."""
+    if generation is None:
+        raise ModelNotFound("the generation was withdrawn")
+    return generation
 
 
 def _read_ahead(generation: Generation) -> None:

@@ -114,6 +114,7 @@ class Pool:
         self._leaving: set[Slot] = set()  # counted until closed
         self._waiting: deque[Slot] = deque()  # for room, in order
         self._idle: LRUCache[str, Slot] = LRUCache(math.inf)  # loaded, no lease, not pinned
+        self._live: frozenset[str] | None = None  # None: nobody has said yet, all is
         self._pinned: frozenset[str] = frozenset()
         self._failures: dict[str, Failure] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -172,7 +173,7 @@ class Pool:
 
     def keep(self, live: frozenset[str], pinned: frozenset[str]) -> None:
         """Retires what is not live, forgets its failures, and pins what is pinned."""
-        self._pinned = pinned
+        self._live, self._pinned = live, pinned
         self._failures = {digest: failure for digest, failure in self._failures.items() if digest in live}
         for slot in list(self._slots.values()):
             digest = slot.generation.digest
@@ -300,7 +301,9 @@ class Pool:
 
     def _rest(self, slot: Slot) -> None:
         digest = slot.generation.digest
-        if digest in self._pinned:
+        if self._live is not None and digest not in self._live:
+            self._leave(slot, "retired")  # asked for before it was withdrawn, and loaded once more for that
+        elif digest in self._pinned:
             self._idle.pop(digest, None)
         elif digest not in self._idle:
             self._idle[digest] = slot
