@@ -152,7 +152,11 @@ class HostProcess:
         backoff = 0.0
         while not self._stopping:
             began = time.monotonic()
-            await self._live()
+            try:
+                await self._live()
+            except OSError as error:  # no process, no descriptor or no memory left: not this gateway's end
+                self._failed_starts += 1
+                self._events.emit(events.Notice(code="host_not_started", message=f"{self.device}: {error}"))
             backoff = 0.0 if time.monotonic() - began > HEALTHY else min(LAST_BACKOFF, backoff * 2 or FIRST_BACKOFF)
             if not self._stopping:
                 self.restarts += 1
@@ -179,13 +183,31 @@ class HostProcess:
     async def _live(self) -> None:
         """From spawn to exit."""
         began = time.monotonic()
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
         self._recorder.clear()
         self._killed_for = ""
         self._heard = began
-        fds = (theirs.fileno(), self._recorder.fileno())
-        process = self._process = await asyncio.create_subprocess_exec(
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = self._process = await self._spawn(theirs.fileno())
+
+        def receive(report: wire.Report, payload: bytes) -> None:
+            self._receive(report, payload, process.pid, began)
+
+        link = self._link = wire.Link(wire.reports, self._lost)
+        link.on_frame = receive
+        ours.setblocking(False)
+        await asyncio.get_running_loop().create_connection(lambda: link, sock=ours)
+        async with asyncio.TaskGroup() as group:
+            watchdog = group.create_task(self._watch())
+            await self._read_output(process)
+            await process.wait()
+            watchdog.cancel()
+        link.close()
+        self._exited(process)
+
+    async def _spawn(self, connection: int) -> asyncio.subprocess.Process:
+        fds = (connection, self._recorder.fileno())
+        return await asyncio.create_subprocess_exec(
             *self._command,
             *(str(fd) for fd in fds),
             self._config.decode(),
@@ -195,21 +217,6 @@ class HostProcess:
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
         )
-        theirs.close()
-
-        def receive(report: wire.Report, payload: bytes) -> None:
-            self._receive(report, payload, process.pid, began)
-
-        link = self._link = wire.Link(wire.reports, self._lost)
-        link.on_frame = receive
-        await asyncio.get_running_loop().create_connection(lambda: link, sock=ours)
-        async with asyncio.TaskGroup() as group:
-            watchdog = group.create_task(self._watch())
-            await self._read_output(process)
-            await process.wait()
-            watchdog.cancel()
-        link.close()
-        self._exited(process)
 
     def _lost(self) -> None:
         """A host that cannot be talked to is of no use, alive or not."""

@@ -33,6 +33,9 @@ from gateway.volume.settle import Observation, Snapshot
 from gateway.volume.source import Ignored
 
 PARSED: Final = 4096  # spellings whose meaning is remembered
+PASSING: Final = frozenset({"disk_full", "store_unwritable", "read_failed", "load_failed", "internal"})
+FIRST_RETRY: Final = 10.0  # seconds until content that one of these stood against is judged again; doubled each time
+LAST_RETRY: Final = 600.0
 SUMMONED: Final = 16  # earlier generations that clients asked for by name, and that may stay loaded
 
 
@@ -52,6 +55,7 @@ class Catalog:
         spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
         look_again: Callable[[ModelId | None], None],
         keep: int,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._root = root
         self._store = store
@@ -61,6 +65,7 @@ class Catalog:
         self._spawn = spawn
         self._look_again = look_again
         self._keep = keep
+        self._clock = clock
         self._copies = Lane("copies", 2)
         self._writes = Lane("ledger")
         self._entries: dict[ModelId, Entry] = {}
@@ -91,6 +96,8 @@ class Catalog:
             return entry.model, self._pinpoint(entry, ref.generation)
         if entry.live is not None:
             return entry.model, entry.live
+        if entry.directory is None:  # known from an earlier run alone
+            raise Starting("the volume has not been looked at yet", retry_after=1.0)
         if entry.reasons and not entry.waiting:
             raise ModelRejected(
                 f"{entry.model} is on the volume and may not be served: {entry.reasons[0].message}",
@@ -133,11 +140,10 @@ class Catalog:
             records = []
         for record in records:
             generation = await self._copies.run(self._store.open, record.live)
-            if generation is None:
-                continue
             entry = self._entries[ModelId.of(record.model)] = Entry(ModelId.of(record.model))
             entry.live, entry.previous, entry.pinned = generation, record.previous, record.pinned
-            entry.fingerprint, entry.inode = record.fingerprint, record.inode
+            if generation is not None:  # else it was damaged, and its directory is judged anew
+                entry.fingerprint, entry.inode = record.fingerprint, record.inode
         self._publish()
 
     def reconcile(self, snapshot: Snapshot) -> None:
@@ -166,8 +172,14 @@ class Catalog:
             entry.waiting = observation.waiting or "it is changing"
             return
         entry.waiting = ""
-        if entry.judging is None and (directory.fingerprint != entry.fingerprint or entry.unconfirmed):
+        changed = directory.fingerprint != entry.fingerprint
+        if entry.judging is None and (changed or entry.unconfirmed or self._is_due(entry)):
+            entry.retry_wait = 0.0 if changed else entry.retry_wait
             entry.judging = self._spawn(self._judge(entry, observation))
+
+    def _is_due(self, entry: Entry) -> bool:
+        """Whether what stood in the way may have gone: a full disk, a device without room, a host that died."""
+        return entry.retry_at is not None and self._clock() >= entry.retry_at
 
     def _remove(self, entry: Entry) -> None:
         if entry.judging is not None:
@@ -201,10 +213,10 @@ class Catalog:
         if refusal is not None:
             raise Refused((refusal,))
         await self._pruned.wait()
-        if entry.live is None or directory.fingerprint != entry.fingerprint:
-            generation = await self._copies.run(self._store.accept, directory, self._root)
-        else:
+        if entry.live is not None and entry.unconfirmed and directory.fingerprint == entry.fingerprint:
             generation = entry.live  # known from before the start
+        else:
+            generation = await self._copies.run(self._store.accept, directory, self._root)
         metadata, trouble = await self._copies.run(read_metadata, directory.path, self._root)
         if entry.live is not None and entry.live.digest != generation.digest:
             await self._prepare(entry, generation)
@@ -229,6 +241,7 @@ class Catalog:
         entry.accepted = directory
         entry.fingerprint, entry.inode = directory.fingerprint, directory.inode
         entry.reasons = ()
+        entry.retry_at = None
         age = max(0.0, time.time() - directory.newest_ctime_ns / 1e9)
         if previous is None:
             self._events.emit(
@@ -257,6 +270,10 @@ class Catalog:
         entry.fingerprint = directory.fingerprint
         if entry.live is not None:
             entry.accepted = directory
+        entry.retry_at = None
+        if any(reason.code in PASSING for reason in found):
+            entry.retry_wait = min(LAST_RETRY, entry.retry_wait * 2 or FIRST_RETRY)
+            entry.retry_at = self._clock() + entry.retry_wait
         if entry.reasons != found:
             entry.reasons = found
             serving = entry.live.short if entry.live else None

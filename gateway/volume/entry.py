@@ -33,6 +33,8 @@ class Entry:
         self.warnings: tuple[Reason, ...] = ()
         self.metadata: dict[str, Any] = {}
         self.load_error = ""
+        self.retry_at: float | None = None  # monotonic: when to judge the same content again
+        self.retry_wait = 0.0
         self.seen = time.time()
 
     def __repr__(self) -> str:

@@ -103,7 +103,10 @@ async def _guarded(request: web.Request, handler: Handler, line: dict[str, Any],
             raise
         refusal = of_http(http)
         line["code"] = refusal.code
-        return answer(refusal)
+        response = answer(refusal)
+        if isinstance(http, web.HTTPMethodNotAllowed):
+            response.headers["Allow"] = ", ".join(sorted(http.allowed_methods))
+        return response
     except Exception as bug:
         line["code"] = errors.Internal.code
         line["traceback"] = "".join(traceback.format_exception(bug))

@@ -8,6 +8,7 @@ import shutil
 import threading
 from collections import Counter
 from collections.abc import Collection, Coroutine
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,7 @@ class World:
         self.emit = tell.emit
         self.again: list[ModelId | None] = []
         self.tasks: set[asyncio.Task[None]] = set()
+        self.now = 0.0
         self.catalog = Catalog(
             str(self.root),
             self.store,
@@ -136,6 +138,7 @@ class World:
             spawn=self.spawn,
             look_again=self.again.append,
             keep=keep,
+            clock=lambda: self.now,
         )
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -360,6 +363,39 @@ async def test_a_successor_that_fails_to_load_leaves_the_old_one_serving_and_say
     await world.look()
     assert world.find() != old
     assert not world.shown()["reasons"]
+
+
+async def test_what_may_pass_by_itself_is_tried_again_with_a_growing_backoff(world: World, made: list[str]) -> None:
+    """A full disk, a device without room, a host that died: the directory need not change for it to heal."""
+    world.put(made[0])
+    await world.look()
+    old = world.find()
+    world.engine.failure = LoadFailed("no room today")
+    world.put(made[1])
+    await world.look()
+    tries = [len(world.store.accepted)]
+    for seconds in (9, 2, 9, 12):  # the second try comes after 10 seconds, the third 20 seconds later
+        world.now += seconds
+        await world.look()
+        tries.append(len(world.store.accepted))
+    assert [later - earlier for earlier, later in pairwise(tries)] == [0, 1, 0, 1]
+    assert world.find() == old
+    assert len(world.heard(events.ModelRejected)) == 1  # the same news is told once
+    world.engine.failure = None
+    world.now += 100
+    await world.look()
+    assert world.find() != old
+    assert not world.shown()["reasons"]
+
+
+async def test_what_only_a_better_copy_heals_is_not_tried_again(world: World, made: list[str]) -> None:
+    world.put(made[0])
+    (world.root / M / "config.json").write_text("{")
+    await world.look()
+    tried = len(world.store.accepted)
+    world.now += 10_000
+    await world.look()
+    assert len(world.store.accepted) == tried
 
 
 async def test_a_bug_in_loading_is_told_and_neither_ends_the_gateway_nor_the_old_generation(
