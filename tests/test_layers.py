@@ -19,7 +19,7 @@ ORDER: Final = [
     *("volume.pickles", "volume.weights", "volume.architectures", "volume.transformer", "volume.tokenizer"),
     *("volume.prompts", "volume.modules", "volume.manifest", "volume.copying", "volume.generations"),
     *("host.wire", "host.recorder", "host.library", "host.memory", "host.pooling", "host.stages", "host.tokenize"),
-    *("host.encoder", "host.pool", "host.batcher", "host.host", "host.__main__"),
+    *("host.encoder", "host.pool", "host.batcher", "host.turns", "host.host", "host.__main__"),
     *("engine.engine", "engine.placement", "engine.devices", "engine.supervisor", "engine.process"),
     *("volume.ledger", "volume.entry", "volume.catalog"),
     *("service", "telemetry"),
