@@ -22,6 +22,8 @@ import msgspec
 from aiohttp import web
 
 from gateway import __version__, events
+from gateway.catalog.catalog import Catalog
+from gateway.catalog.ledger import Ledger
 from gateway.engine.devices import find_devices
 from gateway.engine.process import ProcessEngine
 from gateway.engine.supervisor import HOST_COMMAND, HostProcess
@@ -29,10 +31,8 @@ from gateway.model import ModelId
 from gateway.service import Service
 from gateway.settings import Settings, SettingsError
 from gateway.telemetry import Log, Metrics
-from gateway.volume.catalog import Catalog
 from gateway.volume.follower import Follower
 from gateway.volume.generations import Store
-from gateway.volume.ledger import Ledger
 from gateway.volume.settle import Snapshot
 from gateway.web import errors, metrics, native, stream
 

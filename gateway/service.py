@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 
 import msgspec
 
+from gateway.catalog.catalog import Catalog
 from gateway.engine.engine import Engine
 from gateway.errors import (
     DeadlineExceeded,
@@ -24,7 +25,6 @@ from gateway.errors import (
 from gateway.host.wire import Options
 from gateway.model import Generation, Manifest, ModelId, ModelRef
 from gateway.settings import Settings
-from gateway.volume.catalog import Catalog
 
 
 class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True):

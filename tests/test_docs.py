@@ -23,12 +23,12 @@ from aiohttp import web
 
 import gateway.web
 from gateway import cli, events, settings
+from gateway.catalog.entry import Entry, show
 from gateway.engine.engine import DeviceState, Residence
 from gateway.errors import leaves
 from gateway.model import ModelId, Reason
 from gateway.telemetry import Metrics
 from gateway.volume import architectures, modules, reasons
-from gateway.volume.entry import Entry, show
 from gateway.web.errors import status
 
 ROOT: Final = Path(__file__).parents[1]

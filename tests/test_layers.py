@@ -10,8 +10,7 @@ from typing import Final
 
 ROOT: Final = Path(__file__).parents[1]
 
-# docs/architecture.md shows this order, folder by folder. The catalog needs an engine to run what it accepts, so it
-# stands below the engine, and so do the two modules that are its own.
+# docs/architecture.md shows this order, folder by folder.
 ORDER: Final = [
     *("errors", "model", "events", "settings", "lane"),
     *("volume.reasons", "volume.files", "volume.documents", "volume.mounts", "volume.directory", "volume.source"),
@@ -21,7 +20,7 @@ ORDER: Final = [
     *("host.wire", "host.recorder", "host.library", "host.memory", "host.pooling", "host.stages", "host.tokenize"),
     *("host.encoder", "host.pool", "host.batcher", "host.turns", "host.host", "host.__main__"),
     *("engine.engine", "engine.placement", "engine.devices", "engine.supervisor", "engine.process"),
-    *("volume.ledger", "volume.entry", "volume.catalog"),
+    *("catalog.ledger", "catalog.entry", "catalog.catalog"),
     *("service", "telemetry"),
     *("web.errors", "web.native", "web.stream", "web.metrics"),
     *("app", "examples", "check", "remote", "cli", "__main__"),

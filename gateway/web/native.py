@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from typing import Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
 import numpy as np
@@ -19,6 +19,7 @@ SERVICE: Final = web.AppKey("service", Service)
 OCTETS: Final = "application/octet-stream"
 routes: Final = web.RouteTableDef()
 T = TypeVar("T")
+Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]  # what JSON can be answered with
 
 
 class EmbedBody(msgspec.Struct):
@@ -31,7 +32,7 @@ class EmbedBody(msgspec.Struct):
     truncate: bool | None = None
     prompt: str | None = None
     prompt_name: str | None = None
-    dimensions: int | None = None
+    dimensions: Int64 | None = None
     encoding_format: Literal["float", "base64"] = "float"
 
 

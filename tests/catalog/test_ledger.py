@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.volume.ledger import Ledger, Record
+from gateway.catalog.ledger import Ledger, Record
 
 FIRST = Record(
     model="finetuned/m", live="a" * 64, fingerprint="f", inode=2**63, previous=("b" * 64, "c" * 64), pinned=True

@@ -18,6 +18,8 @@ import msgspec
 from cachetools import LRUCache
 
 from gateway import events
+from gateway.catalog.entry import Entry, breaks, show
+from gateway.catalog.ledger import Ledger, Record
 from gateway.engine.engine import Engine
 from gateway.errors import GatewayError, GenerationNotFound, ModelCopying, ModelNotFound, ModelRejected, Starting
 from gateway.lane import Lane
@@ -25,9 +27,7 @@ from gateway.model import Generation, ModelId, ModelRef, Reason
 from gateway.volume import reasons
 from gateway.volume.copying import Refused
 from gateway.volume.directory import Directory
-from gateway.volume.entry import Entry, breaks, show
 from gateway.volume.generations import Changed, Store
-from gateway.volume.ledger import Ledger, Record
 from gateway.volume.manifest import read_metadata
 from gateway.volume.settle import Observation, Snapshot
 from gateway.volume.source import Ignored

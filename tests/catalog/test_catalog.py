@@ -17,6 +17,8 @@ import orjson
 import pytest
 
 from gateway import events
+from gateway.catalog.catalog import Catalog
+from gateway.catalog.ledger import Ledger
 from gateway.engine.engine import DeviceState, Residence, Vectors
 from gateway.errors import (
     GatewayError,
@@ -29,10 +31,8 @@ from gateway.errors import (
 )
 from gateway.host.wire import Options
 from gateway.model import Generation, ModelId
-from gateway.volume.catalog import Catalog
 from gateway.volume.directory import Directory, read
 from gateway.volume.generations import DIGEST, Store
-from gateway.volume.ledger import Ledger
 from gateway.volume.settle import Observation, Snapshot
 from tests import making
 
