@@ -23,7 +23,7 @@ RUN_STAMP := $(VENV)/.demo-$(KEY)-$(KIND)
 DEV_STAMP := $(VENV)/.dev-$(KEY)-$(KIND)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lock clean
+.PHONY: help run test check bench lock clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -42,6 +42,9 @@ check: $(DEV_STAMP)  ## lint, format, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: $(DEV_STAMP)  ## requests through HTTP beside SentenceTransformer.encode, in one run; ARGS='--rounds 5'
+	$(BIN)/python -m bench.http $(ARGS)
 
 lock: $(DEV_STAMP)  ## write what is installed to requirements.lock; torch is left out, its build is each machine's own
 	$(PIP) freeze --exclude-editable | grep -E '^[A-Za-z0-9._-]+==' | grep -viE '^(torch|triton|nvidia-.*|cuda-.*)==' > requirements.lock.new

@@ -173,7 +173,11 @@ async def run(
         group = await stack.enter_async_context(asyncio.TaskGroup())
         gateway = Gateway(settings, devices, tell, group, host_command)
         runner = web.AppRunner(
-            gateway.web(), handler_cancellation=True, access_log=None, shutdown_timeout=CLOSE_SECONDS
+            gateway.web(),
+            handler_cancellation=True,
+            access_log=None,
+            logger=errors.complaints(tell),
+            shutdown_timeout=CLOSE_SECONDS,
         )
         await runner.setup()
         stack.push_async_callback(runner.cleanup)

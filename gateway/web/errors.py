@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 import traceback
@@ -10,6 +11,7 @@ from typing import Any, Final
 
 import orjson
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler, Middleware
 
 from gateway import errors, events
@@ -107,10 +109,41 @@ async def _guarded(request: web.Request, handler: Handler, line: dict[str, Any],
         if isinstance(http, web.HTTPMethodNotAllowed):
             response.headers["Allow"] = ", ".join(sorted(http.allowed_methods))
         return response
+    except web.RequestPayloadError as error:
+        line["code"] = errors.InvalidBody.code
+        return answer(errors.InvalidBody(f"the body is not packed as its headers say: {_one_line(error)}"))
     except Exception as bug:
         line["code"] = errors.Internal.code
         line["traceback"] = "".join(traceback.format_exception(bug))
         return answer(errors.Internal(f"an error of the gateway's own; its log has it under {request_id}"))
+
+
+class Complaints(logging.Handler):
+    """What aiohttp itself logs, as notices: a connection that does not speak HTTP, and bugs outside the middleware."""
+
+    def __init__(self, tell: events.Events) -> None:
+        super().__init__(logging.WARNING)
+        self._events = tell
+
+    def emit(self, record: logging.LogRecord) -> None:
+        match record.exc_info and record.exc_info[1]:
+            case web.RequestPayloadError():
+                return  # the request's own line has told it
+            case HttpProcessingError() as error:
+                self._events.emit(events.Notice(code="http_broken", message=_one_line(error)))
+            case _:
+                self._events.emit(events.Notice(code="http_failed", message=logging.Formatter().format(record)))
+
+
+def complaints(tell: events.Events) -> logging.Logger:
+    """The logger of the HTTP server."""
+    logger = logging.Logger("http", logging.WARNING)
+    logger.addHandler(Complaints(tell))
+    return logger
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _request_id(request: web.Request) -> str:
