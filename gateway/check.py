@@ -7,8 +7,10 @@ import sys
 
 import msgspec
 
-from gateway.model import Accepted, Manifest, Normalize, Pooling, Rejected
+from gateway.model import Accepted, Manifest, ModelId, Normalize, Pooling, Rejected, Verdict
+from gateway.volume.directory import Directory, read
 from gateway.volume.manifest import judge, read_metadata
+from gateway.volume.sums import Sums
 
 
 def run(directory: str, *, allow_pickle: bool, as_json: bool) -> int:
@@ -16,7 +18,11 @@ def run(directory: str, *, allow_pickle: bool, as_json: bool) -> int:
     if not os.path.isdir(directory):
         print(f"gateway: {directory} is not a directory", file=sys.stderr)
         return 2
-    verdict = judge(directory, allow_pickle=allow_pickle)
+    path = os.path.realpath(directory)
+    seen = read(ModelId(None, os.path.basename(path)), path, path)
+    if seen is None:  # it went while we looked
+        return 2
+    verdict = _verdict(seen, allow_pickle)
     if as_json:
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(verdict), indent=2).decode() + "\n")
     elif isinstance(verdict, Accepted):
@@ -26,7 +32,20 @@ def run(directory: str, *, allow_pickle: bool, as_json: bool) -> int:
     _, trouble = read_metadata(directory, directory)
     if trouble and not as_json:
         print(f"warning  {trouble.code}: {trouble.message}\n         {trouble.remedy}")
+    if seen.in_progress and not as_json:
+        print(f"warning  {seen.in_progress} is a name of a copy in progress: a gateway waits until it has gone")
     return 0 if isinstance(verdict, Accepted) else 1
+
+
+def _verdict(seen: Directory, allow_pickle: bool) -> Verdict:
+    """What the gateway would say of the directory once it has settled: its SHA256SUMS counts too."""
+    if seen.error:
+        return Rejected((seen.error,))
+    verdict = judge(seen.path, allow_pickle=allow_pickle)
+    mismatch = Sums(seen.path).check(seen).reason
+    if mismatch is None:
+        return verdict
+    return Rejected((*(verdict.reasons if isinstance(verdict, Rejected) else ()), mismatch))
 
 
 def _show(manifest: Manifest) -> None:

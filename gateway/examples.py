@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -25,9 +26,11 @@ Drop a model: copy any sentence-transformers directory, and ask for it by its na
   curl -s {url}/embed -H 'Content-Type: application/json' \\
     -d '{{"model": "huggingface:finetuned/my-model", "inputs": "hello"}}'
 
-  gateway models list            # every directory, its state, and what would heal it
-  curl -sN {url}/events          # what happens, as it happens
-  curl -s {url}/metrics          # Prometheus
+Every directory, its state and what would heal it; what happens, as it happens; and Prometheus:
+
+  {gateway} models --url {url} list
+  curl -sN {url}/events
+  curl -s {url}/metrics
 
 Ctrl-C stops it.
 """
@@ -40,6 +43,16 @@ async def show(gateway: Gateway, url: str) -> None:
     models = gateway.settings.models_dir
     listing = gateway.catalog.listing()
     example = next((model["id"].partition(":")[2] for model in listing if model["generation"]), "namespace/name")
-    shown = models.removeprefix(os.getcwd() + "/")
-    text = TEXT.format(url=url, models_dir=models, models=shlex.quote(shown), example=example)
+    text = TEXT.format(
+        url=url,
+        models_dir=models,
+        models=_shown(models),
+        example=example,
+        gateway=_shown(os.path.join(os.path.dirname(sys.executable), "gateway")),
+    )
     print(text, flush=True)
+
+
+def _shown(path: str) -> str:
+    """A path as it can be typed here."""
+    return shlex.quote(path.removeprefix(os.getcwd() + "/"))

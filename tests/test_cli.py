@@ -126,6 +126,21 @@ def test_a_whole_model_would_be_served_and_what_it_is_is_shown(model: Path, caps
         assert fact in shown
 
 
+def test_a_directory_that_is_not_what_its_sums_list_would_be_rejected(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The gateway itself goes by SHA256SUMS, so the check does."""
+    (model / "SHA256SUMS").write_text(f"{'0' * 64}  config.json\n")
+    assert status("check", str(model)) == 1
+    assert "checksum_mismatch (incomplete)" in capsys.readouterr().out
+
+
+def test_a_name_of_a_copy_in_progress_is_told(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (model / "model.safetensors.part").write_bytes(b"")
+    assert status("check", str(model)) == 0
+    assert "model.safetensors.part is a name of a copy in progress" in capsys.readouterr().out
+
+
 def test_a_truncated_model_would_be_rejected_with_the_file_the_bytes_and_the_remedy(
     model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
