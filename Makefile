@@ -23,7 +23,7 @@ RUN_STAMP := $(VENV)/.demo-$(KEY)-$(KIND)
 DEV_STAMP := $(VENV)/.dev-$(KEY)-$(KIND)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench lock clean
+.PHONY: help run test torture check bench lock clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -37,6 +37,12 @@ run: $(RUN_STAMP)  ## install, publish the demo model on models/, and serve on P
 
 test: $(DEV_STAMP)  ## install, and run all tests; ARGS='-k kubectl -x'
 	$(BIN)/python -m pytest $(ARGS)
+
+torture: $(DEV_STAMP)  ## the long proofs of docs/reliability.md, hours of them; reports/ has what came of them
+	mkdir -p reports
+	$(BIN)/python -m bench.drop.copies --trials 1100 --out reports/copies.json --table reports/copies.md --picture reports/copies.svg
+	$(BIN)/python -m bench.drop.truncation --every 16 --out reports/truncation.json
+	$(BIN)/python -m bench.drop.endurance --out reports
 
 check: $(DEV_STAMP)  ## lint, format, types
 	$(BIN)/ruff check .

@@ -23,7 +23,6 @@ from aiohttp import web
 
 from gateway import __version__, events
 from gateway.catalog.catalog import Catalog
-from gateway.catalog.ledger import Ledger
 from gateway.engine.devices import find_devices
 from gateway.engine.process import ProcessEngine
 from gateway.engine.supervisor import HOST_COMMAND, HostProcess
@@ -33,8 +32,9 @@ from gateway.settings import Settings, SettingsError
 from gateway.telemetry import Log, Metrics
 from gateway.volume.follower import Follower
 from gateway.volume.generations import Store
+from gateway.volume.pulls import Pulls
 from gateway.volume.settle import Snapshot
-from gateway.web import errors, metrics, native, stream
+from gateway.web import errors, metrics, native, pull, stream
 
 BYTES_OF_FLOAT32: Final = 4
 CLOSE_SECONDS: Final = 2.0  # for connections that are idle or stream events, once the work is done
@@ -55,7 +55,12 @@ class Gateway:
         self.events = tell
         self._group = group
         self._tasks: set[asyncio.Task[None]] = set()
-        self._store = Store(settings.state_dir, allow_pickle=settings.allow_pickle)
+        self._store = Store(
+            settings.state_dir,
+            allow_pickle=settings.allow_pickle,
+            copy_budget=settings.copy_budget,
+            in_place=settings.serve_in_place,
+        )
         self.hosts = [
             HostProcess(
                 device,
@@ -72,19 +77,14 @@ class Gateway:
             tell,
             names=self._models_of,
             predict=lambda generation: generation.manifest.parameters * BYTES_OF_FLOAT32,
+            limit=settings.max_loaded_models,
         )
         self.follower = Follower(settings, tell, self._served, self._reconcile)
         self.catalog = Catalog(
-            settings.models_dir,
-            self._store,
-            Ledger(settings.state_dir),
-            self.engine,
-            tell,
-            spawn=self.spawn,
-            look_again=self.follower.look_again,
-            keep=settings.keep_generations,
+            settings, self._store, self.engine, tell, spawn=self.spawn, look_again=self.follower.look_again
         )
-        self.service = Service(self.catalog, self.engine, settings)
+        pulls = Pulls(settings, tell, spawn=self.spawn, look_again=self.follower.look_again)
+        self.service = Service(self.catalog, self.engine, pulls, settings)
         self.metrics = Metrics(self.engine, self.catalog.models_of)
         self.stopping = asyncio.Event()
         tell.subscribe(self.metrics)
@@ -130,7 +130,7 @@ class Gateway:
         app[stream.EVENTS] = self.events
         app[stream.STOPPING] = self.stopping
         app[metrics.METRICS] = self.metrics
-        for table in (metrics.routes, stream.routes, native.routes):
+        for table in (metrics.routes, stream.routes, pull.routes, native.routes):
             app.add_routes(table)
         return app
 
@@ -140,7 +140,7 @@ class Gateway:
         if not wanted or not isinstance(event, events.ModelAccepted | events.ModelSwapped):
             return
         with contextlib.suppress(Exception):  # no default model, or not yet
-            model, generation = self.service.find(None)
+            model, generation = self.service.live(None)
             if model.path == event.model and generation.manifest.dim != wanted:
                 message = f"{model} makes {generation.manifest.dim} numbers a vector; {wanted} were expected"
                 self.events.emit(events.Notice(code="unexpected_dimension", message=message))

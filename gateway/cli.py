@@ -1,4 +1,4 @@
-"""`gateway serve | models | check`. Imports happen inside the verbs: help is instant, and a check needs no server."""
+"""`gateway serve | models | pull | check`. Imports happen inside the verbs: help is instant, and checks stand alone."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from typing import Any
 from gateway import __version__, settings
 
 SERVE_HELP = "watch a volume and serve what is on it"
+PULL_HELP = "bring a model from a hub to the volume; no gateway need run"
+PULL_SETTINGS = ("models_dir", "hub_endpoint", "hub_token", "hub_offline", "allow_pickle")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,14 +34,22 @@ def parser() -> argparse.ArgumentParser:
     verbs = top.add_subparsers(required=True, metavar="VERB")
     _add_serve(verbs.add_parser("serve", help=SERVE_HELP, description=SERVE_HELP.capitalize() + "."))
     _add_models(verbs.add_parser("models", help="what a running gateway serves, and operating it"))
+    _add_pull(verbs.add_parser("pull", help=PULL_HELP, description=PULL_HELP.capitalize() + "."))
     _add_check(verbs.add_parser("check", help="judge a directory on your disk as the gateway would"))
     return top
 
 
 def _add_serve(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--config", metavar="FILE", help="a TOML file of settings (DROPGATE_CONFIG)")
     verb.add_argument("--examples", action="store_true", help="print calls to try, once the gateway is ready")
+    _add_settings(verb, [spec.name for spec in fields(settings.Settings)])
+    verb.set_defaults(run=_serve)
+
+
+def _add_settings(verb: argparse.ArgumentParser, names: Sequence[str]) -> None:
+    verb.add_argument("--config", metavar="FILE", help="a TOML file of settings (DROPGATE_CONFIG)")
     for spec in fields(settings.Settings):
+        if spec.name not in names:
+            continue
         switch: dict[str, Any] = {}
         if spec.metadata["parse"] in {"switch", "maybe"}:
             switch = {"nargs": "?", "const": "true"}
@@ -50,14 +60,16 @@ def _add_serve(verb: argparse.ArgumentParser) -> None:
             help=f"{spec.metadata['help']} ({', '.join(settings.environment_names(spec.name))})".replace("%", "%%"),
             **switch,
         )
-    verb.set_defaults(run=_serve)
+
+
+def _settings(options: argparse.Namespace) -> settings.Settings:
+    names = [spec.name for spec in fields(settings.Settings)]
+    given = {name: value for name in names if (value := getattr(options, name, None)) is not None}
+    return settings.load(given, file=options.config)
 
 
 def _serve(options: argparse.Namespace) -> int:
-    given = {
-        spec.name: value for spec in fields(settings.Settings) if (value := getattr(options, spec.name)) is not None
-    }
-    chosen = settings.load(given, file=options.config)
+    chosen = _settings(options)
     import uvloop  # noqa: PLC0415  # help and errors are instant
 
     from gateway import app  # noqa: PLC0415  # likewise
@@ -81,13 +93,36 @@ def _add_models(verb: argparse.ArgumentParser) -> None:
         "unpin": "let it be evicted again",
     }.items():
         actions.add_parser(name, help=text).add_argument("model", help="huggingface:<namespace>/<name>")
+    back = actions.add_parser("rollback", help="serve an earlier generation until something newer is dropped")
+    back.add_argument("model", help="huggingface:<namespace>/<name>")
+    back.add_argument("--to", metavar="GENERATION", help="which one; the one before without it")
     verb.set_defaults(run=_models)
 
 
 def _models(options: argparse.Namespace) -> int:
     from gateway import remote  # noqa: PLC0415  # likewise
 
-    return remote.run(options.action, getattr(options, "model", None), url=options.url, as_json=options.json)
+    body = {"to": options.to} if getattr(options, "to", None) else None
+    return remote.run(options.action, getattr(options, "model", None), url=options.url, as_json=options.json, body=body)
+
+
+def _add_pull(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("model", help="ORG/NAME or ORG/NAME@REVISION")
+    verb.add_argument("--url", help="have the gateway there pull it to its own volume, with its own settings")
+    verb.add_argument("--json", action="store_true", help="what was pulled as JSON")
+    _add_settings(verb, PULL_SETTINGS)
+    verb.set_defaults(run=_pull)
+
+
+def _pull(options: argparse.Namespace) -> int:
+    if options.url:
+        from gateway import remote  # noqa: PLC0415  # likewise
+
+        return remote.pull(options.model, url=options.url, as_json=options.json)
+    chosen = _settings(options)
+    from gateway import pull  # noqa: PLC0415  # likewise
+
+    return pull.run(options.model, chosen, as_json=options.json)
 
 
 def _add_check(verb: argparse.ArgumentParser) -> None:

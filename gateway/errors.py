@@ -28,8 +28,22 @@ a type to its status (`gateway/web/errors.py`), and a test holds the table and t
     │   ├── LoadFailed                   load_failed
     │   ├── ModelQuarantined             model_quarantined
     │   ├── HostFailed                   host_failed
+    │   ├── ModelPulling                 model_pulling
     │   ├── Starting                     starting
     │   └── ShuttingDown                 shutting_down
+    ├── PullFailed                     a model could not be brought from a hub to the volume
+    │   ├── HubOffline                   hub_offline
+    │   ├── HubUnreachable               hub_unreachable
+    │   ├── HubFailed                    hub_failed
+    │   ├── HubForbids                   hub_forbids
+    │   ├── HubModelNotFound             hub_model_not_found
+    │   ├── HubRevisionNotFound          hub_revision_not_found
+    │   ├── NothingToServe               nothing_to_serve
+    │   ├── PullConflict                 pull_conflict
+    │   ├── PullInProgress               pull_in_progress
+    │   ├── PullInterrupted              pull_interrupted
+    │   ├── VolumeFull                   volume_full
+    │   └── VolumeUnwritable             volume_unwritable
     ├── DeadlineExceeded                 deadline_exceeded
     └── Internal                         internal
 """
@@ -158,12 +172,68 @@ class HostFailed(Unavailable):
     code = "host_failed"
 
 
+class ModelPulling(Unavailable):
+    code = "model_pulling"
+
+
 class Starting(Unavailable):
     code = "starting"
 
 
 class ShuttingDown(Unavailable):
     code = "shutting_down"
+
+
+class PullFailed(GatewayError):
+    pass
+
+
+class HubOffline(PullFailed):
+    code = "hub_offline"
+
+
+class HubUnreachable(PullFailed):
+    code = "hub_unreachable"
+
+
+class HubFailed(PullFailed):
+    code = "hub_failed"
+
+
+class HubForbids(PullFailed):
+    code = "hub_forbids"
+
+
+class HubModelNotFound(PullFailed):
+    code = "hub_model_not_found"
+
+
+class HubRevisionNotFound(PullFailed):
+    code = "hub_revision_not_found"
+
+
+class NothingToServe(PullFailed):
+    code = "nothing_to_serve"
+
+
+class PullConflict(PullFailed):
+    code = "pull_conflict"
+
+
+class PullInProgress(PullFailed):
+    code = "pull_in_progress"
+
+
+class PullInterrupted(PullFailed):
+    code = "pull_interrupted"
+
+
+class VolumeFull(PullFailed):
+    code = "volume_full"
+
+
+class VolumeUnwritable(PullFailed):
+    code = "volume_unwritable"
 
 
 class DeadlineExceeded(GatewayError):

@@ -88,12 +88,71 @@ class ModelSwapped(Event, frozen=True, kw_only=True):
     breaking: bool = False
 
 
+class ModelRolledBack(Event, frozen=True, kw_only=True):
+    """An operator made an earlier generation live; it stays until something newer is dropped. `breaking` as above."""
+
+    name = "model_rolled_back"
+    model: str
+    generation: str
+    previous: str
+    breaking: bool = False
+
+
 class ModelRemoved(Event, frozen=True, kw_only=True):
     """A directory has gone from the volume, and what it served is retired."""
 
     name = "model_removed"
     model: str
     generation: str | None = None
+
+
+class ModelPulling(Event, frozen=True, kw_only=True):
+    """A model comes from the hub: told when it begins, and with every tenth of its bytes."""
+
+    name = "model_pulling"
+    model: str
+    revision: str
+    commit: str
+    bytes: int
+    total: int
+
+
+class ModelPulled(Event, frozen=True, kw_only=True):
+    """A model of the hub is on the volume, whole. `fresh` is false where the same commit was there already."""
+
+    name = "model_pulled"
+    model: str
+    revision: str
+    commit: str
+    bytes: int
+    seconds: float
+    fresh: bool
+
+
+class PullFailed(Event, frozen=True, kw_only=True):
+    """A model could not be brought from the hub; what has come stays for the next try. `code` is an error's."""
+
+    name = "pull_failed"
+    level = "warning"
+    model: str
+    code: str
+    message: str
+
+
+class AliasesChanged(Event, frozen=True, kw_only=True):
+    """Another table of aliases is in force; `removed` are names that it has no more."""
+
+    name = "aliases_changed"
+    aliases: tuple[str, ...]
+    removed: tuple[str, ...] = ()
+
+
+class AliasesRejected(Event, frozen=True, kw_only=True):
+    """aliases.toml cannot be used as it is; the last good table goes on. Once for each thing that is wrong."""
+
+    name = "aliases_rejected"
+    level = "warning"
+    message: str
 
 
 class GenerationLoaded(Event, frozen=True, kw_only=True):
@@ -193,7 +252,7 @@ class DeviceCall(Event, frozen=True, kw_only=True):
 
 
 class VolumeScanned(Event, frozen=True, kw_only=True):
-    """One look at the whole volume. `why` is start, hint or timer."""
+    """One look at the whole volume. `why` is start, hint, timer, or deaf (a thread of watchdog's has died)."""
 
     name = "volume_scanned"
     public = False
@@ -222,6 +281,14 @@ class WatcherRebuilt(Event, frozen=True, kw_only=True):
     why: str
 
 
+class WatcherDeaf(Event, frozen=True, kw_only=True):
+    """watchdog can not hear and could not be started anew: until it can, only the timer sees what changes."""
+
+    name = "watcher_deaf"
+    level = "warning"
+    why: str
+
+
 class Notice(Event, frozen=True, kw_only=True):
     """Something an operator should read once; `code` is stable."""
 
@@ -243,6 +310,8 @@ class RequestFinished(Event, frozen=True, kw_only=True):
     seconds: float
     model: str | None = None
     generation: str | None = None
+    alias: str | None = None
+    arm: str | None = None
     texts: int = 0
     tokens: int = 0
     queue_seconds: float = 0.0

@@ -16,29 +16,40 @@ NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 SUBMODULE: Final = re.compile(r"\d+_[A-Z][A-Za-z]*")  # 1_Pooling, 2_Dense: a part of a model, never a model
 PREFIX: Final = "huggingface:"
 HUB_CACHE: Final = "models--"
+VERSION: Final = re.compile(r"0|[1-9][0-9]{0,17}")  # a directory of this name in a model's directory is a version of it
 DEFAULT_NAMESPACE: Final = "finetuned"  # where a bare name is looked up first
 MAX_ID_BYTES: Final = 512
 
 
 class ModelId(msgspec.Struct, frozen=True, order=True):
-    """The public name of a model. `namespace` is None for a model that lies directly under the root."""
+    """The public name of a model. `namespace` is None for a model that lies directly under the root, `version` for
+    one that has no numbered versions."""
 
     namespace: str | None
     name: str
+    version: int | None = None
 
     def __str__(self) -> str:
         return PREFIX + self.path
 
     @property
     def path(self) -> str:
-        """`namespace/name`, as it stands in URLs, logs and metric labels."""
-        return f"{self.namespace}/{self.name}" if self.namespace else self.name
+        """`namespace/name` or `namespace/name/version`, as it stands in URLs, logs and metric labels."""
+        parts = (self.namespace, self.name, self.version)
+        return "/".join(str(part) for part in parts if part is not None)
+
+    @property
+    def family(self) -> ModelId:
+        """The id that all versions of this model share."""
+        return self if self.version is None else ModelId(self.namespace, self.name)
 
     @classmethod
     def of(cls, path: str) -> ModelId:
         """The id whose `path` this is. For strings of our own making; a client's go through `ModelRef.parse`."""
-        namespace, _, name = path.rpartition("/")
-        return cls(namespace or None, name)
+        parts = path.split("/")
+        if len(parts) == 1:
+            return cls(None, path)
+        return cls(parts[0], parts[1], int(parts[2]) if len(parts) > 2 else None)
 
 
 class ModelRef(msgspec.Struct, frozen=True):
@@ -96,22 +107,34 @@ def _candidates(parts: list[str], root_name: str, absolute: bool, text: str) -> 
         if len(parts) > 2 or not all(NAME.fullmatch(part) for part in parts):
             raise InvalidModelId("a directory of the Hub cache is models--<org>--<name>", model=text)
         absolute = True  # its one place is directly under the root
-    if len(parts) == 3 and parts[0] == root_name and not absolute:
-        parts = parts[1:]
     if len(parts) == 1:
         name = parts[0]
         if absolute:
             return (ModelId(None, name),), False
         return (ModelId(DEFAULT_NAMESPACE, name), ModelId(None, name)), True
+    return _named(parts, root_name if not absolute else None, text), False
+
+
+def _named(parts: list[str], root_name: str | None, text: str) -> tuple[ModelId, ...]:
+    """What two names and more may mean; `root_name` is None where a path can not begin with the root's own name."""
+    found = []
     if len(parts) == 2:
         namespace, name = parts
-        found = [ModelId(namespace, name)]
+        found.append(ModelId(namespace, name))
         if NAME.fullmatch(flat := f"{namespace}_{name}"):  # the flat cache
             found.append(ModelId(None, flat))
-        if namespace == root_name and not absolute:
+        if namespace == root_name:
             found.append(ModelId(None, name))
-        return tuple(found), False
-    raise InvalidModelId("a model id has a namespace and a name, and nothing below them", model=text)
+        if VERSION.fullmatch(name):
+            found.append(ModelId(DEFAULT_NAMESPACE, namespace, int(name)))
+    elif len(parts) == 3 and VERSION.fullmatch(parts[2]):
+        found.append(ModelId(parts[0], parts[1], int(parts[2])))
+    if 3 <= len(parts) <= 4 and parts[0] == root_name:
+        found += _named(parts[1:], None, text)
+    if not found:
+        message = "a model id has a namespace, a name, perhaps the number of a version, and nothing below them"
+        raise InvalidModelId(message, model=text)
+    return tuple(found)
 
 
 class Pooling(msgspec.Struct, frozen=True, tag=True):
@@ -204,15 +227,27 @@ class Rejected(msgspec.Struct, frozen=True, tag=True):
 Verdict = Accepted | Rejected
 
 
+class Place(msgspec.Struct, frozen=True):
+    """The volume's own directory, for a generation that is served in place. It has the generation's content as long as
+    it has this fingerprint; `root`, `name` and `apart` are what looking at it once more needs."""
+
+    root: str
+    name: str
+    apart: tuple[str, ...]
+    fingerprint: str
+
+
 class Generation(msgspec.Struct, frozen=True):
     """One immutable state of a model: its content's digest, where its private copy lies, and what it is.
 
-    Two directories of equal content are the same generation: it is loaded once.
+    Two directories of equal content are the same generation: it is loaded once. One that is too large to be copied
+    has a `place`: its `path` is the dropped directory itself, which anybody may change.
     """
 
     digest: str
     path: str
     manifest: Manifest
+    place: Place | None = None
 
     @property
     def short(self) -> str:

@@ -1,4 +1,4 @@
-"""`gateway models ...`: a client of a running gateway, on the standard library alone."""
+"""`gateway models ...` and `gateway pull --url`: a client of a running gateway."""
 
 from __future__ import annotations
 
@@ -11,36 +11,65 @@ import urllib.parse
 import urllib.request
 from typing import Any, Final
 
+from gateway.errors import GatewayError
+from gateway.pull import follow
+
 DEFAULT_URL: Final = "http://127.0.0.1:8001"
 TIMEOUT: Final = 300.0  # a load may take long
 COLUMNS: Final = ("MODEL", "STATE", "GENERATION", "DIM", "ON DISK", "ON DEVICE", "WHY")
 
 
-def run(action: str, model: str | None, *, url: str | None, as_json: bool) -> int:
+def run(action: str, model: str | None, *, url: str | None, as_json: bool, body: dict[str, Any] | None = None) -> int:
     """Exit status: 0 done, 1 the gateway refused or cannot be reached."""
     base = (url or os.environ.get("DROPGATE_URL") or DEFAULT_URL).rstrip("/")
     path = "/models" if model is None else "/models/" + urllib.parse.quote(model, safe="/:@")
     if action not in {"list", "show"}:
         path += f"/{action}"
     try:
-        document = _call(base + path, post=action not in {"list", "show"})
+        document = _call(base + path, post=action not in {"list", "show"}, body=body)
     except urllib.error.HTTPError as error:
         return _refused(error)
-    except (OSError, http.client.HTTPException, ValueError) as error:  # nobody, not a gateway, or not even a URL
-        reason = getattr(error, "reason", error)
-        print(f"gateway: no gateway answers at {base} ({reason}); name it with --url", file=sys.stderr)
-        return 1
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        return _nobody(base, error)
     if as_json or action == "show":
         print(json.dumps(document, indent=2))
     elif action == "list":
         _table(document["models"])
+        _aliases(document.get("aliases", []))
     else:
-        print(f"{document['id']}: {document['state']}{', pinned' if document['pinned'] else ''}")
+        generation = f", generation {document['generation']}" if action == "rollback" else ""
+        print(f"{document['id']}: {document['state']}{', pinned' if document['pinned'] else ''}{generation}")
     return 0
 
 
-def _call(url: str, *, post: bool) -> Any:
-    request = urllib.request.Request(url, method="POST" if post else "GET")
+def pull(model: str, *, url: str, as_json: bool) -> int:
+    """Has the gateway at `url` pull a model, and shows how far it is. Exit status: 0 it is there, 1 it is not."""
+    base = url.rstrip("/")
+
+    def ask(path: str, body: dict[str, Any] | None) -> Any:
+        return _call(base + path, post=body is not None, body=body)
+
+    try:
+        return follow(model, ask, as_json=as_json)
+    except GatewayError as error:
+        print(f"gateway: {error.message} ({error.code})", file=sys.stderr)
+        return 1
+    except urllib.error.HTTPError as error:
+        return _refused(error)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        return _nobody(base, error)
+
+
+def _nobody(base: str, error: Exception) -> int:
+    """Nobody answers, or not a gateway, or it is not even a URL."""
+    reason = getattr(error, "reason", error)
+    print(f"gateway: no gateway answers at {base} ({reason}); name it with --url", file=sys.stderr)
+    return 1
+
+
+def _call(url: str, *, post: bool, body: dict[str, Any] | None = None) -> Any:
+    data = json.dumps(body).encode() if body is not None else None
+    request = urllib.request.Request(url, data, method="POST" if post else "GET")
     with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
         document = json.load(response)
     if not isinstance(document, dict) or not document.keys() & {"models", "id"}:
@@ -66,6 +95,13 @@ def _table(models: list[dict[str, Any]]) -> None:
     for row in rows:
         padded = (cell.ljust(width) for cell, width in zip(row, widths, strict=False))
         print("  ".join([*padded, row[-1]]).rstrip())
+
+
+def _aliases(found: list[dict[str, Any]]) -> None:
+    for alias in found:
+        canary = f", {alias['share']:.0%} to {alias['canary']}" if alias["canary"] else ""
+        warning = f" ({alias['warning']})" if alias["warning"] else ""
+        print(f"{alias['id']} -> {alias['to']}{canary}{warning}")
 
 
 def _row(model: dict[str, Any]) -> tuple[str, ...]:

@@ -6,17 +6,21 @@ Nothing here waits for anything but the engine. A request that cannot be served 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import msgspec
 
 from gateway.catalog.catalog import Catalog
-from gateway.engine.engine import Engine
+from gateway.catalog.lookup import Found
+from gateway.engine.engine import Engine, Vectors
 from gateway.errors import (
     DeadlineExceeded,
     InvalidBody,
     InvalidDimensions,
+    LoadFailed,
+    ModelCopying,
+    ModelNotFound,
     NoDefaultModel,
     ShuttingDown,
     TooManyInputs,
@@ -25,6 +29,8 @@ from gateway.errors import (
 from gateway.host.wire import Options
 from gateway.model import Generation, Manifest, ModelId, ModelRef
 from gateway.settings import Settings
+from gateway.volume.order import parse_repository
+from gateway.volume.pulls import Pull, Pulls
 
 
 class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,6 +43,7 @@ class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True):
     prompt: str | None = None
     prompt_name: str | None = None
     dimensions: int | None = None
+    key: str = ""  # what an alias's canary knows the client by
 
 
 class Embedding(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,6 +51,7 @@ class Embedding(msgspec.Struct, frozen=True, kw_only=True):
 
     model: ModelId
     generation: Generation
+    alias: ModelId | None = None  # that was asked for
     data: bytes
     rows: int
     dim: int
@@ -57,9 +65,10 @@ class Embedding(msgspec.Struct, frozen=True, kw_only=True):
 class Service:
     """Put together in `app`, used by `web`."""
 
-    def __init__(self, catalog: Catalog, engine: Engine, settings: Settings) -> None:
+    def __init__(self, catalog: Catalog, engine: Engine, pulls: Pulls, settings: Settings) -> None:
         self.catalog = catalog
         self.engine = engine
+        self.pulls = pulls
         self.settings = settings
         self._draining = asyncio.Event()
         self._in_flight = 0
@@ -75,53 +84,96 @@ class Service:
         """Whether a request may be sent here: the volume was looked at, a host is up, and no end is in sight."""
         return self.catalog.looked.is_set() and self.engine.ready and not self.draining
 
-    async def embed(self, request: EmbedRequest) -> Embedding:
-        """Texts to vectors. Raises what `gateway.errors` has, and nothing else."""
+    async def embed(self, request: EmbedRequest, on_found: Callable[[Found], None] = lambda found: None) -> Embedding:
+        """Texts to vectors. `on_found` is told what will run, whatever comes of it. Raises what `gateway.errors` has,
+        and nothing else."""
         if len(request.texts) > self.settings.max_inputs:
             raise TooManyInputs(
                 f"{len(request.texts)} inputs are more than the {self.settings.max_inputs} that one request may have",
                 limit=self.settings.max_inputs,
             )
-        model, generation = self.catalog.find(self._ref(request.model))
-        options = self._options(request, generation.manifest)
-        dim = request.dimensions or generation.manifest.dim
-        normalized = _normalized(options, generation.manifest)
-        if not request.texts:
-            return Embedding(model=model, generation=generation, data=b"", rows=0, dim=dim, normalized=normalized)
         async with self._work(self.settings.request_timeout):
-            vectors = await self.engine.embed(generation, request.texts, options)
+            found, vectors = await self._embed(request, on_found)
+        generation, options = found.generation, self._options(request, found.generation.manifest)
         return Embedding(
-            model=model,
+            model=found.model,
             generation=generation,
+            alias=found.alias,
             data=vectors.data,
             rows=vectors.rows,
             dim=vectors.dim,
-            normalized=normalized,
+            normalized=_normalized(options, generation.manifest),
             tokens=vectors.tokens,
             load_seconds=vectors.load_seconds,
             queue_seconds=vectors.queue_seconds,
             compute_seconds=vectors.compute_seconds,
         )
 
+    async def _embed(self, request: EmbedRequest, on_found: Callable[[Found], None]) -> tuple[Found, Vectors]:
+        """On the live generation, and when that was replaced before it was loaded, on the one that is live now."""
+        found = await self._wanted(request.model, request.key)
+        while True:
+            on_found(found)
+            try:
+                return found, await self._run(
+                    found.generation, request, self._options(request, found.generation.manifest)
+                )
+            except LoadFailed:
+                before, found = found, await self._wanted(request.model, request.key)
+                if found.generation.digest == before.generation.digest:
+                    raise
+
+    async def _run(self, generation: Generation, request: EmbedRequest, options: Options) -> Vectors:
+        """Nothing is run, and no model loaded, for no texts."""
+        if not request.texts:
+            return Vectors(b"", 0, request.dimensions or generation.manifest.dim, 0, 0.0, 0.0, 0.0)
+        return await self.engine.embed(generation, request.texts, options)
+
     async def load(self, spelling: str) -> ModelId:
-        model, generation = self.catalog.find(self._ref(spelling))
         async with self._work(self.settings.load_timeout):
-            await self.engine.load(generation)
-        return model
+            found = await self._wanted(spelling)
+            await self.engine.load(found.generation)
+        return found.model
 
     async def unload(self, spelling: str) -> ModelId:
-        model, generation = self.catalog.find(self._ref(spelling))
-        await self.engine.unload(generation.digest)
-        return model
+        found = await self.find(spelling)
+        await self.engine.unload(found.generation.digest)
+        return found.model
 
-    def pin(self, spelling: str, pinned: bool) -> ModelId:
+    async def pin(self, spelling: str, pinned: bool) -> ModelId:
         """A pinned model is loaded now, again after every restart, and is never evicted."""
-        model, _ = self.catalog.find(self._ref(spelling))
-        self.catalog.pin(model, pinned)
+        found = await self._wanted(spelling)
+        self.catalog.pin(found.model, pinned)
+        return found.model
+
+    async def rollback(self, spelling: str, to: str | None) -> ModelId:
+        """Makes an earlier generation live: the one before, or the one whose digest begins with `to`."""
+        model = self.resolve(spelling)
+        async with self._work(self.settings.load_timeout):
+            await self.catalog.rollback(model, to)
         return model
 
-    def find(self, spelling: str | None) -> tuple[ModelId, Generation]:
-        return self.catalog.find(self._ref(spelling))
+    async def find(self, spelling: str | None) -> Found:
+        return await self.catalog.find(self._ref(spelling))
+
+    def live(self, spelling: str | None) -> tuple[ModelId, Generation]:
+        """As `find`, of what is live now; waits for nothing."""
+        return self.catalog.live(self._ref(spelling))
+
+    def pull(self, spelling: str, revision: str | None = None) -> Pull:
+        """Starts to bring a model from the hub to the volume, or finds that begun. Raises InvalidModelId, HubOffline,
+        PullInProgress or ShuttingDown."""
+        if self.draining:
+            raise ShuttingDown("the gateway is stopping", retry_after=1.0)
+        return self.pulls.start(*parse_repository(f"{spelling}@{revision}" if revision else spelling))
+
+    def find_pull(self, spelling: str) -> Pull:
+        """Raises ModelNotFound when it was not asked for, or is forgotten."""
+        model, _ = parse_repository(spelling)
+        found = self.pulls.find(model)
+        if found is None:
+            raise ModelNotFound(f"no pull of {model} is known", model=spelling)
+        return found
 
     def resolve(self, spelling: str) -> ModelId:
         """The id of a directory that is there, whatever its state."""
@@ -131,6 +183,17 @@ class Service:
         """Takes no more work and waits for what is in flight."""
         self._draining.set()
         await self._quiet.wait()
+
+    async def _wanted(self, spelling: str | None, key: str = "") -> Found:
+        """As `find`, for work: a model that is not there yet may be pulled for it, and then ModelPulling is raised."""
+        ref = self._ref(spelling)
+        try:
+            return await self.catalog.find(ref, key)
+        except (ModelNotFound, ModelCopying) as error:
+            told = None if self.draining else self.pulls.instead(ref)
+            if told is None:
+                raise
+            raise told from error
 
     def _ref(self, spelling: str | None) -> ModelRef:
         spelling = spelling or self.settings.default_model

@@ -24,9 +24,9 @@ class SettingsError(ValueError):
     """A setting that cannot be used; the message names where it came from."""
 
 
-def _setting(default: Any, help: str, *env: str, parse: str = "text") -> Any:
-    """A field with its older environment names and the parser of its text form."""
-    return field(default=default, metadata={"help": help, "env": env, "parse": parse})
+def _setting(default: Any, help: str, *env: str, parse: str = "text", secret: bool = False) -> Any:
+    """A field with its older environment names and the parser of its text form. A secret shows in no repr."""
+    return field(default=default, repr=not secret, metadata={"help": help, "env": env, "parse": parse})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +45,7 @@ class Settings:
         "SERVE_MODEL",
         "HUGGINGFACE_EMBEDDING_MODEL_DEFAULT",
         "EMBEDDING_MODEL",
+        "HUGGINGFACE_FINETUNED_EMBEDDING_MODEL",
     )
     expect_dim: int = _setting(
         0, "warn when the default model's measured dimension is another", "EMBEDDING_DIM", parse="count"
@@ -92,7 +93,32 @@ class Settings:
     )
     settle_writer_seconds: float = _setting(0.3, "the same once the writer was seen to leave", parse="seconds")
     keep_generations: int = _setting(2, "earlier generations kept of each model", parse="count")
+    generations_budget: int = _setting(
+        0, "bytes that earlier generations of all models may take on the disk, the oldest go first; 0 is no limit",
+        parse="bytes",
+    )  # fmt: skip
+    swap_policy: str = _setting(
+        "availability",
+        "where new and old do not fit together: availability evicts others, resource unloads the old one first",
+    )
+    copy_budget: int = _setting(
+        0, "bytes of the largest model that is copied; larger ones are served in place; 0 copies all", parse="bytes"
+    )
+    serve_in_place: bool = _setting(
+        False, "serve a model in place when the state directory has no room for its copy", parse="switch"
+    )
     allow_pickle: bool = _setting(False, "serve pytorch_model.bin too, unpickled with weights_only", parse="switch")
+    hub_endpoint: str = _setting("https://huggingface.co", "the hub to pull from", "HF_ENDPOINT", parse="url")
+    hub_token: str = _setting(
+        "",
+        "what the hub knows us by; best given as a variable, for others can see command lines",
+        "HF_TOKEN",
+        secret=True,
+    )
+    hub_offline: bool = _setting(False, "never speak to a hub", "HF_HUB_OFFLINE", parse="switch")
+    hub_allow: str = _setting(
+        "", "hub ids, or patterns such as intfloat/*, with commas between: the first request for one pulls it"
+    )
     log_format: str = _setting("auto", "json, console, or auto: console on a terminal")
     log_level: str = _setting("info", "debug, info, warning or error")
 
@@ -161,6 +187,13 @@ def _path(text: str) -> str:
         raise ValueError(str(error)) from error
 
 
+def _url(text: str) -> str:
+    url = text.strip().rstrip("/")
+    if not re.fullmatch(r"https?://[^\s/?#]+(?:/[^\s?#]*)?", url):
+        raise ValueError("expected http://HOST or https://HOST")
+    return url
+
+
 PARSERS: Final[dict[str, Callable[[str], Any]]] = {
     "text": str.strip,
     "path": _path,
@@ -171,10 +204,12 @@ PARSERS: Final[dict[str, Callable[[str], Any]]] = {
     "positive": _positive,
     "port": _port,
     "seconds": _seconds,
+    "url": _url,
 }
 CHOICES: Final = {
     "log_format": {"auto", "json", "console"},
     "log_level": {"debug", "info", "warning", "error"},
+    "swap_policy": {"availability", "resource"},
 }
 
 

@@ -58,7 +58,7 @@ def _level(event: events.Event) -> str:
             return "error"
         if event.route in PROBES and event.status == 200:
             return "debug"
-    if isinstance(event, events.ModelSwapped) and event.breaking:
+    if isinstance(event, events.ModelSwapped | events.ModelRolledBack) and event.breaking:
         return "warning"
     return event.level
 
@@ -150,6 +150,18 @@ class Metrics:
         self.accepted = Counter("dropgate_models_accepted", "Directories accepted.", registry=registry)
         self.rejected = Counter("dropgate_models_rejected", "Directories rejected.", ["code"], registry=registry)
         self.swaps = Counter("dropgate_swaps", "Generations swapped in for another.", registry=registry)
+        self.pulls = Counter(
+            "dropgate_pulls", "Models pulled from a hub, ok or the code of the failure.", ["code"], registry=registry
+        )
+        self.rollbacks = Counter("dropgate_rollbacks", "Earlier generations made live again.", registry=registry)
+        self.canary = Counter(
+            "dropgate_canary_requests", "Requests to an alias with a canary, by the side that they went to.",
+            ["alias", "arm", "status"], registry=registry,
+        )  # fmt: skip
+        self.canary_seconds = Histogram(
+            "dropgate_canary_seconds", "Seconds of these requests.", ["alias", "arm"], buckets=LATENCIES,
+            registry=registry,
+        )  # fmt: skip
         self.scans = Counter("dropgate_volume_scans", "Looks at the volume.", ["why"], registry=registry)
         self.scan_seconds = Histogram(
             "dropgate_volume_scan_seconds", "Seconds per look.", buckets=LATENCIES, registry=registry
@@ -157,8 +169,11 @@ class Metrics:
         self.scanned = Gauge(
             "dropgate_volume_last_scan_timestamp_seconds", "When the volume was last looked at.", registry=registry
         )
-        self.deaf = Counter(
+        self.rebuilds = Counter(
             "dropgate_watcher_rebuilds", "Times that watchdog was found deaf and rebuilt.", registry=registry
+        )
+        self.deafness = Gauge(
+            "dropgate_watcher_deaf", "1 while watchdog hears nothing and the timer stands in for it.", registry=registry
         )
         self.unreadable = Counter(
             "dropgate_volume_unreadable", "Times that the volume could not be read.", registry=registry
@@ -213,9 +228,24 @@ class Metrics:
                     self.rejected.labels(reason.code).inc()
             case events.ModelSwapped():
                 self.swaps.inc()
+            case events.ModelRolledBack():
+                self.rollbacks.inc()
+            case events.AliasesChanged():
+                for alias in event.removed:
+                    self.canary.remove_by_labels({"alias": alias})
+                    self.canary_seconds.remove_by_labels({"alias": alias})
             case events.ModelRemoved():
                 for metric in (self.texts, self.tokens, self.wait):
                     metric.remove_by_labels({"model": event.model})
+            case events.ModelPulled():
+                self.pulls.labels("ok").inc()
+            case events.PullFailed():
+                self.pulls.labels(event.code).inc()
+            case _:
+                self._looking(event)
+
+    def _looking(self, event: events.Event) -> None:
+        match event:
             case events.VolumeScanned():
                 self.scans.labels(event.why).inc()
                 self.scan_seconds.observe(event.seconds)
@@ -223,13 +253,19 @@ class Metrics:
             case events.VolumeUnreadable():
                 self.unreadable.inc()
             case events.WatcherRebuilt():
-                self.deaf.inc()
+                self.rebuilds.inc()
+                self.deafness.set(0)
+            case events.WatcherDeaf():
+                self.deafness.set(1)
 
     def _request(self, event: events.RequestFinished) -> None:
         self.requests.labels(event.route, event.method, str(event.status)).inc()
         self.seconds.labels(event.route).observe(event.seconds)
         if event.code:
             self.errors.labels(event.code).inc()
+        if event.alias and event.arm:
+            self.canary.labels(event.alias, event.arm, str(event.status)).inc()
+            self.canary_seconds.labels(event.alias, event.arm).observe(event.seconds)
         if event.texts and event.model and event.status == 200:
             self.texts.labels(event.model).inc(event.texts)
             self.tokens.labels(event.model).inc(event.tokens)

@@ -28,7 +28,7 @@ OWN_SIZES: Final[dict[str, dict[str, Any]]] = {
     "modernbert": {"cls_token_id": 2, "bos_token_id": 2, "sep_token_id": 3, "eos_token_id": 3, "local_attention": 8},
     "deberta-v2": {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
     "gemma3_text": {"use_bidirectional_attention": True, "sliding_window": 8},  # as EmbeddingGemma has them
-    "rembert": {"input_embedding_size": 32},
+    "rembert": {"input_embedding_size": 16},
     **{family: {"type_vocab_size": 1, "bos_token_id": 0, "eos_token_id": 2} for family in ROBERTAS},
 }
 

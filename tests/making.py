@@ -115,6 +115,40 @@ def encoder(
     return root
 
 
+def adapter(
+    path: str | os.PathLike[str],
+    *,
+    base: str | None,
+    rank: int = 4,
+    targets: Sequence[str] = ("query", "value"),
+    dim: int = 32,
+    layers: int = 2,
+    task: str | None = "FEATURE_EXTRACTION",
+    weights: Literal["safetensors", "bin"] = "safetensors",
+    config: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> str:
+    """Writes a LoRA adapter over a BERT of `layers` layers, with the names that peft 0.21 gives its tensors."""
+    root = os.fspath(path)
+    os.makedirs(root, exist_ok=True)
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for layer in range(layers):
+        for target in targets:
+            module = f"base_model.model.encoder.layer.{layer}.attention.self.{target}"
+            tensors[f"{module}.lora_A.weight"] = torch.randn(rank, dim, generator=generator)
+            tensors[f"{module}.lora_B.weight"] = torch.randn(dim, rank, generator=generator)
+    described = {"base_model_name_or_path": base, "lora_alpha": 2 * rank, "peft_type": "LORA", "r": rank}
+    described |= {"rank_pattern": {}, "target_modules": list(targets), "task_type": task} | dict(config or {})
+    _write_json(root, "adapter_config.json", described)
+    if weights == "bin":
+        torch.save(tensors, os.path.join(root, "adapter_model.bin"))
+    else:
+        save_file(tensors, os.path.join(root, "adapter_model.safetensors"), metadata={"format": "pt"})
+    _make_readable(root)
+    return root
+
+
 def generation(path: str) -> Generation:
     """What the volume makes of the directory at `path`, served in place."""
     verdict = judge(path, allow_pickle=True)

@@ -79,6 +79,12 @@ class RunningGateway:
         if left := [pid for pid in children if is_running(pid)]:
             raise GatewayFailed(f"processes that outlived the gateway: {left}\n{self._end_of_log()}")
 
+    async def kill(self) -> None:
+        """SIGKILL, as the kernel sends it when memory runs out. Returns when the gateway has ended."""
+        self._process.kill()
+        async with asyncio.timeout(DEADLINE):
+            await self._process.wait()
+
     async def embed(self, texts: list[str], model: str | None = None) -> tuple[npt.NDArray[np.float32], str]:
         """The vectors, one row for each text, and the generation that made them. Anything but 200 fails the test."""
         status, body = await self.try_embed(texts, model)

@@ -22,7 +22,10 @@ from gateway import __version__, cli, errors, settings
 from gateway.web.errors import answer
 from tests import making
 
-HEAVY: Final = ("torch", "transformers", "sentence_transformers", "aiohttp", "uvloop", "numpy", "watchdog")
+HEAVY: Final = (
+    *("torch", "transformers", "sentence_transformers", "huggingface_hub"),
+    *("aiohttp", "uvloop", "numpy", "watchdog"),
+)
 WITHOUT: Final = """
 import contextlib, sys
 {work}
@@ -80,14 +83,17 @@ def status(*arguments: str) -> int:
         return int(ended.code or 0)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["serve", "--help"], ["models", "--help"], ["check", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["serve", "--help"], ["models", "--help"], ["check", "--help"], ["pull", "--help"]]
+)
 def test_help_imports_nothing_that_takes_time(arguments: list[str]) -> None:
     work = f"from gateway import cli\nwith contextlib.suppress(SystemExit):\n    cli.main({arguments})"
     assert imported(work) == []
 
 
 def test_the_gateway_process_itself_never_imports_torch() -> None:
-    assert not {"torch", "transformers", "sentence_transformers"} & set(imported("import gateway.app"))
+    heavy = {"torch", "transformers", "sentence_transformers", "huggingface_hub"}
+    assert not heavy & set(imported("import gateway.app"))
 
 
 def test_checking_a_directory_needs_neither_torch_nor_a_server(made: str) -> None:

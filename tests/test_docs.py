@@ -23,7 +23,8 @@ from aiohttp import web
 
 import gateway.web
 from gateway import cli, events, settings
-from gateway.catalog.entry import Entry, show
+from gateway.catalog.entry import Entry
+from gateway.catalog.listing import show
 from gateway.engine.engine import DeviceState, Residence
 from gateway.errors import leaves
 from gateway.model import ModelId, Reason
@@ -37,6 +38,7 @@ BLOCK: Final = re.compile(r"(<!-- ([a-z ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 LINK: Final = re.compile(r"\]\((?!\w+:)([^)#\s]*)(?:#([^)\s]+))?\)")
 OLDER: Final = [
     *("MODELS_DIR", "SENTENCE_TRANSFORMERS_HOME", "MODEL_CACHE_SIZE", "HUGGINGFACE_EMBEDDING_MODEL_DEFAULT"),
+    "HUGGINGFACE_FINETUNED_EMBEDDING_MODEL",
     *("EMBEDDING_MODEL", "EMBEDDING_DEVICE", "EMBEDDING_DIM", "SERVE_MODEL", "SERVE_HOST", "SERVE_PORT"),
     *("SERVE_DEVICE", "SERVE_NORMALIZE", "SERVE_BATCH_SIZE", "SERVE_CONCURRENCY"),
 ]
@@ -128,12 +130,16 @@ HAPPENED: Final[list[events.Event]] = [
     events.RequestFinished(
         request_id="r", method="POST", route="/embed", status=200, seconds=0, model="m", texts=1, code="c"
     ),
+    events.RequestFinished(
+        request_id="r", method="POST", route="/embed", status=200, seconds=0, alias="a", arm="canary"
+    ),
     events.DeviceCall(device="cpu", generation="d", models=(), texts=1, tokens=1, padded_tokens=1, seconds=0),
     events.GenerationLoaded(generation="d", models=(), device="cpu", bytes=1, seconds=0),
     events.GenerationUnloaded(generation="d", models=(), device="cpu", bytes=1, why="evicted", idle_seconds=0),
     events.LoadFailed(generation="d", models=(), device="cpu", code="c", message="", retry_after=0),
     events.HostExited(device="cpu", pid=1, status=0, why="w"),
     events.ModelRejected(model="m", reasons=(Reason("c", "invalid", "", ""),)),
+    events.PullFailed(model="m", code="c", message=""),
     events.VolumeScanned(why="hint", directories=0, files=0, unsettled=0, seconds=0),
 ]
 

@@ -16,14 +16,18 @@ ORDER: Final = [
     *("volume.reasons", "volume.files", "volume.documents", "volume.mounts", "volume.directory", "volume.source"),
     *("volume.writers", "volume.sums", "volume.evidence", "volume.settle", "volume.watch", "volume.follower"),
     *("volume.pickles", "volume.weights", "volume.architectures", "volume.transformer", "volume.tokenizer"),
-    *("volume.prompts", "volume.modules", "volume.manifest", "volume.copying", "volume.generations"),
-    *("host.wire", "host.recorder", "host.library", "host.memory", "host.pooling", "host.stages", "host.tokenize"),
-    *("host.encoder", "host.pool", "host.batcher", "host.turns", "host.host", "host.__main__"),
+    *("volume.prompts", "volume.modules", "volume.bases", "volume.adapters", "volume.manifest"),
+    *("volume.nesting", "volume.record", "volume.copying", "volume.generations"),
+    *("volume.order", "volume.selection", "volume.staging", "volume.hub", "volume.pull", "volume.pulls"),
+    *("host.wire", "host.recorder", "host.library", "host.memory", "host.pooling", "host.tensors", "host.stages"),
+    *("host.tokenize", "host.encoder", "host.pool", "host.batcher", "host.turns", "host.host", "host.__main__"),
     *("engine.engine", "engine.placement", "engine.devices", "engine.supervisor", "engine.process"),
-    *("catalog.ledger", "catalog.entry", "catalog.catalog"),
+    *("catalog.ledger", "catalog.golden", "catalog.entry", "catalog.recall", "catalog.retention", "catalog.holdings"),
+    *("catalog.aliases", "catalog.alias_file", "catalog.names", "catalog.lookup", "catalog.listing", "catalog.trial"),
+    *("catalog.judge", "catalog.catalog"),
     *("service", "telemetry"),
-    *("web.errors", "web.native", "web.stream", "web.metrics"),
-    *("app", "examples", "check", "remote", "cli", "__main__"),
+    *("web.errors", "web.native", "web.pull", "web.stream", "web.metrics"),
+    *("app", "examples", "check", "pull", "remote", "cli", "__main__"),
 ]
 THREADS: Final = {"threading", "_thread", "concurrent", "multiprocessing"}
 
@@ -107,6 +111,10 @@ def test_only_hosts_import_torch_and_transformers() -> None:
 
 def test_only_the_edge_speaks_http() -> None:
     assert {name.partition(".")[0] for name in importers("aiohttp")} == {"app", "web"}
+
+
+def test_only_one_module_knows_the_hub() -> None:
+    assert importers("huggingface_hub", "httpx2") == {"volume.hub"}
 
 
 def test_only_lanes_start_threads() -> None:

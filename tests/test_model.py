@@ -203,6 +203,31 @@ def test_a_canonical_id_is_read_back_as_itself(namespace: str, name: str) -> Non
     assert parse(str(model)).candidates[0] == model
 
 
+@given(st.from_regex(NAME, fullmatch=True), st.from_regex(NAME, fullmatch=True), st.integers(0, 10**18 - 1))
+def test_a_version_is_read_back_as_itself_and_belongs_to_its_family(namespace: str, name: str, version: int) -> None:
+    model = ModelId(namespace, name, version)
+    if namespace.startswith("models--"):
+        return  # that is how the Hub cache spells other ids
+    assert parse(str(model)).candidates[0] == model
+    assert ModelId.of(model.path) == model
+    assert model.path == f"{namespace}/{name}/{version}"
+    assert model.family == ModelId(namespace, name) == model.family.family
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    ["huggingface:finetuned/physics/3", "/app/models/finetuned/physics/3", "models/finetuned/physics/3", "physics/3"],
+)
+def test_a_version_is_found_by_every_spelling_of_its_model(spelling: str) -> None:
+    assert "finetuned/physics/3" in meant(spelling)
+    assert parse(spelling + "@0123456789ab").generation == "0123456789ab"
+
+
+@pytest.mark.parametrize("below", ["03", "-1", "3.0", "v3", "1" * 19, "1_Pooling"])
+def test_only_a_whole_number_in_its_shortest_spelling_is_a_version(below: str) -> None:
+    assert refusal(f"finetuned/m/{below}")
+
+
 def test_a_display_name_comes_from_the_metadata_or_from_the_directory() -> None:
     model = ModelId(DEFAULT_NAMESPACE, "physics-expert_v2")
     assert metadata_display_name({"display_name": " Physics "}, model) == "Physics"

@@ -26,6 +26,7 @@ GOOD: dict[str, tuple[str, Any]] = {
     "positive": ("7", 7),
     "port": ("9000", 9000),
     "seconds": ("1.5", 1.5),
+    "url": ("http://hub.example:8080/", "http://hub.example:8080"),
 }
 BAD: dict[str, list[str]] = {
     "path": ["~nobody-of-this-name/models"],
@@ -36,6 +37,7 @@ BAD: dict[str, list[str]] = {
     "positive": ["0", "-1", "many"],
     "port": ["65536", "-1", "http"],
     "seconds": ["-1", "soon", "nan", "inf", "1e10"],
+    "url": ["hub.example", "ftp://hub.example", "http://", "https://hub.example/?a=b"],
 }
 KINDS = {spec.name: spec.metadata["parse"] for spec in fields(Settings)}
 BAD_CASES = [(name, text) for name in NAMES for text in BAD.get(KINDS[name], [])]
@@ -43,7 +45,11 @@ BAD_CASES += [(name, "loud") for name in CHOICES]
 
 
 def good(name: str) -> tuple[str, Any]:
-    return ("json", "json") if name == "log_format" else GOOD[KINDS[name]]
+    """A choice has its own texts, of which any will do."""
+    if name in CHOICES:
+        text = max(CHOICES[name])
+        return f" {text} ", text
+    return GOOD[KINDS[name]]
 
 
 def refusal(*args: Any) -> str:
@@ -92,9 +98,13 @@ def test_every_setting_comes_from_its_flag_its_variable_and_its_key(name: str, t
         ("SENTENCE_TRANSFORMERS_HOME", "models_dir"),
         ("HUGGINGFACE_EMBEDDING_MODEL_DEFAULT", "default_model"),
         ("EMBEDDING_MODEL", "default_model"),
+        ("HUGGINGFACE_FINETUNED_EMBEDDING_MODEL", "default_model"),
         ("EMBEDDING_DEVICE", "device"),
         ("EMBEDDING_DIM", "expect_dim"),
         ("MODEL_CACHE_SIZE", "max_loaded_models"),
+        ("HF_ENDPOINT", "hub_endpoint"),
+        ("HF_HUB_OFFLINE", "hub_offline"),
+        ("HF_TOKEN", "hub_token"),
     ],
 )
 def test_a_variable_of_an_older_system_still_sets(variable: str, name: str) -> None:

@@ -31,7 +31,7 @@ M: Final = "finetuned/m"
 def sample(kind: type[events.Event], **facts: Any) -> events.Event:
     """An event with every field filled, of the level that its kind has."""
     filled = {field.name: SAMPLES[field.type] for field in msgspec.structs.fields(kind)}
-    if kind is events.ModelSwapped:
+    if kind in (events.ModelSwapped, events.ModelRolledBack):
         filled["breaking"] = False
     return kind(**{**filled, **facts})
 
@@ -200,6 +200,20 @@ def test_the_series_of_a_removed_model_go_and_those_of_the_others_stay(metrics: 
     text = metrics.text().decode()
     assert "finetuned/gone" not in text
     assert series(metrics)["dropgate_texts_total", "base/stays"] == 2
+
+
+def test_both_sides_of_a_canary_are_counted_and_go_with_their_alias(metrics: Metrics) -> None:
+    metrics(embedded(alias="prod/m", arm="main"))
+    metrics(embedded(alias="prod/m", arm="canary"))
+    metrics(embedded(alias="prod/m", arm="canary", status=503, code="load_failed"))
+    metrics(embedded(alias="prod/other"))
+    found = series(metrics)
+    assert found["dropgate_canary_requests_total", "prod/m", "main", "200"] == 1
+    assert found["dropgate_canary_requests_total", "prod/m", "canary", "200"] == 1
+    assert found["dropgate_canary_requests_total", "prod/m", "canary", "503"] == 1
+    assert found["dropgate_canary_seconds_count", "prod/m", "canary"] == 2
+    metrics(events.AliasesChanged(aliases=("prod/other",), removed=("prod/m",)))
+    assert "prod/" not in metrics.text().decode()
 
 
 def test_ten_thousand_models_that_came_and_went_leave_no_series(metrics: Metrics) -> None:

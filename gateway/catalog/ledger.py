@@ -1,7 +1,7 @@
 """What the catalog believed when the gateway last ran: one small JSON file in the state directory, replaced whole.
 
 With it a start reads no weights, a directory that was broken while the gateway was down does not take its last good
-generation with it, and pins survive.
+generation with it, and pins and rollbacks survive.
 """
 
 from __future__ import annotations
@@ -11,15 +11,35 @@ import os
 import msgspec
 
 
+class Kept(msgspec.Struct, frozen=True, kw_only=True):
+    """A generation in the store, and where it came from; as in `entry.Kept`."""
+
+    digest: str
+    version: int | None = None
+    number: int = 0
+    since: float = 0.0
+    bytes: int = 0
+
+
+class Seen(msgspec.Struct, frozen=True, kw_only=True):
+    """A directory. `fingerprint` and `inode` are those that `content` was copied from."""
+
+    version: int | None = None
+    content: Kept | None = None
+    fingerprint: str = ""
+    inode: int = 0
+
+
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """One model. `fingerprint` and `inode` are those of the directory that `live` was copied from; `previous` are
-    digests of earlier generations, newest first."""
+    """One model; `earlier` are generations that it may go back to, newest first, and `held` digests that it was
+    rolled back from."""
 
     model: str
-    live: str
-    fingerprint: str
-    inode: int
-    previous: tuple[str, ...] = ()
+    live: Kept
+    directories: tuple[Seen, ...] = ()
+    earlier: tuple[Kept, ...] = ()
+    held: tuple[str, ...] = ()
+    breaking: bool = False
     pinned: bool = False
 
 

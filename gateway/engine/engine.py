@@ -64,6 +64,9 @@ class Engine(Protocol):
     def keep(self, live: Collection[Generation], pinned: Collection[Generation]) -> None:
         """All that may stay: the rest is retired. What is pinned is loaded and never evicted."""
 
+    def fits_beside(self, generation: Generation, digest: str) -> bool:
+        """Whether it fits on some device together with the one of that digest, everything else evicted but pins."""
+
     def residences(self) -> dict[str, list[Residence]]:
         """By digest."""
 

@@ -28,7 +28,8 @@ MOST_ATTEMPTS = 10  # of a request that is innocent each time; the deadline usua
 
 
 class ProcessEngine:
-    """`hosts` are started and stopped by the caller; `names` says which models a digest is, for the events."""
+    """`hosts` are started and stopped by the caller; `names` says which models a digest is, for the events;
+    `limit` is how many generations a device may hold, 0 for as many as fit."""
 
     def __init__(
         self,
@@ -36,16 +37,18 @@ class ProcessEngine:
         tell: events.Events,
         names: Callable[[str], tuple[str, ...]],
         predict: Callable[[Generation], int],
+        limit: int = 0,
     ) -> None:
         self._hosts = list(hosts)
         self._events = tell
         self._names = names
         self._predict = predict
+        self._limit = limit
         self._assigned: dict[str, int] = {}  # digest -> host that was told to load it, before its report says so
         self._strikes: dict[str, int] = {}
         self._quarantine: dict[str, tuple[float, float]] = {}  # digest -> until, length
         self._pins: dict[str, Generation] = {}
-        self._live: dict[str, Generation] = {}
+        self._live: dict[str, Generation] | None = None  # None: nobody has said what may stay, and all may
         self._preloads: dict[str, asyncio.Task[None]] = {}  # of pinned generations
         for host in self._hosts:
             host.on_report = self._reported
@@ -75,17 +78,23 @@ class ProcessEngine:
     async def unload(self, digest: str) -> None:
         for host in self._hosts:
             if host.up and digest in host.residents:
-                await host.call(lambda number: wire.Unload(number, digest))
+                with contextlib.suppress(Death):  # then it holds nothing
+                    await host.call(lambda number: wire.Unload(number, digest))
 
     def keep(self, live: Collection[Generation], pinned: Collection[Generation]) -> None:
-        self._live = {generation.digest: generation for generation in live}
+        self._live = known = {generation.digest: generation for generation in live}
         self._pins = {generation.digest: generation for generation in pinned}
-        self._assigned = {digest: index for digest, index in self._assigned.items() if digest in self._live}
-        self._strikes = {digest: count for digest, count in self._strikes.items() if digest in self._live}
-        self._quarantine = {digest: term for digest, term in self._quarantine.items() if digest in self._live}
+        self._assigned = {digest: index for digest, index in self._assigned.items() if digest in known}
+        self._strikes = {digest: count for digest, count in self._strikes.items() if digest in known}
+        self._quarantine = {digest: term for digest, term in self._quarantine.items() if digest in known}
         for host in self._hosts:
             self._tell_keep(host)
         self._load_pinned()
+
+    def fits_beside(self, generation: Generation, digest: str) -> bool:
+        size = self._predict(generation)
+        up = [host for host in self._hosts if host.up]
+        return not up or any(self._has_room(size, host, digest) for host in up)
 
     def residences(self) -> dict[str, list[Residence]]:
         found: dict[str, list[Residence]] = {}
@@ -156,6 +165,11 @@ class ProcessEngine:
                 generation=generation.short,
             )
 
+    def _has_room(self, size: int, host: HostProcess, digest: str) -> bool:
+        """Beside that generation and what is pinned, which no load may evict."""
+        staying = [each.bytes for each in host.residents.values() if each.pinned or each.digest == digest]
+        return size + sum(staying) <= host.residency.budget and (not self._limit or len(staying) < self._limit)
+
     def _place(self, generation: Generation) -> HostProcess:
         digest = generation.digest
         sites = [
@@ -190,7 +204,8 @@ class ProcessEngine:
     def _tell_keep(self, host: HostProcess) -> None:
         for generation in self._pins.values():
             host.offer(generation)
-        host.keep(self._live.keys(), self._pins.keys())
+        if self._live is not None:
+            host.keep(self._live.keys(), self._pins.keys())
 
     # What hosts report.
 

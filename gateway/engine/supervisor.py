@@ -84,7 +84,7 @@ class HostProcess:
         self._process: asyncio.subprocess.Process | None = None
         self._link: wire.Link[wire.Report] | None = None
         self._calls: dict[int, Call] = {}
-        self._offered: set[str] = set()
+        self._offered: dict[str, Generation] = {}
         self._number = 0
         self._heard = 0.0
         self._killed_for = ""
@@ -117,13 +117,15 @@ class HostProcess:
             self._link.send(command)
 
     def offer(self, generation: Generation) -> None:
-        if self.up and generation.digest not in self._offered:
-            self._offered.add(generation.digest)
+        """Once for each state: one that is served in place keeps its digest when its directory is touched."""
+        offered = self._offered.get(generation.digest)
+        if self.up and offered is not generation and offered != generation:
+            self._offered[generation.digest] = generation
             self.tell(wire.Offer(generation))
 
     def keep(self, live: Collection[str], pinned: Collection[str]) -> None:
         """All that may stay. The host forgets the offers of everything else."""
-        self._offered &= set(live)
+        self._offered = {digest: offered for digest, offered in self._offered.items() if digest in live}
         self.tell(wire.Keep(list(live), list(pinned)))
 
     async def call(self, command: Callable[[int], wire.Command], digest: str = "") -> tuple[wire.Done, bytes]:
@@ -219,8 +221,13 @@ class HostProcess:
         )
 
     def _lost(self) -> None:
-        """A host that cannot be talked to is of no use, alive or not."""
-        if not self._stopping:
+        """A host that cannot be talked to is of no use. One that died has lost its connection too: its own status
+        says more, so it gets a moment to arrive."""
+        if not self._stopping and self._process is not None:
+            asyncio.get_running_loop().call_later(GRACE, self._kill_the_mute, self._process.pid)
+
+    def _kill_the_mute(self, pid: int) -> None:
+        if self.pid == pid:
             self.kill("its connection broke")
 
     async def _read_output(self, process: asyncio.subprocess.Process) -> None:

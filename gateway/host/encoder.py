@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from gateway.errors import InvalidDimensions, LoadFailed
-from gateway.host import library, memory, stages
+from gateway.host import library, memory, stages, tensors
 from gateway.host.pooling import pool, without_prompt
 from gateway.host.tokenize import TokenIds, Tokenizer
 from gateway.model import Generation, Manifest, Pooling
+from gateway.volume.directory import unchanged
 
 Vectors = npt.NDArray[np.float32]
 
@@ -85,9 +86,7 @@ class Encoder:
 
     def close(self) -> None:
         """Frees the weights, also where a reference to the network is left somewhere."""
-        for module in (self._network, self._tail):
-            for tensor in (*module.parameters(), *module.buffers()):
-                tensor.data = tensor.new_empty(0)
+        _empty(self._network, self._tail)
         self.bytes = 0
         memory.release(self.device)
 
@@ -137,13 +136,33 @@ def load(generation: Generation, device: str) -> Encoder:
     One at a time in a process: while transformers builds a model it replaces methods of its own classes, and two at
     once would put each other's replacement back for good. `place` on another device may run meanwhile.
     """
+    _demand_unchanged(generation)
     with memory.guarded():
         network = _network(generation)
-        tail = stages.build(generation.path, generation.manifest.stages)
-        _page_in(network)
+        try:
+            tail = stages.build(generation.path, generation.manifest.stages, mapped=generation.place is None)
+            _page_in(network)
+            _demand_unchanged(generation)
+        except BaseException:
+            _empty(network)
+            raise
     encoder = Encoder(network.eval(), tail.eval(), generation.manifest)
     encoder.place(device)
     return encoder
+
+
+def _demand_unchanged(generation: Generation) -> None:
+    """What is served in place is the accepted content only if the directory is the same before and after the load."""
+    if generation.place is not None and not unchanged(generation.path, generation.place):
+        message = "the directory, which is served in place, has changed; it is judged anew once it has settled"
+        raise LoadFailed(message, reason="changed_in_place", generation=generation.short)
+
+
+def _empty(*modules: nn.Module) -> None:
+    """Gives their memory back now: a network is full of cycles, and the collector may come late."""
+    for module in modules:
+        for tensor in (*module.parameters(), *module.buffers()):
+            tensor.data = tensor.new_empty(0)
 
 
 def _page_in(network: nn.Module) -> None:
@@ -159,14 +178,18 @@ def _network(generation: Generation) -> nn.Module:
         config = transformers.AutoConfig.from_pretrained(path, **library.LOCAL)
         config.use_cache = False
         kind = _class(transformers, config)
-        network, report = kind.from_pretrained(path, **_options(generation.manifest, kind, config))
+        network, report = kind.from_pretrained(**_source(generation, path), **_options(kind, config))
     except (torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:  # the library has no list of what it raises
         message = f"{generation.manifest.architecture} could not be loaded: {error}"
         raise LoadFailed(message, reason="weights_unreadable", generation=generation.short) from error
-    _demand_every_weight(report, generation)
     module: nn.Module = network.requires_grad_(False)
+    try:
+        _demand_every_weight(report, generation)
+    except LoadFailed:
+        _empty(module)
+        raise
     return module
 
 
@@ -176,12 +199,21 @@ def _class(transformers: Any, config: Any) -> Any:
     return transformers.MODEL_MAPPING[type(config)]
 
 
-def _options(manifest: Manifest, kind: Any, config: Any) -> dict[str, Any]:
+def _source(generation: Generation, path: str) -> dict[str, Any]:
+    """Where the weights come from: mapped by us, or unpickled by the library."""
+    weights = generation.manifest.weights
+    if any(name.endswith(".bin") for name in weights):
+        return {"pretrained_model_name_or_path": path, "use_safetensors": False}
+    paths = [os.path.join(generation.path, name) for name in weights]
+    state = tensors.read_all(paths, mapped=generation.place is None)
+    return {"pretrained_model_name_or_path": None, "state_dict": state}
+
+
+def _options(kind: Any, config: Any) -> dict[str, Any]:
     options = {
         **library.LOCAL,
         "config": config,
         "dtype": torch.float32,
-        "use_safetensors": not any(name.endswith(".bin") for name in manifest.weights),
         "attn_implementation": "sdpa" if kind._supports_sdpa else "eager",
         "output_loading_info": True,
     }

@@ -34,7 +34,7 @@ LOADS_AT_ONCE: Final = 2  # one is read while another is placed; more only fight
 assert len(LOADS) >= LOADS_AT_ONCE
 DEVICE_FAULT: Final = 71  # exit status: the device's context is poisoned, and only a new process cures it
 LARGE: Final = 1 << 16  # numbers above which arithmetic on an answer leaves the loop
-LEAST_BATCH: Final = 512  # tokens: a token budget that memory pressure lowers stops here
+REPORT_SECONDS: Final = 0.1  # between reports of a queue that changes with every device call
 
 
 class Config(msgspec.Struct, frozen=True):
@@ -105,7 +105,7 @@ class Host:
         self._requests: dict[int, asyncio.Task[None]] = {}
         self._turns = Turns()
         self._suspects: set[int | str] = set()  # requests and digests that were at work when a host died
-        self._report_due = False
+        self._report_due: asyncio.Handle | None = None
 
     # The commands.
 
@@ -204,7 +204,11 @@ class Host:
         turn = self._turns.alone() if generation.digest in self._suspects else self._turns.shared()
         async with self._loads, turn:
             with self._recorder.load(generation.digest):
-                model = await self._read_or_make_room(generation)
+                try:
+                    model = await self._read_or_make_room(generation)
+                except GatewayError:
+                    await self._lane.run(memory.release, self.device)  # what it had read goes back now, not some day
+                    raise
         self._suspects.discard(generation.digest)
         return model
 
@@ -254,6 +258,8 @@ class Host:
 
     def _called(self, call: Call, seconds: float) -> None:
         self._send(wire.Batch(call.key, len(call.rows), call.tokens, call.padded_tokens, seconds), b"")
+        if self._report_due is None:  # the queue has changed, and placement goes by it
+            self._report_due = asyncio.get_running_loop().call_later(REPORT_SECONDS, self._report)
 
     # The pool's observer.
 
@@ -269,12 +275,14 @@ class Host:
 
     def changed(self) -> None:
         """Many changes in one turn of the loop are one report."""
-        if not self._report_due:
-            self._report_due = True
-            asyncio.get_running_loop().call_soon(self._report)
+        if self._report_due is not None:
+            self._report_due.cancel()
+        self._report_due = asyncio.get_running_loop().call_soon(self._report)
 
     def _report(self) -> None:
-        self._report_due = False
+        if self._report_due is not None:
+            self._report_due.cancel()
+        self._report_due = None
         now = time.monotonic()
         residents = [
             wire.Resident(
@@ -304,7 +312,7 @@ def _read_ahead(generation: Generation) -> None:
     """Asks the kernel for the weights now, so that the disk works while another load is being built."""
     for name in generation.manifest.weights:
         with contextlib.suppress(OSError):
-            fd = os.open(os.path.join(generation.path, name), os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(os.path.join(generation.path, name), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             try:
                 os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_WILLNEED)
             finally:

@@ -9,7 +9,8 @@ import functools
 import os
 from typing import Any, Final
 
-OFFLINE: Final = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+# No network; and no threads for each load, whose arenas keep memory: our tensors are mapped, there is nothing to read.
+SWITCHES: Final = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DEACTIVATE_ASYNC_LOAD")
 # What every `from_pretrained` gets: a directory's own code is never run.
 LOCAL: Final[dict[str, Any]] = {"local_files_only": True, "trust_remote_code": False}
 
@@ -17,8 +18,8 @@ LOCAL: Final[dict[str, Any]] = {"local_files_only": True, "trust_remote_code": F
 @functools.cache
 def transformers() -> Any:
     """The module, with its progress bars and advice switched off: a host's standard error is a log."""
-    for name in OFFLINE:
-        os.environ[name] = "1"  # read once, while huggingface_hub is imported
+    for name in SWITCHES:
+        os.environ[name] = "1"  # most are read once, while huggingface_hub is imported
     import transformers as library  # noqa: PLC0415 - a second, which a host without models need not wait
 
     library.utils.logging.set_verbosity_error()

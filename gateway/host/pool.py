@@ -336,7 +336,7 @@ class Pool:
         try:
             runtime = await self._loader.load(slot.generation)
         except GatewayError as error:
-            self._load_failed(slot, error)
+            self._load_failed(slot, _bare(error))
             return
         except Exception as error:  # a load reads what strangers wrote: whatever goes wrong is that model's failure
             self._load_failed(slot, LoadFailed(f"{type(error).__name__}: {error}"))
@@ -380,6 +380,12 @@ class Pool:
         slot.gone.set()
         self._observer.unloaded(slot, self._clock() - slot.last_used)
         self._admit()
+
+
+def _bare(error: GatewayError) -> GatewayError:
+    """Without its tracebacks: it is remembered, and their frames hold all that the load had read."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
 
 
 def _fail(slot: Slot, error: GatewayError) -> None:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from gateway.errors import LoadFailed
+from gateway.host import tensors
 from gateway.model import Dense, LayerNorm, Normalize, Pooling, Stage
 
 
@@ -52,30 +52,32 @@ def activation(name: str) -> nn.Module:
     return found()
 
 
-def build(path: str, stages: tuple[Stage, ...]) -> nn.Sequential:
-    """The modules behind the pooling, on the CPU in float32. `path` is the model's directory."""
-    return nn.Sequential(*(_build(path, stage) for stage in stages if not isinstance(stage, Pooling)))
+def build(path: str, stages: tuple[Stage, ...], *, mapped: bool = True) -> nn.Sequential:
+    """The modules behind the pooling, on the CPU in float32. `path` is the model's directory; `mapped` as for
+    `tensors.read`."""
+    return nn.Sequential(*(_build(path, stage, mapped) for stage in stages if not isinstance(stage, Pooling)))
 
 
-def _build(path: str, stage: Dense | LayerNorm | Normalize) -> nn.Module:
+def _build(path: str, stage: Dense | LayerNorm | Normalize, mapped: bool) -> nn.Module:
     if isinstance(stage, Normalize):
         return UnitLength()
     module = Projection(stage) if isinstance(stage, Dense) else Norm(stage)
-    tensors = {name: tensor.float() for name, tensor in _read(os.path.join(path, stage.path)).items()}
+    found = {name: tensor.float() for name, tensor in _read(os.path.join(path, stage.path), mapped).items()}
     try:
-        module.load_state_dict(tensors, assign=True)
+        module.load_state_dict(found, assign=True)
     except RuntimeError as error:
         raise LoadFailed(f"{stage.path}: {error}", reason="stage_weights", folder=stage.path) from error
     return module.requires_grad_(False)
 
 
-def _read(folder: str) -> dict[str, Tensor]:
+def _read(folder: str, mapped: bool) -> dict[str, Tensor]:
     file = os.path.join(folder, "model.safetensors")
     try:
         if os.path.exists(file):
-            tensors: dict[str, Tensor] = load_file(file)
-            return tensors
-        tensors = torch.load(os.path.join(folder, "pytorch_model.bin"), map_location="cpu", weights_only=True)
+            return tensors.read(file, mapped=mapped)
+        unpickled: dict[str, Tensor] = torch.load(
+            os.path.join(folder, "pytorch_model.bin"), map_location="cpu", weights_only=True
+        )
     except Exception as error:  # neither library has a list of what it raises
         raise LoadFailed(f"{os.path.basename(folder)}: {error}", reason="stage_weights", folder=folder) from error
-    return tensors
+    return unpickled

@@ -21,27 +21,32 @@ class Family:
     """`after_padding`: positions are counted from the padding's number on, so that many fewer tokens fit.
 
     Source: RobertaEmbeddings.create_position_ids_from_input_ids in transformers. A decoder is an embedding model
-    only where a modules.json says how its tokens become one vector.
+    only where a modules.json says how its tokens become one vector. `table` is what the width of the table of tokens
+    is called, `narrow` that width where the configuration is silent; None is the width of a token's vector.
     """
 
     positions: Positions = "absolute"
     decoder: bool = False
     width: str = "hidden_size"
+    table: str = "embedding_size"
+    narrow: int | None = None
 
 
 ROBERTA: Final = Family("after_padding")
 ROTARY: Final = Family("unbounded")
 DECODER: Final = Family("unbounded", decoder=True)
 FAMILIES: Final[dict[str, Family]] = {
-    **dict.fromkeys(("albert", "bert", "electra", "ernie", "megatron-bert", "rembert", "roformer"), Family()),
+    **dict.fromkeys(("albert", "bert", "electra", "ernie", "megatron-bert", "roformer"), Family()),
     **dict.fromkeys(("deberta", "deberta-v2"), Family()),
     "distilbert": Family(width="dim"),
+    "rembert": Family(table="input_embedding_size", narrow=256),
     **dict.fromkeys(("camembert", "data2vec-text", "mpnet", "roberta", "roberta-prelayernorm"), ROBERTA),
     **dict.fromkeys(("xlm-roberta", "xlm-roberta-xl"), ROBERTA),
     **dict.fromkeys(("eurobert", "gte", "modernbert", "nomic_bert"), ROTARY),
     **dict.fromkeys(("t5", "mt5", "umt5"), Family("unbounded", width="d_model")),  # their encoders alone
     **dict.fromkeys(("gemma", "gemma2", "gemma3_text", "llama", "mistral", "qwen2", "qwen3"), DECODER),
 }
+GENERATING: Final = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 HEADLESS: Final = ("ForMaskedLM", "ForPreTraining")  # heads that are left off without a loss
 LONGEST: Final = 32_768  # tokens, where neither the model nor its tokenizer gives an end
 
@@ -87,7 +92,7 @@ def read_architecture(folder: Folder, path: str, findings: Findings, *, modules:
         model_type=config.text("model_type"),
         name=architecture,
         hidden=hidden,
-        embedding=config.count("embedding_size", hidden),
+        embedding=config.count(family.table, family.narrow or hidden),
         vocab_size=config.count("vocab_size"),
         max_position_embeddings=_longest(config, family),
         positions=_positions(config, family),
@@ -95,9 +100,15 @@ def read_architecture(folder: Folder, path: str, findings: Findings, *, modules:
     )
 
 
+def generates(folder: Folder, path: str) -> bool:
+    """Whether the config.json in the sub-folder `path` is that of a language model. Raises Unfit where it is none."""
+    config = Document.read(folder, f"{path}/config.json" if path else "config.json", "config_invalid")
+    return any(name.endswith(GENERATING) for name in config.texts("architectures")[:1])
+
+
 def _refuse_other_kinds(architecture: str, name: str) -> None:
     """What a plain directory is by its head. `modules.json` settles it otherwise, whatever the head says."""
-    if architecture.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")):
+    if architecture.endswith(GENERATING):
         kind = "a language model that generates text"
     elif architecture.endswith("ForSequenceClassification"):
         kind = "a cross-encoder or classifier"

@@ -17,13 +17,15 @@ from typing import Final
 
 import msgspec
 
-from gateway.model import ModelId, Reason
+from gateway.model import ModelId, Place, Reason
 from gateway.volume import reasons
+from gateway.volume.files import is_atomic
 
 MAX_LEVELS: Final = 8
 MAX_ENTRIES: Final = 2000
 NOT_MODEL_NAMES: Final = frozenset({"checkpoints", "eval", "logs", "lost+found"})
 CHECKPOINT: Final = "checkpoint-"
+PULLS: Final = ".pulls"  # where pulls are staged, directly under the root
 DOWNLOAD_FOLDERS: Final = frozenset({".cache", ".huggingface"})  # where `hf download --local-dir` keeps its parts
 IN_PROGRESS: Final = re.compile(
     r"\..*\.[A-Za-z0-9]{6}"  # rsync
@@ -66,6 +68,10 @@ class Directory(msgspec.Struct, frozen=True, kw_only=True):
     folders, not over the model directory itself, whose own ctime moves when it is renamed into place; `mtime_ns`
     is the directory's own. `in_progress` is a name that only a copy under way has; `error` says why the directory
     can not be read at all; `apart` are its sub-directories that are models of their own.
+
+    `nested` is a model of the same name inside it, which a second identical `kubectl cp` makes. The files and the
+    fingerprint here cover it too; which of the two is meant, judging them says (`Store.choose`). `warning` is what the
+    owner of a directory that is served should know.
     """
 
     model: ModelId
@@ -79,6 +85,8 @@ class Directory(msgspec.Struct, frozen=True, kw_only=True):
     in_progress: str | None = None
     error: Reason | None = None
     apart: frozenset[str] = frozenset()
+    nested: Directory | None = None
+    warning: Reason | None = None
 
     @property
     def bytes(self) -> int:
@@ -129,6 +137,12 @@ def read(
 def look(directory: Directory, root: str) -> Directory | None:
     """The same directory now. None when it has gone."""
     return read(directory.model, directory.path, os.path.realpath(root), directory.apart)
+
+
+def unchanged(path: str, place: Place) -> bool:
+    """Whether a directory that is served in place has the content that it was accepted with."""
+    found = read(ModelId(None, place.name), path, place.root, frozenset(place.apart))
+    return found is not None and found.fingerprint == place.fingerprint
 
 
 def refused(model: ModelId, path: str, own: os.stat_result, error: Reason) -> Directory:
@@ -202,7 +216,8 @@ class _Reading:
         if self.in_progress is None and IN_PROGRESS.fullmatch(name):
             self.in_progress = prefix + name
         apart = is_apart(name) or not in_model or (not prefix and name in self.apart)
-        if not entry.is_dir(follow_symlinks=False):
+        linked = entry.is_symlink() and not apart and not prefix and is_atomic(entry.path)
+        if not entry.is_dir(follow_symlinks=False) and not linked:
             if not apart:
                 self._file(entry, prefix + name)
         elif not apart:
@@ -212,7 +227,7 @@ class _Reading:
 
     def _folder(self, entry: os.DirEntry[str], path: str, level: int) -> None:
         try:
-            own = entry.stat(follow_symlinks=False)
+            own = entry.stat()
             self.newest_ctime_ns = max(self.newest_ctime_ns, own.st_ctime_ns)
             self.folders.append(f"{path}/ {own.st_ino} {own.st_mode}")
             self.folder(path + "/", level + 1, in_model=True)
@@ -257,7 +272,8 @@ def inside(path: str, root: str) -> bool:
 
 def _fingerprint(own: os.stat_result, files: tuple[FileStat, ...], reading: _Reading) -> str:
     def lines() -> Iterator[str]:
-        yield f"{own.st_dev} {own.st_ino} {own.st_mode} {reading.error.message if reading.error else ''}"
+        # not st_dev: a volume that is mounted again may get another number, and its models have not changed
+        yield f"{own.st_ino} {own.st_mode} {reading.error.message if reading.error else ''}"
         yield from sorted(reading.folders)
         for f in files:
             yield f"{f.path}\0{f.inode} {f.size} {f.mtime_ns} {f.ctime_ns} {f.mode} {f.link}"

@@ -21,6 +21,7 @@ from gateway.volume.reasons import Unfit, unfit
 CONFIG_CAP: Final = 16 * 1024**2  # bytes; the largest real one is a shard index, of about 200 kB
 TOKENIZER_CAP: Final = 64 * 1024**2  # bytes; the largest real one has 33 MB
 FLAGS: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY  # NONBLOCK: open(2) of a FIFO waits for ever
+ATOMIC: Final = "..data"  # Kubernetes exchanges this link for a new one, and so all files of a ConfigMap at once
 PART: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")  # of a relative path that a model's files may name
 
 
@@ -143,6 +144,24 @@ def shown_name(name: str) -> str:
     return name if name.isascii() and name.isprintable() else ascii(name)
 
 
+def is_atomic(path: str) -> bool:
+    """Whether a folder of a model is a link as Kubernetes makes it for a ConfigMap: `1_Pooling -> ..data/1_Pooling`.
+
+    It is the one link to a folder that is followed: it leads to a real folder in the model's own directory, so never
+    out of it nor in circles, and what lies there is part of the fingerprint.
+    """
+    base, name = os.path.split(path)
+    try:
+        if os.readlink(path) != f"{ATOMIC}/{name}":
+            return False
+        version = os.readlink(os.path.join(base, ATOMIC))
+        held = os.path.join(base, version)
+        real = stat.S_ISDIR(os.lstat(held).st_mode) and stat.S_ISDIR(os.lstat(os.path.join(held, name)).st_mode)
+    except (OSError, ValueError):  # no link, or one that leads nowhere
+        return False
+    return real and version.startswith("..") and version != ".." and "/" not in version
+
+
 def safe_relative(path: str) -> str | None:
     """The canonical spelling of a relative path that a model's own files name, or None when it is none."""
     parts = [part for part in path.split("/") if part != "."]
@@ -195,7 +214,7 @@ class Folder:
         changing this directory's fingerprint."""
         folder = os.path.dirname(name)
         while folder:
-            if os.path.islink(self.path(folder)):
+            if os.path.islink(self.path(folder)) and ("/" in folder or not is_atomic(self.path(folder))):
                 raise unfit("folder_link", f"{shown_name(folder)} is a link to a folder", shown_name(folder))
             folder = os.path.dirname(folder)
         return self.path(name)

@@ -25,6 +25,7 @@ NETWORK_PERIOD: Final = 2.0
 LEAST_GAP: Final = 0.05  # seconds between looks, while hints rain
 GAP_PER_LOOK: Final = 10.0  # and this many times as long as a look takes: at most a tenth of a core
 CHECK_EVERY: Final = 2  # looks by the timer, of which one asks whether watchdog still hears
+DEATH_SECONDS: Final = 0.5  # until a dead thread of watchdog's is noticed: publishing by exchange kills one
 
 
 class Follower:
@@ -50,6 +51,7 @@ class Follower:
         self._watcher = Watcher(self._root, self._hinted)
         self._forget: set[ModelId] = set()
         self._lost = False
+        self._deaf = False
         self._by_timer = 0
 
     def look_again(self, model: ModelId | None = None) -> None:
@@ -68,6 +70,7 @@ class Follower:
                 began = time.monotonic()
                 due = await self._look(why, due)
                 took = time.monotonic() - began
+                await self._keep_hearing(why)
                 await asyncio.sleep(max(LEAST_GAP, GAP_PER_LOOK * took))
                 why = await self._wait(due)
         finally:
@@ -98,10 +101,6 @@ class Follower:
             )
         )
         self._on_snapshot(snapshot)
-        if why == "timer":
-            self._by_timer += 1
-            if self._by_timer % CHECK_EVERY == 0:
-                await self._check()
         return snapshot.due
 
     def _scan(self, served: Mapping[ModelId, int | None], forget: set[ModelId]) -> tuple[Scan, Snapshot]:
@@ -111,20 +110,40 @@ class Follower:
         return found, self._settler.observe(found, now=time.monotonic(), wall=time.time(), served=served)
 
     async def _wait(self, due: float | None) -> str:
-        """Until a hint, or until time alone may bring news."""
-        until = self._period if due is None else min(self._period, max(0.0, due - time.monotonic()))
-        try:
-            await asyncio.wait_for(self._hint.wait(), until)
-        except TimeoutError:
-            return "timer"
-        return "hint"
+        """Until a hint, until time alone may bring news, or until watchdog is found dead."""
+        now = time.monotonic()
+        until = now + self._period if due is None else min(now + self._period, due)
+        while True:
+            left = until - time.monotonic()
+            try:
+                await asyncio.wait_for(self._hint.wait(), min(DEATH_SECONDS, max(0.0, left)))
+            except TimeoutError:
+                if left <= DEATH_SECONDS:
+                    return "timer"
+                if self._watcher.dead:
+                    return "deaf"
+            else:
+                return "hint"
 
-    async def _check(self) -> None:
-        """Rebuilds a watchdog that has gone deaf."""
-        deaf = await self._lane.run(self._watcher.check)
-        if deaf and not self._lost:
+    async def _keep_hearing(self, why: str) -> None:
+        """Rebuilds a watchdog that has gone deaf, and asks for a look at what it missed meanwhile."""
+        self._by_timer += why == "timer"
+        asked = why == "start" or (why == "timer" and self._by_timer % CHECK_EVERY == 0)
+        if self._lost or not (asked or self._watcher.dead):
+            return
+        if deaf := await self._lane.run(self._watcher.check):
             await self._lane.run(self._watcher.rebuild)
+            still = await self._lane.run(self._watcher.check)
+            self._tell_hearing(deaf, still)
+
+    def _tell_hearing(self, deaf: str, still: str | None) -> None:
+        """After a rebuild: that it helped, or, once, that it did not."""
+        if still is None:
             self._events.emit(events.WatcherRebuilt(why=deaf))
+            self._hint.set()
+        elif not self._deaf:
+            self._events.emit(events.WatcherDeaf(why=still))
+        self._deaf = still is not None
 
     def _hinted(self) -> None:
         """Called on watchdog's threads; the loop may have gone."""

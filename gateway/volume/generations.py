@@ -2,6 +2,7 @@
 
 A generation is complete, checked, read-only and on disk before it has its name, which is the digest of its content;
 equal content is stored once. Whatever goes wrong, nothing half-made is left, and what a killed process left is swept.
+A model that is too large to be copied has a record alone: what it is, and the state of its directory that it was.
 
     <state>/generations/<digest>/generation.json
     <state>/generations/<digest>/files/...
@@ -10,7 +11,6 @@ equal content is stored once. Whatever goes wrong, nothing half-made is left, an
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import re
 import secrets
@@ -20,18 +20,18 @@ from typing import Final
 
 import msgspec
 
-from gateway.model import Generation, Manifest, Rejected
-from gateway.volume import reasons
+from gateway.model import Accepted, Generation, Manifest, Place, Rejected
+from gateway.volume import nesting, reasons
 from gateway.volume.copying import Refused, copy, storing, write_all, writing
 from gateway.volume.directory import Directory, look
 from gateway.volume.manifest import judge
 from gateway.volume.reasons import Unfit
+from gateway.volume.record import IN_PLACE, Record, StoredFile, digest_of, kept_name, may_stay, stands
 from gateway.volume.sums import Sums
 
 DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 FILES: Final = "files"
 RECORD: Final = "generation.json"
-RENAMED: Final = {"pytorch_model.safetensors": "model.safetensors"}  # transformers reads only the second name
 SPARE_BYTES: Final = 16 * 1024**2  # for the record, folders, and what the file system itself needs
 
 
@@ -39,35 +39,48 @@ class Changed(Exception):
     """The directory changed while it was copied. Start over when it has settled again."""
 
 
-class StoredFile(msgspec.Struct, frozen=True):
-    path: str
-    size: int
-    sha256: str
-
-
-class Record(msgspec.Struct, frozen=True):
-    """generation.json."""
-
-    digest: str
-    manifest: Manifest
-    files: tuple[StoredFile, ...]
-
-
 class Store:
-    """Generations below one state directory, which no other gateway uses. Blocking; several lanes may take at once."""
+    """Generations below one state directory, which no other gateway uses. Blocking; several lanes may take at once.
 
-    def __init__(self, state_dir: str, *, allow_pickle: bool = False, sums: Sums | None = None) -> None:
+    Models over `copy_budget` bytes (0: none is) stay in place, with `in_place` those too that the disk has no room for.
+    """
+
+    def __init__(
+        self,
+        state_dir: str,
+        *,
+        allow_pickle: bool = False,
+        sums: Sums | None = None,
+        copy_budget: int = 0,
+        in_place: bool = False,
+    ) -> None:
         self._base = os.path.join(os.path.abspath(state_dir), "generations")
         self._allow_pickle = allow_pickle
         self._sums = sums
+        self._copy_budget = copy_budget
+        self._in_place = in_place
+
+    def choose(self, directory: Directory, root: str) -> Directory:
+        """The directory itself, or where it holds another of its name the one of the two that is meant, with a warning.
+
+        Raises Changed if it changed meanwhile.
+        """
+        inner = directory.nested
+        if inner is None or directory.error:
+            return directory
+        outer = nesting.around(directory, root)
+        if outer is None or _changed(directory, root):
+            raise Changed(directory.model.path)
+        return nesting.choose(outer, self._fit(outer, root), inner, self._fit(inner, root))
 
     def accept(self, directory: Directory, root: str) -> Generation:
         """Judges a settled directory and takes a copy; links in it may lead anywhere below `root`.
 
-        Raises Refused, or Changed if it changed meanwhile.
+        Of two nested ones it takes the one that `choose` says. Raises Refused, or Changed if it changed meanwhile.
         """
         if directory.error:
             raise Refused((directory.error,))
+        directory = self.choose(directory, root)
         try:
             return self._accept(directory, root)
         except Refused as error:
@@ -80,7 +93,10 @@ class Store:
         manifest = self._judge(directory.path, root)
         if reason := sums.check(directory).reason:
             raise Refused((reason,))
-        self._make_room(_sizes(directory, manifest))
+        size = _sizes(directory, manifest)
+        if self._is_large(size) and may_stay(manifest):
+            return self._take_in_place(directory, manifest, root, sums)
+        self._make_room(size)
         staging = os.path.join(self._base, "." + secrets.token_hex(8))
         try:
             files = self._copy(directory, manifest, root, staging, sums)
@@ -97,6 +113,8 @@ class Store:
         record = self._record(digest)
         if record is None:
             return None
+        if record.path is not None and record.place is not None:
+            return Generation(digest, record.path, record.manifest, record.place) if stands(record) else None
         folder = os.path.join(self._base, digest, FILES)
         try:
             whole = all(os.stat(os.path.join(folder, file.path)).st_size == file.size for file in record.files)
@@ -105,9 +123,9 @@ class Store:
         return Generation(digest, folder, record.manifest) if whole else None
 
     def bytes(self, digest: str) -> int:
-        """What a generation takes on the disk; 0 if there is none."""
+        """What a generation takes on the disk; 0 if there is none, or if it is served in place."""
         record = self._record(digest)
-        return sum(file.size for file in record.files) if record else 0
+        return sum(file.size for file in record.files) if record and record.place is None else 0
 
     def digests(self) -> set[str]:
         """Every generation in the store, whole or not."""
@@ -146,10 +164,59 @@ class Store:
             raise Refused(verdict.reasons)
         return verdict.manifest
 
-    def _make_room(self, needed: int) -> None:
+    def _fit(self, directory: Directory, root: str) -> Manifest | None:
+        """What the directory is, if nothing of it alone stands against serving it."""
+        verdict = judge(directory.path, root=root, allow_pickle=self._allow_pickle)
+        whole = directory.error is None and (self._sums or Sums(root)).check(directory).reason is None
+        return verdict.manifest if isinstance(verdict, Accepted) and whole else None
+
+    def _is_large(self, size: int) -> bool:
+        return 0 < self._copy_budget < size or (self._in_place and size + SPARE_BYTES > self._free())
+
+    def _take_in_place(self, directory: Directory, manifest: Manifest, root: str, sums: Sums) -> Generation:
+        """The same digest as a copy would have, and no copy: every file is read, and none is written."""
+        stats = {file.path: file for file in directory.files}
+        if not stats.keys() >= set(manifest.files):  # one of them came after the look
+            raise Changed(directory.model.path)
+        try:
+            files = tuple(
+                StoredFile(name, stats[name].size, sums.digest(directory, stats[name])) for name in manifest.files
+            )
+        except Unfit as error:
+            raise Refused((error.reason,)) from error
+        if _changed(directory, root):
+            raise Changed(directory.model.path)
+        stored = self.open(digest_of(files))
+        if stored is not None and stored.place is None:
+            return stored  # a copy, from when there was room for one
+        name = directory.model.name
+        place = Place(os.path.realpath(root), name, tuple(sorted(directory.apart)), directory.fingerprint)
+        manifest = msgspec.structs.replace(manifest, warnings=(*manifest.warnings, IN_PLACE))
+        record = Record(digest_of(files), manifest, files, directory.path, place)
+        self._write_down(record)
+        return Generation(record.digest, directory.path, manifest, place)
+
+    def _write_down(self, record: Record) -> None:
+        """Keeps the record of a generation that is served in place, for the next start."""
+        staging = os.path.join(self._base, "." + secrets.token_hex(8))
+        try:
+            with storing():
+                os.makedirs(staging, 0o700)
+            with writing(os.path.join(staging, RECORD)) as descriptor:
+                write_all(descriptor, msgspec.json.encode(record))
+            with storing():
+                _sync(staging)
+                self._name(staging, record.digest)
+        finally:
+            _erase(staging)
+
+    def _free(self) -> int:
         with storing():
             os.makedirs(self._base, exist_ok=True)
-            free = shutil.disk_usage(self._base).free
+            return shutil.disk_usage(self._base).free
+
+    def _make_room(self, needed: int) -> None:
+        free = self._free()
         if needed + SPARE_BYTES > free:
             message = f"the copy needs {needed + SPARE_BYTES:,} bytes; the state directory's disk has {free:,} free"
             raise Refused((reasons.reason("disk_full", message),))
@@ -162,7 +229,7 @@ class Store:
         stats = {file.path: file for file in directory.files}
         files = []
         for name in manifest.files:
-            kept = _kept_name(name)
+            kept = kept_name(name)
             target = os.path.join(staging, FILES, kept)
             with storing():
                 os.makedirs(os.path.dirname(target), exist_ok=True)
@@ -190,9 +257,10 @@ class Store:
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-            if self.open(digest):
+            there = self.open(digest)
+            if there is not None and there.place is None:
                 return  # equal content is there already; ours is erased
-            self.remove(digest)  # damaged: somebody was in there
+            self.remove(digest)  # damaged: somebody was in there; or a record alone, where the content may have changed
             os.rename(staging, path)
         _sync(self._base)
 
@@ -207,14 +275,6 @@ class Store:
         return record if record.digest == digest else None
 
 
-def digest_of(files: tuple[StoredFile, ...]) -> str:
-    """The name of this content: SHA-256 over sorted "path NUL sha256 newline"."""
-    digest = hashlib.sha256()
-    for file in sorted(files, key=lambda file: file.path):
-        digest.update(f"{file.path}\0{file.sha256}\n".encode(errors="surrogateescape"))
-    return digest.hexdigest()
-
-
 def _changed(directory: Directory, root: str) -> bool:
     now = look(directory, root)
     return now is None or now.fingerprint != directory.fingerprint
@@ -223,11 +283,6 @@ def _changed(directory: Directory, root: str) -> bool:
 def _sizes(directory: Directory, manifest: Manifest) -> int:
     wanted = set(manifest.files)
     return sum(file.size for file in directory.files if file.path in wanted)
-
-
-def _kept_name(name: str) -> str:
-    folder, base = os.path.split(name)
-    return os.path.join(folder, RENAMED.get(base, base))
 
 
 def _seal(folder: str) -> None:

@@ -15,9 +15,11 @@ from typing import Any, Final, Literal
 import orjson
 
 from gateway.model import SUBMODULE, Accepted, Manifest, Pooling, Reason, Rejected, Verdict
-from gateway.volume import modules
-from gateway.volume.architectures import Architecture, read_architecture
-from gateway.volume.documents import Document
+from gateway.volume import adapters, modules
+from gateway.volume.adapters import read_adapter
+from gateway.volume.architectures import Architecture, generates, read_architecture
+from gateway.volume.bases import find_base
+from gateway.volume.documents import Document, shown
 from gateway.volume.files import Folder
 from gateway.volume.modules import Module, Pipeline, read_modules, read_pipeline
 from gateway.volume.prompts import PROMPTS, Prompts, read_prompts
@@ -26,7 +28,6 @@ from gateway.volume.tokenizer import Tokenizer, read_tokenizer
 from gateway.volume.transformer import NAMES, Settings, max_tokens, read_settings
 from gateway.volume.weights import Weights, find_weights
 
-ADAPTER: Final = "adapter_config.json"
 METADATA: Final = "model_metadata.json"
 README_BYTES: Final = 64 * 1024
 FRONT_MATTER: Final = re.compile(rb"\A\s*---\s*\n(.*?)\n---", re.DOTALL)
@@ -65,10 +66,14 @@ class Parts:
 def judge(directory: str, *, root: str | None = None, allow_pickle: bool = False) -> Verdict:
     """The verdict on a model directory, from its files alone. Never raises; blocks on the disk.
 
-    `root` is where links may lead, the directory itself by default. `allow_pickle` lets `.bin` weights count.
+    `root` is the volume: where links may lead, and where the base of an adapter is looked for. Without it links stay in
+    the directory, and no base is looked for. `allow_pickle` lets `.bin` weights count.
     """
     folder = Folder(directory, os.path.realpath(root if root is not None else directory))
     findings = Findings()
+    if folder.has(adapters.FILE):
+        findings.attempt(_judge_adapter, folder, root, findings, allow_pickle)
+        return Rejected(tuple(findings.reasons))
     layout = findings.attempt(_layout, folder, findings)
     parts = _read(folder, layout, findings, allow_pickle) if layout else None
     if layout is None or parts is None or findings.reasons:
@@ -76,12 +81,35 @@ def judge(directory: str, *, root: str | None = None, allow_pickle: bool = False
     return Accepted(_manifest(layout, parts, findings.warnings))
 
 
+def _judge_adapter(folder: Folder, root: str | None, findings: Findings, allow_pickle: bool) -> None:
+    """Whether an adapter is whole, and whether its base is there. Raises Unfit: none is served yet."""
+    adapter = findings.attempt(read_adapter, folder, allow_pickle=allow_pickle)
+    entries = folder.entries()
+    if modules.FILE in entries:
+        findings.attempt(read_modules, folder)
+    elif hint := _hint(folder, entries):
+        findings.attempt(_missing_modules, hint)
+    if "tokenizer.json" in entries:  # one without a tokenizer takes that of its base
+        read_tokenizer(folder, "", None, findings, config_required=False)
+    if adapter is None or findings.reasons:
+        return
+    named = shown(adapter.references[0])
+    base = find_base(adapter.references, root) if root is not None else None
+    if root is not None and base is None:
+        findings.attempt(_missing_base, named)
+    over = f"over {base.path if base else named}, {'a language model' if adapter.generates else 'an encoder'},"
+    message = f"an adapter of rank {adapter.rank} {over} is recognised; this kind is not served by this version"
+    raise unfit("kind_not_served", message, adapters.FILE)
+
+
+def _missing_base(named: str) -> None:
+    message = f"it waits for its base {named}, which is not on the volume by its id, in base/ or in aliases.toml"
+    raise unfit("base_missing", message, adapters.FILE)
+
+
 def _layout(folder: Folder, findings: Findings) -> Layout:
     """Raises Unfit where nothing else is worth looking at."""
     entries = folder.entries()
-    if ADAPTER in entries:
-        message = f"{ADAPTER}: an adapter is recognised; this kind is not served by this version"
-        raise unfit("kind_not_served", message, ADAPTER)
     if modules.FILE in entries:
         chain = read_modules(folder)
         return Layout("sentence-transformers", chain[0].path, chain)
@@ -118,7 +146,10 @@ def _read(folder: Folder, layout: Layout, findings: Findings, allow_pickle: bool
     path = layout.transformer
     architecture = findings.attempt(read_architecture, folder, path, findings, modules=ours)
     if any(found.code == "kind_not_served" for found in findings.reasons):
-        return None  # what else is missing would be of no interest
+        if generates(folder, path):  # it will be served one day, and whether it is whole is of interest today
+            findings.attempt(find_weights, folder, path, allow_pickle=allow_pickle)
+            read_tokenizer(folder, path, None, findings, config_required=False)
+        return None
     weights = findings.attempt(find_weights, folder, path, allow_pickle=allow_pickle)
     vocab_size = architecture.vocab_size if architecture else None
     tokenizer = read_tokenizer(folder, path, vocab_size, findings, config_required=ours)

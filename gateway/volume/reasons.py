@@ -68,12 +68,26 @@ REASONS: Final[dict[str, tuple[Kind, str]]] = {
     "too_many_files": ("refused", "Leave out what is not the model: at most 2,000 files and folders."),
     "too_deep": ("refused", "Leave out what is not the model: folders are nested at most 8 levels deep."),
     "checksum_mismatch": ("incomplete", "Copy {file} again, or write SHA256SUMS anew with sha256sum."),
+    "nested_copy": (
+        "invalid",
+        "Copy to the folder above, with a slash at the end ('kubectl cp ./{file} NAMESPACE/POD:FOLDER/'); then remove "
+        "the inner {file}.",
+    ),
+    # adapters
+    "adapter_invalid": ("invalid", "Correct {file}, or save the adapter again with peft."),
+    "adapter_not_supported": ("refused", "Use a LoRA adapter, or merge the adapter into its base."),
+    "base_missing": (
+        "incomplete",
+        "Copy the base model to base/ or to the place of its id, or name it under [bases] in aliases.toml.",
+    ),
     # the gateway's own copy of it
     "disk_full": ("unreadable", "Free space under the state directory, or move it to a larger disk (--state-dir)."),
     "store_unwritable": ("unreadable", "Let the gateway write to its state directory (--state-dir)."),
     "load_failed": ("invalid", "Copy a model that loads; touch one of its files to have this one tried again."),
     "internal": ("invalid", "Report it with the gateway's log; touch one of the model's files to have it tried again."),
+    "golden_mismatch": ("invalid", "Publish the model again: what was copied does not answer as it did when made."),
     # beside the model
+    "golden_invalid": ("invalid", "Correct the golden vectors in {file}; the model is served without comparing them."),
     "metadata_invalid": ("invalid", "Correct {file}; the model is served without it."),
 }
 

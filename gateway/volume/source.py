@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from gateway.model import HUB_CACHE, NAME, SUBMODULE, ModelId
+from gateway.model import HUB_CACHE, NAME, SUBMODULE, VERSION, ModelId
 from gateway.volume import reasons
 from gateway.volume.directory import IN_PROGRESS, Directory, inside, is_apart, read, refused, unreadable
 
@@ -64,12 +64,7 @@ def scan(root: str) -> Scan:
     except OSError as error:
         raise VolumeUnreadable(root, error) from error
     look = _Look(real)
-    plain = [entry for entry in entries if not entry.name.startswith(HUB_CACHE)]
-    for entry in plain:
-        look.top(entry)
-    for entry in entries:
-        if entry.name.startswith(HUB_CACHE):  # after the others: what was dropped wins over what was downloaded
-            look.hub(entry)
+    look.at(entries)
     return Scan(
         directories=look.directories,
         ignored=tuple(look.ignored),
@@ -79,12 +74,35 @@ def scan(root: str) -> Scan:
     )
 
 
+def find(root: str, model: ModelId) -> Directory | None:
+    """One model as `scan` would have it, at the cost of one; of numbered versions the highest. None also where the
+    root or the namespace can not be read."""
+    real = os.path.realpath(root)
+    cached = HUB_CACHE + "--".join(part for part in (model.namespace, model.name) if part)
+    look = _Look(real, only=model.name)
+    look.at([entry for entry in _entries_or_none(real) if entry.name in (model.namespace or model.name, cached)])
+    versions = [found for found in look.directories if found.family == model and found != model]
+    return look.directories.get(max(versions, key=lambda found: found.version or 0, default=model))
+
+
 @dataclass(slots=True)
 class _Look:
+    """One pass over the root. `only`: of the models in a namespace, the one of this name."""
+
     root: str
+    only: str | None = None
     directories: dict[ModelId, Directory] = field(default_factory=dict)
     ignored: list[Ignored] = field(default_factory=list)
     unreadable: set[str] = field(default_factory=set)
+
+    def at(self, entries: list[os.DirEntry[str]]) -> None:
+        """What lies directly under the root."""
+        for entry in entries:
+            if not entry.name.startswith(HUB_CACHE):
+                self.top(entry)
+        for entry in entries:
+            if entry.name.startswith(HUB_CACHE):  # after the others: what was dropped wins over what was downloaded
+                self.hub(entry)
 
     def top(self, entry: os.DirEntry[str]) -> None:
         """A directory under the root: a namespace, a legacy model, or both when somebody's copy went astray."""
@@ -102,13 +120,22 @@ class _Look:
             self._add(ModelId(None, entry.name), path, frozenset(child.name for child in models))
             children = models
         for child in children:
-            self._model(entry.name, child)
+            if self.only is None or child.name == self.only:
+                self.model(entry.name, child)
 
-    def _model(self, namespace: str, entry: os.DirEntry[str]) -> None:
+    def model(self, namespace: str, entry: os.DirEntry[str]) -> None:
+        """A directory in a namespace: a model, numbered versions of one, or both."""
         model = ModelId(namespace, entry.name)
         if is_apart(entry.name) or not (path := self._resolve(entry, model)):
             return
-        self._add(model, path)
+        children = _entries_or_none(path)
+        versions = _versions(children, entry.name)
+        for child in versions:
+            version = ModelId(namespace, entry.name, int(child.name))
+            if place := self._resolve(child, version):
+                self._add(version, place)
+        if not versions or _is_model(children):
+            self._add(model, path, frozenset(child.name for child in versions))
 
     def _resolve(self, entry: os.DirEntry[str], model: ModelId) -> str | None:
         """The real path of a directory that may be a model or a namespace; None after saying why not."""
@@ -148,7 +175,15 @@ class _Look:
         if directory and directory.file("training_progress.json"):
             directory = self._trained(directory) or directory
         if directory:
-            self.directories[model] = directory
+            self.directories[model] = self._with_nested(directory)
+
+    def _with_nested(self, outer: Directory) -> Directory:
+        """`m/m` beside what else is in `m`. The outer one's files and fingerprint cover it already."""
+        name = os.path.basename(outer.path)
+        path = os.path.join(outer.path, name)
+        if not any(_is_nested(file.path, name) for file in outer.files) or os.path.islink(path):
+            return outer
+        return msgspec.structs.replace(outer, nested=read(outer.model, path, self.root))
 
     def _trained(self, run: Directory) -> Directory | None:
         """What a training run left: its `final_model/`."""
@@ -172,6 +207,26 @@ class _Look:
 def _entries(path: str) -> list[os.DirEntry[str]]:
     with os.scandir(path) as found:
         return sorted(found, key=lambda entry: entry.name)
+
+
+def _entries_or_none(path: str) -> list[os.DirEntry[str]]:
+    """Nothing where the operating system says no: reading the directory itself tells that."""
+    try:
+        return _entries(path)
+    except OSError:
+        return []
+
+
+def _versions(entries: list[os.DirEntry[str]], parent: str) -> list[os.DirEntry[str]]:
+    """Directories with a number for a name. Beside a model's own files they count if they hold models themselves."""
+    numbered = [entry for entry in entries if VERSION.fullmatch(entry.name) and entry.is_dir()]
+    return [entry for entry in numbered if _stands_alone(entry, parent)] if _is_model(entries) else numbered
+
+
+def _is_nested(file: str, name: str) -> bool:
+    """Whether a file of the model `name` belongs to a model of the same name inside it."""
+    folder, _, rest = file.partition("/")
+    return folder == name and (rest in MODEL_FILES or rest.endswith(MODEL_SUFFIXES)) and "/" not in rest
 
 
 def _is_model(entries: list[os.DirEntry[str]]) -> bool:

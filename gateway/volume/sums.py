@@ -68,12 +68,13 @@ class Sums:
             shown = shown_name(missing[0])
             raise reasons.unfit("checksum_mismatch", f"{shown} stands in {NAME} and is not there", shown)
         for path in sorted(ours, key=lambda path: files[path].size):  # the cheap ones may settle it
-            if self._digest(directory, files[path]) != ours[path]:
+            if self.digest(directory, files[path]) != ours[path]:
                 shown = shown_name(path)
                 message = f"{shown} is not the file that {NAME} lists: its content is another, or cut short"
                 raise reasons.unfit("checksum_mismatch", message, shown)
 
-    def _digest(self, directory: Directory, file: FileStat) -> str:
+    def digest(self, directory: Directory, file: FileStat) -> str:
+        """The SHA-256 of a file, read if its stat is not known. Raises Unfit."""
         key = _key(directory, file)
         if (known := self._known.get(key)) is not None:
             return known

@@ -7,6 +7,7 @@ nothing that it does can end watchdog's threads.
 from __future__ import annotations
 
 import os
+import time
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
@@ -30,6 +31,8 @@ from watchdog.events import (
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver, EventDispatcher
 
+from gateway.volume.directory import PULLS
+
 EVENTS: Final[list[type[FileSystemEvent]]] = [  # not opened, not closed_no_write: a load would cause 38 of them
     FileCreatedEvent,
     FileDeletedEvent,
@@ -43,7 +46,14 @@ EVENTS: Final[list[type[FileSystemEvent]]] = [  # not opened, not closed_no_writ
     DirModifiedEvent,
     DirAttribEvent,
 ]
+NOTICED_SECONDS: Final = 1.0  # a younger folder may not have its watch yet
 JOIN_SECONDS: Final = 2.0  # a thread that hangs in the kernel is left behind; all are daemons
+
+
+def _is_staged(event: FileSystemEvent) -> bool:
+    """Whether it happened where pulls are staged: bytes that come for minutes, and are no model yet."""
+    paths = (os.fsdecode(path) for path in (event.src_path, event.dest_path) if path)
+    return all(f"/{PULLS}/" in path for path in paths)
 
 
 class _Hint(FileSystemEventHandler):
@@ -52,7 +62,7 @@ class _Hint(FileSystemEventHandler):
         self._on_hint = on_hint
 
     def dispatch(self, event: FileSystemEvent) -> None:
-        if self.pending:
+        if self.pending or _is_staged(event):
             return
         self.pending = True
         with suppress(Exception):  # the loop may be closed; an exception here would end watchdog's dispatcher
@@ -103,6 +113,14 @@ class Watcher:
         self.stop()
         self.start()
 
+    @property
+    def dead(self) -> bool:
+        """Whether a thread of watchdog's has ended; costs nothing. Without an observer only time can help."""
+        if self._observer is None:
+            return False
+        parts = (self._observer, *self._observer.emitters, _reader(self._observer))
+        return any(part is not None and not part.is_alive() for part in parts)
+
     def check(self) -> str | None:
         """Why changes would go unseen, or None."""
         if self._observer is None:
@@ -118,7 +136,11 @@ class Watcher:
         if not self._observer.emitters or not all(emitter.is_alive() for emitter in self._observer.emitters):
             return "watchdog's emitter has died"
         reader = _reader(self._observer)
-        return "watchdog's inotify reader has died" if reader is not None and not reader.is_alive() else None
+        if reader is not None and not reader.is_alive():
+            return "watchdog's inotify reader has died"
+        if (unheard := _unheard(self._observer, now[0])) is not None:
+            return f"{ascii(unheard)[1:-1]} has no watch: it was exchanged, or fs.inotify.max_user_watches is reached"
+        return None
 
 
 def _identity(root: str) -> tuple[str, int, int]:
@@ -132,12 +154,43 @@ def _reader(observer: BaseObserver) -> Any:
     return getattr(observer, "_inotify_fd", None)
 
 
+def _unheard(observer: BaseObserver, root: str) -> str | None:
+    """A namespace or a model that has no watch: at the kernel's limit watchdog leaves out the rest and says nothing,
+    and it loses track of what was exchanged by a rename."""
+    watched: set[bytes] = set()
+    for emitter in observer.emitters:
+        paths = getattr(getattr(emitter, "_inotify", None), "_active_callbacks_by_path", None)
+        if paths is None:  # another watchdog, or another system
+            return None
+        watched |= {os.fsencode(path) for path in list(paths)}
+    folders = _folders(root)
+    inner = [below for folder in folders for below in _folders(folder)]
+    return next((path for path in (*folders, *inner) if os.fsencode(path) not in watched), None)
+
+
+def _folders(path: str) -> list[str]:
+    """The folders in it that watchdog has had the time to hear of."""
+    with suppress(OSError), os.scandir(path) as found:
+        return [
+            entry.path
+            for entry in found
+            if entry.is_dir(follow_symlinks=False) and abs(time.time() - entry.stat().st_ctime) > NOTICED_SECONDS
+        ]
+    return []
+
+
 def _discard(observer: BaseObserver) -> None:
     """Stops every thread by itself: after a crash inside watchdog its own stop() raises half-way."""
     parts = (observer, *observer.emitters, _reader(observer))
+    queues: list[Any] = [
+        getattr(getattr(emitter, "_inotify", None), "_move_event_grouper", None) for emitter in observer.emitters
+    ]
     for part in parts:
         with suppress(Exception):  # whatever is broken in there, it is being thrown away
             part.stop()
+    for queue in queues:
+        with suppress(Exception):  # an emitter waits on it for ever when its own stop() broke off before closing it
+            queue.close()
     with suppress(Exception):  # the dispatcher waits for this on its queue
         observer.event_queue.put_nowait(EventDispatcher.stop_event)
     for part in parts:

@@ -25,6 +25,18 @@ STATUSES: Final[dict[type[errors.GatewayError], int]] = {
     errors.DoesNotFit: 507,
     errors.Overloaded: 429,
     errors.Unavailable: 503,
+    errors.HubOffline: 403,
+    errors.HubUnreachable: 503,
+    errors.HubFailed: 502,
+    errors.HubForbids: 403,
+    errors.HubModelNotFound: 404,
+    errors.HubRevisionNotFound: 404,
+    errors.NothingToServe: 409,
+    errors.PullConflict: 409,
+    errors.PullInProgress: 409,
+    errors.PullInterrupted: 503,
+    errors.VolumeFull: 507,
+    errors.VolumeUnwritable: 507,
     errors.DeadlineExceeded: 504,
     errors.Internal: 500,
 }
@@ -39,7 +51,8 @@ def status(error: errors.GatewayError) -> int:
 
 
 def body(error: errors.GatewayError) -> dict[str, Any]:
-    return {"error": {"code": error.code, "message": error.message, **error.details}}
+    wait = {} if error.retry_after is None else {"retry_after": round(error.retry_after, 3)}
+    return {"error": {"code": error.code, "message": error.message, **wait, **error.details}}
 
 
 def answer(error: errors.GatewayError) -> web.Response:

@@ -10,6 +10,7 @@ import numpy as np
 import orjson
 from aiohttp import web
 
+from gateway.catalog.lookup import Found
 from gateway.errors import InvalidBody, InvalidJson
 from gateway.model import PREFIX, ModelId
 from gateway.service import Embedding, EmbedRequest, Service
@@ -36,7 +37,14 @@ class EmbedBody(msgspec.Struct):
     encoding_format: Literal["float", "base64"] = "float"
 
 
+class RollbackBody(msgspec.Struct):
+    """`POST /models/{model}/rollback`, which needs none. `to` is the beginning of a generation's digest."""
+
+    to: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{6,64}$")] | None = None
+
+
 _embed_body: Final = msgspec.json.Decoder(EmbedBody)
+_rollback_body: Final = msgspec.json.Decoder(RollbackBody)
 
 
 @routes.post("/embed")
@@ -56,21 +64,25 @@ async def embed(request: web.Request) -> web.Response:
         prompt=body.prompt,
         prompt_name=body.prompt_name,
         dimensions=body.dimensions,
+        key=_client(request),
     )
     request[LINE]["texts"] = len(asked.texts)
-    embedding = await request.app[SERVICE].embed(asked)
+    embedding = await request.app[SERVICE].embed(asked, lambda found: _tell_found(request, found))
     _tell(request, embedding)
     response = _octets(embedding) if _wants_octets(request) else _json(embedding, body.encoding_format)
     response.headers["X-Model"] = str(embedding.model)
     response.headers["X-Model-Generation"] = embedding.generation.short
+    if embedding.alias is not None:
+        response.headers["X-Model-Alias"] = str(embedding.alias)
     return response
 
 
 @routes.get("/models")
 async def models(request: web.Request) -> web.Response:
-    """Every directory seen, with its state; and the names that are no models, with the reason."""
+    """Every model seen, with its state; aliases; and the names that are no models, with the reason."""
     catalog = request.app[SERVICE].catalog
-    return answer({"models": catalog.listing(), "ignored": msgspec.to_builtins(catalog.ignored)})
+    listing = {"models": catalog.listing(), "aliases": catalog.aliases()}
+    return answer(listing | {"ignored": msgspec.to_builtins(catalog.ignored)})
 
 
 @routes.get("/models/embeddings")
@@ -83,7 +95,8 @@ async def older_listing(request: web.Request) -> web.Response:
         return answer({"models": []})  # language models are not served yet, and none is claimed
     served = [entry for entry in catalog.listing() if entry["generation"]]
     if request.path.endswith("/embeddings"):
-        return answer({"models": [entry["id"] for entry in served]})
+        aliases = [alias["id"] for alias in catalog.aliases() if alias["model"] in {entry["id"] for entry in served}]
+        return answer({"models": [*(entry["id"] for entry in served), *aliases]})
     return answer({"models": [_finetuned(entry) for entry in served if entry["namespace"]]})
 
 
@@ -104,7 +117,18 @@ async def operate(request: web.Request) -> web.Response:
         case "unload":
             done = await service.unload(spelling)
         case verb:
-            done = service.pin(spelling, pinned=verb == "pin")
+            done = await service.pin(spelling, pinned=verb == "pin")
+    request[LINE]["model"] = done.path
+    return answer(service.catalog.show(done))
+
+
+@routes.post("/models/{model:.+}/rollback")
+async def rollback(request: web.Request) -> web.Response:
+    """Makes an earlier generation live, until something newer is dropped."""
+    service = request.app[SERVICE]
+    raw = await request.read()
+    body = decode(_rollback_body, raw) if raw.strip() else RollbackBody()
+    done = await service.rollback(request.match_info["model"], body.to)
     request[LINE]["model"] = done.path
     return answer(service.catalog.show(done))
 
@@ -134,13 +158,13 @@ async def readyz(request: web.Request) -> web.Response:
 async def info(request: web.Request) -> web.Response:
     """What the default model is, or the one named by `?model=`."""
     service = request.app[SERVICE]
-    model_id, generation = service.find(request.query.get("model"))
-    manifest = generation.manifest
+    found = await service.find(request.query.get("model"))
+    generation, manifest = found.generation, found.generation.manifest
     residences = service.engine.residences().get(generation.digest, [])
     devices = service.engine.devices()
     return answer(
         {
-            "model": str(model_id),
+            "model": str(found.model),
             "generation": generation.short,
             "device": residences[0].device if residences else devices[0].device,
             "loaded": any(residence.state == "loaded" for residence in residences),
@@ -171,6 +195,12 @@ def answer(document: Any, status: int = 200) -> web.Response:
     return web.Response(status=status, body=orjson.dumps(document), content_type="application/json")
 
 
+def _client(request: web.Request) -> str:
+    """What an alias's canary knows a client by, so that it stays on one side."""
+    headers = request.headers
+    return headers.get("X-Canary-Key") or headers.get("Authorization") or request.remote or ""
+
+
 def _wants_octets(request: web.Request) -> bool:
     return OCTETS in request.headers.get("Accept", "")
 
@@ -193,7 +223,18 @@ def _json(embedding: Embedding, encoding: str) -> web.Response:
         "normalized": embedding.normalized,
         "usage": {"tokens": embedding.tokens},
     }
+    if embedding.alias is not None:
+        document["alias"] = str(embedding.alias)
     return web.Response(body=orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY), content_type="application/json")
+
+
+def _tell_found(request: web.Request, found: Found) -> None:
+    request[LINE].update(
+        model=found.model.path,
+        generation=found.generation.short,
+        alias=found.alias.path if found.alias else None,
+        arm=found.arm,
+    )
 
 
 def _tell(request: web.Request, embedding: Embedding) -> None:

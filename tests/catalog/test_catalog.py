@@ -7,7 +7,6 @@ import os
 import shutil
 import threading
 from collections import Counter
-from collections.abc import Collection, Coroutine
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,209 +16,10 @@ import orjson
 import pytest
 
 from gateway import events
-from gateway.catalog.catalog import Catalog
-from gateway.catalog.ledger import Ledger
-from gateway.engine.engine import DeviceState, Residence, Vectors
-from gateway.errors import (
-    GatewayError,
-    GenerationNotFound,
-    LoadFailed,
-    ModelCopying,
-    ModelNotFound,
-    ModelRejected,
-    Starting,
-)
-from gateway.host.wire import Options
-from gateway.model import Generation, ModelId
-from gateway.volume.directory import Directory, read
-from gateway.volume.generations import DIGEST, Store
-from gateway.volume.settle import Observation, Snapshot
-from tests import making
-
-M = "finetuned/m"
-
-
-class Engine:
-    """A device without a device: only what it was told to keep may be loaded, and its files must be there."""
-
-    def __init__(self) -> None:
-        self.live: dict[str, Generation] = {}
-        self.pinned: set[str] = set()
-        self.loaded: dict[str, Generation] = {}
-        self.loads: list[str] = []
-        self.failure: Exception | None = None
-        self.gate = asyncio.Event()  # loads wait for it
-        self.gate.set()
-        self.loading = asyncio.Event()  # a load has begun
-
-    async def embed(self, generation: Generation, texts: list[str], options: Options) -> Vectors:
-        await self.load(generation)
-        dim = generation.manifest.dim
-        return Vectors(bytes(4 * dim * len(texts)), len(texts), dim, 1, 0.0, 0.0, 0.0)
-
-    async def load(self, generation: Generation) -> None:
-        assert generation.digest in self.live, "a host was never told of this generation"
-        self.loading.set()
-        await self.gate.wait()
-        if self.failure is not None:
-            raise self.failure
-        assert generation.digest in self.live, "it was retired while it was loaded"
-        for file in generation.manifest.files:
-            assert os.path.getsize(os.path.join(generation.path, file))
-        self.loads.append(generation.short)
-        self.loaded[generation.digest] = generation
-
-    async def begins(self) -> None:
-        """Until a load has begun. The bound only ends a test that would hang."""
-        await asyncio.wait_for(self.loading.wait(), 60)
-
-    async def unload(self, digest: str) -> None:
-        self.loaded.pop(digest, None)
-
-    def keep(self, live: Collection[Generation], pinned: Collection[Generation]) -> None:
-        self.live = {generation.digest: generation for generation in live}
-        assert len(self.live) == len(live), "a generation is named once"
-        self.pinned = {generation.digest for generation in pinned}
-        assert self.pinned <= self.live.keys(), "what is pinned is live"
-        self.loaded = {digest: each for digest, each in self.loaded.items() if digest in self.live}
-
-    def residences(self) -> dict[str, list[Residence]]:
-        return {
-            digest: [Residence(digest, "cpu", "loaded", 10, 0, digest in self.pinned, 1.0)] for digest in self.loaded
-        }
-
-    def quarantined(self, digest: str) -> float | None:
-        return None
-
-    def devices(self) -> list[DeviceState]:
-        return [DeviceState("cpu", True, 1, 10 * len(self.loaded), 1000, 0, 0, 0)]
-
-    @property
-    def ready(self) -> bool:
-        return True
-
-
-class CountingStore(Store):
-    """Remembers what it was asked to copy."""
-
-    def __init__(self, state_dir: str) -> None:
-        super().__init__(state_dir)
-        self.accepted: list[str] = []
-
-    def accept(self, directory: Directory, root: str) -> Generation:
-        self.accepted.append(directory.model.path)
-        return super().accept(directory, root)
-
-
-class World:
-    """A volume, and a gateway's catalog over it that is told of a look when a test says so."""
-
-    def __init__(self, base: Path, *, keep: int = 2) -> None:
-        self.base = base
-        self.root = base / "models"
-        self.root.mkdir(exist_ok=True)
-        self.state = base / "state"
-        self.store = CountingStore(str(self.state))
-        self.store.sweep()
-        self.engine = Engine()
-        self.told: list[events.Event] = []
-        tell = events.Events()
-        tell.subscribe(self.told.append)
-        self.emit = tell.emit
-        self.again: list[ModelId | None] = []
-        self.tasks: set[asyncio.Task[None]] = set()
-        self.now = 0.0
-        self.catalog = Catalog(
-            str(self.root),
-            self.store,
-            Ledger(str(self.state)),
-            self.engine,
-            tell,
-            spawn=self.spawn,
-            look_again=self.again.append,
-            keep=keep,
-            clock=lambda: self.now,
-        )
-
-    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(work)
-        self.tasks.add(task)
-        return task
-
-    async def quiet(self) -> None:
-        """Until nothing runs. What a task raises, which would end the gateway, comes out here."""
-        while pending := {task for task in self.tasks if not task.done()}:
-            await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-        for task in self.tasks:
-            task.result()
-
-    def snapshot(self, waiting: str = "", only: str | None = None) -> Snapshot:
-        paths = [*self.root.glob("*/config.json"), *self.root.glob("*/*/config.json")]
-        seen = {}
-        for path in sorted(path.parent for path in paths):
-            model = ModelId.of(str(path.relative_to(self.root)))
-            directory = read(model, str(path), str(self.root))
-            assert directory is not None
-            held = waiting if only in (None, model.path) else ""
-            seen[model] = Observation(directory=directory, settled=not held, waiting=held, since=0.0)
-        return Snapshot(observations=seen, removed=frozenset(self.catalog.served().keys() - seen.keys()), due=None)
-
-    def see(self, waiting: str = "", only: str | None = None) -> None:
-        """One look. With `waiting`, all directories (or `only` one) have not settled."""
-        self.catalog.reconcile(self.snapshot(waiting, only))
-
-    async def look(self) -> None:
-        """One look and all that follows from it, and the next one, which finds nothing new."""
-        self.see()
-        await self.quiet()
-        self.see()
-        await self.quiet()
-
-    def put(self, source: str, path: str = M) -> None:
-        """The directory is now a copy of `source`, by a rename."""
-        target, fresh = self.root / path, self.base / "fresh"
-        shutil.copytree(source, fresh)
-        shutil.rmtree(target, ignore_errors=True)
-        target.parent.mkdir(exist_ok=True)
-        fresh.rename(target)
-
-    def find(self, spelling: str = M) -> Generation:
-        return self.catalog.find(self.catalog.parse(spelling))[1]
-
-    def fails(self, spelling: str = M) -> GatewayError:
-        with pytest.raises(GatewayError) as failure:
-            self.catalog.find(self.catalog.parse(spelling))
-        return failure.value
-
-    def shown(self, path: str = M) -> dict[str, Any]:
-        return self.catalog.show(ModelId.of(path))
-
-    def heard(self, kind: type[events.Event]) -> list[Any]:
-        return [event for event in self.told if isinstance(event, kind)]
-
-    async def restarted(self, *, keep: int = 2) -> World:
-        """Another gateway over the same volume and state, which has not looked yet."""
-        await self.quiet()
-        world = World(self.base, keep=keep)
-        await world.catalog.restore()
-        return world
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Five models that differ in their weights alone."""
-    base = tmp_path_factory.mktemp("made")
-    return [making.encoder(base / str(seed), seed=seed, dim=16, layers=1, heads=2) for seed in range(5)]
-
-
-@pytest.fixture(scope="module")
-def wide(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return making.encoder(tmp_path_factory.mktemp("wide") / "m", dim=32, layers=1, heads=2)
-
-
-@pytest.fixture
-async def world(tmp_path: Path) -> World:
-    return World(tmp_path)
+from gateway.errors import GenerationNotFound, LoadFailed, ModelCopying, ModelNotFound, ModelRejected, Starting
+from gateway.model import ModelId
+from gateway.volume.generations import DIGEST
+from tests.catalog.world import M, World
 
 
 async def test_a_whole_directory_is_accepted_served_and_told_once(world: World, made: list[str]) -> None:
@@ -244,7 +44,7 @@ async def test_every_spelling_finds_the_same_model(world: World, made: list[str]
     await world.look()
     root = world.root
     for spelling in (M, f"huggingface:{M}", "m", "huggingface:m", f"{root}/{M}", f"models/{M}"):
-        assert world.catalog.find(world.catalog.parse(spelling))[0] == ModelId("finetuned", "m")
+        assert (await world.ask(spelling)).model == ModelId("finetuned", "m")
         assert world.catalog.resolve(world.catalog.parse(spelling)) == ModelId("finetuned", "m")
 
 
@@ -648,17 +448,17 @@ async def test_earlier_generations_are_reached_by_their_digest_and_only_as_many_
     assert world.shown()["previous"] == [third.short, second.short]
     assert world.store.digests() == {generation.digest for generation in (second, third, live)}
     assert set(world.engine.live) == {live.digest}
-    assert world.find(f"{M}@{live.short}") == live
-    assert world.find(f"{M}@{second.digest}") == second
-    assert world.find(f"m@{third.short[:6]}") == third
+    assert (await world.ask(f"{M}@{live.short}")).generation == live
+    assert (await world.ask(f"{M}@{second.digest}")).generation == second
+    assert (await world.ask(f"m@{third.short[:6]}")).generation == third
     assert set(world.engine.live) == {generation.digest for generation in (second, third, live)}
     await world.engine.load(second)
-    failure = world.fails(f"{M}@{oldest.short}")
+    failure = await world.refused(f"{M}@{oldest.short}")
     assert isinstance(failure, GenerationNotFound)
     assert failure.details["generations"] == [live.short, third.short, second.short]
     assert live.short in failure.message
     again = await world.restarted()
-    assert again.find(f"{M}@{second.short}") == second
+    assert (await again.ask(f"{M}@{second.short}")).generation == second
 
 
 async def test_content_that_comes_back_is_live_again_and_is_not_listed_twice(world: World, made: list[str]) -> None:
@@ -688,7 +488,7 @@ async def test_an_earlier_generation_that_the_disk_has_lost_is_not_found_and_not
     world.put(made[1])
     await world.look()
     world.store.remove(old.digest)
-    failure = world.fails(f"{M}@{old.short}")
+    failure = await world.refused(f"{M}@{old.short}")
     assert isinstance(failure, GenerationNotFound)
     assert failure.details["generations"] == [world.find().short]
 
@@ -816,7 +616,7 @@ async def test_new_content_is_not_copied_before_the_last_of_several_prunings_has
     gates[0].set()
     await asyncio.wait({task for task in world.tasks if not task.done()}, return_when=asyncio.FIRST_COMPLETED)
     await asyncio.sleep(0)  # who waited for it would go on now
-    await world.catalog._copies.run(int)  # and would be done with copying before this
+    await world.catalog._holdings.copies.run(int)  # and would be done with copying before this
     gates[1].set()
     await world.quiet()
     assert world.store.open(world.find("next").digest) == world.find("next")
@@ -873,7 +673,7 @@ async def test_a_load_that_fails_is_shown_with_the_model_until_one_succeeds(worl
     world.put(made[0])
     await world.look()
     short = world.find().short
-    told = {"generation": short, "models": (M,), "device": "cpu"}
+    told: dict[str, Any] = {"generation": short, "models": (M,), "device": "cpu"}
     world.emit(events.LoadFailed(**told, code="load_failed", message="no room", retry_after=1.0))
     assert world.shown()["load_error"] == "no room"
     world.emit(events.GenerationLoaded(**told, bytes=1, seconds=0.1))

@@ -7,12 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from gateway.catalog.ledger import Ledger, Record
+from gateway.catalog.ledger import Kept, Ledger, Record, Seen
 
+LIVE = Kept(digest="a" * 64, version=3, number=7, since=1.5, bytes=100)
 FIRST = Record(
-    model="finetuned/m", live="a" * 64, fingerprint="f", inode=2**63, previous=("b" * 64, "c" * 64), pinned=True
+    model="finetuned/m",
+    live=LIVE,
+    directories=(Seen(version=3, content=LIVE, fingerprint="f", inode=2**63), Seen(version=2)),
+    earlier=(Kept(digest="b" * 64, version=2), Kept(digest="c" * 64)),
+    held=("e" * 64,),
+    breaking=True,
+    pinned=True,
 )
-SECOND = Record(model="legacy", live="d" * 64, fingerprint="", inode=0)
+SECOND = Record(model="legacy", live=Kept(digest="d" * 64))
 
 
 def test_what_was_written_is_read_back(tmp_path: Path) -> None:

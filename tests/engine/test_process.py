@@ -56,6 +56,7 @@ async def rig(
     budget: int = 0,
     hang_timeout: float = 60.0,
     load_timeout: float = 60.0,
+    limit: int = 0,
     command: tuple[str, ...] = FAULTY,
 ) -> AsyncIterator[Rig]:
     bus, told = events.Events(), []
@@ -72,7 +73,7 @@ async def rig(
         )
         for device in devices
     ]
-    engine = ProcessEngine(hosts, bus, lambda digest: (digest[:4],), lambda g: g.manifest.parameters * 4)
+    engine = ProcessEngine(hosts, bus, lambda digest: (digest[:4],), lambda g: g.manifest.parameters * 4, limit)
     lives = [asyncio.create_task(host.supervise()) for host in hosts]
     try:
         yield Rig(engine, hosts, told)
@@ -271,6 +272,22 @@ async def test_what_is_larger_than_the_budget_is_refused(models: list[Generation
             await running.embed(models[0], "anything")
 
 
+async def test_whether_two_fit_side_by_side_goes_by_bytes_by_pins_and_by_their_number(models: list[Generation]) -> None:
+    first, second, third = models[:3]
+    size = first.manifest.parameters * 4
+    async with rig(budget=int(size * 2.6)) as running:
+        assert running.engine.fits_beside(second, first.digest)  # no host is up, and nobody knows better
+        await running.embed(first, "anything")
+        assert running.engine.fits_beside(third, first.digest)
+        running.engine.keep(models, [second])
+        await running.until(lambda: len(running.of(events.GenerationLoaded)) == 2)
+        await running.until(lambda: running.engine.residences()[second.digest][0].pinned)
+        assert not running.engine.fits_beside(third, first.digest)
+    async with rig(limit=1) as running:
+        await running.embed(first, "anything")
+        assert not running.engine.fits_beside(second, first.digest)
+
+
 async def test_a_pinned_model_is_loaded_at_once_and_again_after_a_crash(models: list[Generation]) -> None:
     async with rig() as running:
         running.engine.keep(models, [models[4]])
@@ -357,3 +374,13 @@ async def test_errors_that_cross_the_wire_keep_their_type_and_facts(models: list
             await running.engine.embed(models[0], ["alpha " * 500], Options(truncate=False))
         assert isinstance(refused.value, GatewayError)
         assert refused.value.details
+
+
+async def test_a_queue_that_grows_behind_one_lease_is_seen_and_its_end_too(models: list[Generation]) -> None:
+    """Placement and the metrics go by it, and the pool does not change while it drains."""
+    async with rig() as running:
+        await running.embed(models[0], "warm")
+        bulk = asyncio.create_task(running.embed(models[0], *(["alpha " * 60] * 1500)))
+        await running.until(lambda: running.engine.devices()[0].queue_tokens > 0)
+        await bulk
+        await running.until(lambda: running.engine.devices()[0].queue_tokens == 0)

@@ -100,6 +100,29 @@ def test_a_generation_is_read_only(root: Path, store: Store) -> None:
         assert {stat.S_IMODE(os.stat(os.path.join(folder, name)).st_mode) for name in names} <= {0o444}
 
 
+def test_a_model_in_the_links_of_a_configmap_is_taken_and_its_exchange_is_a_new_generation(
+    root: Path, store: Store
+) -> None:
+    model = root / "finetuned/m"
+    (model / "..2026_01").mkdir()
+    for name in sorted(os.listdir(model)):
+        if not name.startswith(".."):
+            (model / name).rename(model / "..2026_01" / name)
+            (model / name).symlink_to(f"..data/{name}")
+    (model / "..data").symlink_to("..2026_01")
+    first = take(store, root)
+    assert content(first.path) == {name: content(model / "..2026_01")[name] for name in first.manifest.files}
+    making.encoder(model / "..2026_02", seed=9)
+    seen = look(root)
+    (model / "..data_tmp").symlink_to("..2026_02")
+    (model / "..data_tmp").rename(model / "..data")
+    with pytest.raises(Changed):
+        store.accept(seen, str(root))
+    second = take(store, root)
+    assert second.digest != first.digest
+    assert content(second.path) == {name: content(model / "..2026_02")[name] for name in second.manifest.files}
+
+
 def test_what_happens_to_the_source_does_not_reach_the_generation(root: Path, store: Store) -> None:
     taken = take(store, root)
     before = content(taken.path)

@@ -441,9 +441,22 @@ def test_a_decoder_is_served_only_with_modules_json(tmp_path: Path) -> None:
     assert accepted(path).model_type == "qwen3"
 
 
-def test_an_adapter_is_recognised_and_not_served(tmp_path: Path) -> None:
-    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA"}')
-    assert set(rejected(tmp_path)) == {"kind_not_served"}
+def test_a_language_model_that_is_not_whole_says_so_although_it_is_not_served(tmp_path: Path) -> None:
+    path = making.encoder(tmp_path, family="qwen3", plain=True, shards=3)
+    edit(path, "config.json", put(architectures=["Qwen3ForCausalLM"]))
+    assert set(rejected(path)) == {"kind_not_served"}
+    os.remove(tmp_path / "model-00002-of-00003.safetensors")
+    os.truncate(tmp_path / "tokenizer.json", 100)
+    assert list(rejected(path)) == ["kind_not_served", "shards_missing", "json_invalid"]
+
+
+def test_a_table_of_tokens_that_is_narrower_than_the_model_is_taken_where_the_configuration_says_so(
+    tmp_path: Path,
+) -> None:
+    path = making.encoder(tmp_path, family="rembert")
+    assert accepted(path).dim == 32
+    edit(path, "config.json", put(input_embedding_size=24))
+    assert "[261, 24]" in rejected(path)["weights_mismatch"].message
 
 
 def test_code_beside_a_known_model_type_is_ignored_and_told(model: str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.model import ModelId
+from gateway.model import ModelId, ModelRef
 from gateway.volume import directory, source
 from gateway.volume.directory import Directory
 from gateway.volume.mounts import is_network, kind
@@ -230,6 +230,135 @@ def test_a_model_may_be_a_link_inside_the_volume_and_never_one_out_of_it(tmp_pat
     assert not outside.files
 
 
+def configmap(model: Path, version: str, content: str) -> Path:
+    """The layout that Kubernetes gives a ConfigMap, and its exchange of all files at once."""
+    drop(model / version, content=content)
+    (model / "..data_tmp").symlink_to(version)
+    (model / "..data_tmp").rename(model / "..data")
+    for name in ("1_Pooling", "config.json", "model.safetensors", "modules.json", "tokenizer.json"):
+        if not (model / name).is_symlink():
+            (model / name).symlink_to(f"..data/{name}")
+    return model
+
+
+def test_the_links_of_a_configmap_are_followed_and_its_exchange_is_a_change_of_content(tmp_path: Path) -> None:
+    model = configmap(tmp_path / "finetuned/m", "..2026_01", "one")
+    before = one(tmp_path)
+    assert names(before) == list(FILES)
+    assert {file.size for file in before.files} == {3}
+    configmap(model, "..2026_02", "three")
+    after = one(tmp_path)
+    assert {file.size for file in after.files} == {5}
+    assert after.fingerprint != before.fingerprint
+    assert after.inode == before.inode
+    shutil.rmtree(model / "..2026_01")
+    assert one(tmp_path).fingerprint == after.fingerprint
+
+
+def test_a_change_behind_a_configmaps_link_to_a_folder_is_seen(tmp_path: Path) -> None:
+    model = configmap(tmp_path / "finetuned/m", "..2026_01", "one")
+    before = one(tmp_path)
+    (model / "..2026_01/1_Pooling/config.json").write_text("changed")
+    assert one(tmp_path).fingerprint != before.fingerprint
+
+
+@pytest.mark.parametrize("target", ["..", "/etc", "../../elsewhere", "..data", "..2026_01", "1_Pooling"])
+def test_a_link_to_a_folder_is_followed_for_a_configmap_alone(tmp_path: Path, target: str) -> None:
+    root = tmp_path / "root"
+    model = configmap(root / "finetuned/m", "..2026_01", "one")
+    drop(tmp_path / "elsewhere/1_Pooling", "secret")
+    (model / "..data").unlink()
+    if target == "1_Pooling":  # another folder than the one of the link's name
+        (model / "..data").symlink_to("..2026_01")
+        (model / "1_Pooling").unlink()
+        (model / "1_Pooling").symlink_to("..data/../..2026_01/1_Pooling")
+    elif target == "..2026_01":  # a version that is itself a link
+        (model / "..2026_01").rename(model / "..real")
+        (model / "..2026_01").symlink_to("..real")
+        (model / "..data").symlink_to("..2026_01")
+    else:
+        (model / "..data").symlink_to(target)
+    assert "1_Pooling/config.json" not in names(one(root))
+    assert "1_Pooling/secret" not in names(one(root))
+
+
+def test_each_numbered_directory_is_a_version(tmp_path: Path) -> None:
+    for version in ("1", "2", "10"):
+        drop(tmp_path / "finetuned/m" / version)
+    drop(tmp_path / "finetuned/m", "notes.txt")
+    drop(tmp_path / "finetuned/m/latest")
+    found = scan(str(tmp_path))
+    assert ids(found) == {"finetuned/m/1", "finetuned/m/2", "finetuned/m/10"}
+    assert {model.family.path for model in found.directories} == {"finetuned/m"}
+    assert one(tmp_path, "finetuned/m/10").path == str(tmp_path / "finetuned/m/10")
+    assert names(one(tmp_path, "finetuned/m/2")) == list(FILES)
+
+
+def test_versions_beside_a_models_own_files_are_models_apart(tmp_path: Path) -> None:
+    drop(tmp_path / "finetuned/m")
+    drop(tmp_path / "finetuned/m/2")
+    drop(tmp_path / "finetuned/m/7", "vocab.txt")  # a folder of the model itself, whatever its name
+    found = scan(str(tmp_path))
+    assert ids(found) == {"finetuned/m", "finetuned/m/2"}
+    assert names(one(tmp_path)) == ["1_Pooling/config.json", "7/vocab.txt", *FILES[1:]]
+    again = directory.look(one(tmp_path), str(tmp_path))
+    assert again is not None
+    assert again.fingerprint == one(tmp_path).fingerprint
+
+
+@pytest.mark.parametrize("name", ["03", "-1", "1.5", "v2", "1" * 19, "1_Pooling", ".4"])
+def test_only_whole_numbers_are_versions(tmp_path: Path, name: str) -> None:
+    drop(tmp_path / "finetuned/m" / name)
+    assert ids(scan(str(tmp_path))) == {"finetuned/m"}
+
+
+def test_a_version_may_be_a_link_on_the_volume_and_never_one_out_of_it(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    drop(root / "base/n")
+    drop(tmp_path / "elsewhere")
+    (root / "finetuned/m").mkdir(parents=True)
+    (root / "finetuned/m/1").symlink_to("../../base/n")
+    (root / "finetuned/m/2").symlink_to(tmp_path / "elsewhere")
+    assert one(root, "finetuned/m/1").path == str(root / "base/n")
+    error = one(root, "finetuned/m/2").error
+    assert error is not None
+    assert error.code == "outside_volume"
+
+
+def test_a_version_of_a_training_run_is_its_final_model(tmp_path: Path) -> None:
+    drop(tmp_path / "finetuned/m/4", "training_progress.json", "final_model/config.json")
+    assert one(tmp_path, "finetuned/m/4").path == str(tmp_path / "finetuned/m/4/final_model")
+
+
+def test_one_model_is_found_as_the_whole_look_finds_it(tmp_path: Path) -> None:
+    for place in ("finetuned/m", "finetuned/m/2", "base/v/1", "base/v/12", "models--org--name/snapshots/1", "legacy"):
+        drop(tmp_path / place)
+    drop(tmp_path / "models--plain/snapshots/1", "config.json")
+    whole = scan(str(tmp_path)).directories
+    for model in whole:
+        if model != ModelId("finetuned", "m"):
+            assert source.find(str(tmp_path), model) == whole[model]
+    assert source.find(str(tmp_path), ModelId("base", "v")) == whole[ModelId("base", "v", 12)]
+    assert source.find(str(tmp_path), ModelId("finetuned", "m")) == whole[ModelId("finetuned", "m", 2)]
+    assert source.find(str(tmp_path), ModelId("finetuned", "none")) is None
+    assert source.find(str(tmp_path / "nowhere"), ModelId("finetuned", "m")) is None
+
+
+def test_the_fingerprint_outlives_another_number_of_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drop(tmp_path / "finetuned/m")
+    before = one(tmp_path)
+    plain = os.stat
+
+    def remounted(path: str, **options: bool) -> os.stat_result:
+        found = plain(path, **options)
+        return os.stat_result((*found[:2], found.st_dev + 1, *found[3:]), {"st_mtime_ns": found.st_mtime_ns})
+
+    monkeypatch.setattr(directory.os, "stat", remounted)
+    after = one(tmp_path)
+    assert after.device == before.device + 1
+    assert after.fingerprint == before.fingerprint
+
+
 def test_the_hub_cache_is_read_from_the_snapshot_that_main_names(tmp_path: Path) -> None:
     cache = tmp_path / "models--org--name"
     drop(cache, "blobs/aa", content="weights")
@@ -245,6 +374,21 @@ def test_the_hub_cache_is_read_from_the_snapshot_that_main_names(tmp_path: Path)
     assert found.in_progress is None
     drop(cache, "blobs/bb.incomplete")
     assert one(tmp_path, "org/name").in_progress == "bb.incomplete"
+
+
+@pytest.mark.parametrize(
+    ("place", "spelling"),
+    [
+        ("thellert_physbert_cased", "huggingface:thellert/physbert_cased"),
+        ("models--thellert--physbert_cased/snapshots/1", "huggingface:thellert/physbert_cased"),
+        ("ouragboros_finetuned", "huggingface:ouragboros_finetuned"),
+        ("finetuned/physics", "physics"),
+        ("finetuned/physics/3", "physics/3"),
+    ],
+)
+def test_every_layout_is_found_by_the_spelling_that_clients_send(tmp_path: Path, place: str, spelling: str) -> None:
+    drop(tmp_path / place)
+    assert set(ModelRef.parse(spelling, str(tmp_path)).candidates) & scan(str(tmp_path)).directories.keys()
 
 
 def test_what_was_dropped_wins_over_what_was_downloaded(tmp_path: Path) -> None:

@@ -1,0 +1,133 @@
+"""What stays: on the devices, on the disk and in the ledger. Derived from the entries whenever these change.
+
+Nothing that anybody may still ask for is removed from the disk, and nothing is while new content arrives there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Coroutine, Mapping
+from typing import Any, Final
+
+from cachetools import LRUCache
+
+from gateway import events
+from gateway.catalog import recall, retention
+from gateway.catalog.entry import Entry
+from gateway.catalog.ledger import Ledger
+from gateway.engine.engine import Engine
+from gateway.lane import Lane
+from gateway.model import Generation, ModelId
+from gateway.settings import Settings
+from gateway.volume.generations import Store
+
+SUMMONED: Final = 16  # generations that are not live, that clients asked for by name, and that may stay loaded
+
+
+class Holdings:
+    """`named` are digests that aliases ask for; `copies` is the lane of everything that blocks on the store."""
+
+    def __init__(
+        self,
+        entries: Mapping[ModelId, Entry],
+        store: Store,
+        engine: Engine,
+        tell: events.Events,
+        settings: Settings,
+        *,
+        spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
+        named: Callable[[], Collection[str]],
+    ) -> None:
+        self.copies = Lane("copies", 2)
+        self.pruned = asyncio.Event()  # not set while the store is being pruned
+        self.pruned.set()
+        self.by_digest: dict[str, tuple[str, ...]] = {}  # the models of each live generation
+        self._entries = entries
+        self._store = store
+        self._engine = engine
+        self._events = tell
+        self._settings = settings
+        self._spawn = spawn
+        self._named = named
+        self._ledger = Ledger(settings.state_dir)
+        self._writes = Lane("ledger")
+        self._summoned: LRUCache[str, Generation] = LRUCache(SUMMONED)
+        self._prunings = 0
+
+    async def restore(self) -> list[Entry]:
+        """What was believed when the gateway last ran."""
+        try:
+            records = await self._writes.run(self._ledger.read)
+        except (ValueError, OSError) as error:
+            self._events.emit(events.Notice(code="ledger_unreadable", message=f"starting without it: {error}"))
+            return []
+        return [await self.copies.run(recall.entry, record, self._store.open) for record in records]
+
+    def judging(self) -> bool:
+        return any(version.judging for entry in self._entries.values() for version in entry.versions.values())
+
+    async def summon(self, digest: str) -> Generation | None:
+        """A generation that is not live, which may be loaded from now on; None when the store has it no more."""
+        generation = self._summoned.get(digest)
+        if generation is None:
+            generation = await self.copies.run(self._store.open, digest)
+            if generation is None:
+                return None
+            self._summoned[digest] = generation
+            self.publish()
+        return generation
+
+    def publish(self) -> None:
+        """Tells the engine what may stay."""
+        named: dict[str, list[str]] = {}
+        live: dict[str, Generation] = dict(self._summoned.items())
+        for entry in self._entries.values():
+            for generation in {g.digest: g for g in (entry.live, entry.successor) if g is not None}.values():
+                live[generation.digest] = generation
+                named.setdefault(generation.digest, []).append(entry.model.path)
+        self.by_digest = {digest: tuple(models) for digest, models in named.items()}
+        pinned = {e.live.digest: e.live for e in self._entries.values() if e.live and e.pinned and e.swapping is None}
+        self._engine.keep(list(live.values()), list(pinned.values()))
+
+    def believe(self) -> None:
+        """What changed for good: told to the engine, and written down."""
+        retention.retain(
+            self._entries.values(),
+            keep=self._settings.keep_generations,
+            budget=self._settings.generations_budget,
+            named=self._named(),
+        )
+        self.publish()
+        self._spawn(self._record())
+
+    async def _record(self) -> None:
+        records = [found for entry in self._entries.values() if (found := recall.record(entry))]
+        try:
+            await self._writes.run(self._ledger.write, records)
+        except OSError as error:
+            self._events.emit(events.Notice(code="ledger_unwritable", message=str(error)))
+            return
+        await self._prune()
+
+    async def _prune(self) -> None:
+        """Frees the disk from what nobody wants. Never while new content arrives: nobody wants that yet."""
+        if self.judging():
+            return
+        self._prunings += 1
+        self.pruned.clear()
+        try:
+            await self.copies.run(self._store.prune, self._wanted())
+        except OSError as error:
+            self._events.emit(events.Notice(code="store_not_pruned", message=str(error)))
+        finally:
+            self._prunings -= 1
+            if not self._prunings:
+                self.pruned.set()
+
+    def _wanted(self) -> set[str]:
+        """Generations that stay on disk."""
+        wanted = set(self._summoned)
+        for entry in self._entries.values():
+            wanted |= {kept.digest for kept in entry.generations()}
+            wanted |= {entry.successor.digest} if entry.successor else set()
+        return wanted

@@ -1,0 +1,204 @@
+"""From a settled directory to what is served: copied to the store, judged, tried, and made live in one assignment.
+
+Never raises: one directory must not end the gateway. Whatever goes wrong becomes the reasons of the directory, and the
+generation that was live goes on.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
+from typing import Any, Final
+
+from gateway import events
+from gateway.catalog import golden
+from gateway.catalog.entry import Entry, Kept, Version
+from gateway.catalog.holdings import Holdings
+from gateway.catalog.trial import Trial, refusal
+from gateway.engine.engine import Engine
+from gateway.errors import GatewayError
+from gateway.model import Generation, ModelId, Reason
+from gateway.volume import reasons
+from gateway.volume.copying import Refused
+from gateway.volume.directory import Directory
+from gateway.volume.generations import Changed, Store
+from gateway.volume.manifest import read_metadata
+from gateway.volume.settle import Observation
+
+PASSING: Final = frozenset({"disk_full", "store_unwritable", "read_failed", "load_failed", "internal", "base_missing"})
+FIRST_RETRY: Final = 10.0  # seconds until content that one of these stood against is judged again; doubled each time
+LAST_RETRY: Final = 600.0
+
+
+class Judge:
+    """`spawn` and `look_again` are the catalog's."""
+
+    def __init__(
+        self,
+        entries: Mapping[ModelId, Entry],
+        root: str,
+        store: Store,
+        engine: Engine,
+        tell: events.Events,
+        *,
+        holdings: Holdings,
+        trial: Trial,
+        spawn: Callable[[Coroutine[Any, Any, None]], object],
+        look_again: Callable[[ModelId | None], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._entries = entries
+        self._root = root
+        self._store = store
+        self._engine = engine
+        self._events = tell
+        self._holdings = holdings
+        self._trial = trial
+        self._spawn = spawn
+        self._look_again = look_again
+        self._clock = clock
+
+    def is_due(self, version: Version) -> bool:
+        """Whether what stood in the way may have gone: a full disk, a device without room, a host that died."""
+        return version.retry_at is not None and self._clock() >= version.retry_at
+
+    async def judge(self, entry: Entry, version: Version, observation: Observation) -> None:
+        """Of one settled directory; then whatever follows from it for its model."""
+        directory = observation.directory
+        try:
+            await self._accept(entry, version, directory, observation.reason)
+        except Changed:
+            self._look_again(version.model)
+        except Refused as refused:
+            self._reject(entry, version, directory, refused.reasons)
+        except Exception as error:
+            self._reject(entry, version, directory, (self._bug(version, error),))
+        try:
+            await self.advance(entry)
+        finally:
+            version.judging = None
+            self._holdings.believe()
+            self._look_again(None)
+
+    async def _accept(self, entry: Entry, version: Version, directory: Directory, refusal: Reason | None) -> None:
+        """Into the store, and into the version's `content`."""
+        if refusal is not None:
+            raise Refused((refusal,))
+        version.accepting = True
+        try:
+            kept = await self._take(entry, version, directory)
+            chosen = await self._holdings.copies.run(self._store.choose, directory, self._root)
+            metadata, trouble = await self._holdings.copies.run(read_metadata, chosen.path, self._root)
+        finally:
+            version.accepting = False
+        changed = version.fingerprint != directory.fingerprint
+        version.content, version.accepted, version.whole = kept, directory, True
+        version.metadata = metadata
+        version.golden, odd = golden.read(metadata)
+        version.warnings = tuple(each for each in (chosen.warning, trouble, odd) if each)
+        version.fingerprint = directory.fingerprint
+        entry.hold_only_what_is_there()
+        if changed and entry.live is not None and entry.live.digest == kept.digest:
+            self._forgive(entry, entry.live)
+
+    async def _take(self, entry: Entry, version: Version, directory: Directory) -> Kept:
+        await self._holdings.pruned.wait()
+        if version.content is not None and version.unconfirmed and directory.fingerprint == version.fingerprint:
+            return version.content  # known from before the start
+        generation = await self._holdings.copies.run(self._store.accept, directory, self._root)
+        size = await self._holdings.copies.run(self._store.bytes, generation.digest)
+        return entry.kept(generation, version, size)
+
+    def _forgive(self, entry: Entry, generation: Generation) -> None:
+        """Whatever changes in the directory of a generation that could not be loaded has it tried again."""
+        if not entry.load_error and self._engine.quarantined(generation.digest) is None:
+            return
+
+        async def load() -> None:
+            with suppress(GatewayError):  # told as an event
+                await self._engine.load(generation)
+
+        self._spawn(load())
+
+    async def advance(self, entry: Entry) -> None:
+        """Makes live what should be, in turn with whoever else changes this model; never raises."""
+        async with entry.turn:
+            while self._entries.get(entry.model) is entry and (version := entry.next_up()) is not None:
+                try:
+                    await self._promote(entry, version)
+                except Refused as refused:
+                    self._withdraw(entry, version, refused.reasons)
+                except Exception as error:
+                    self._withdraw(entry, version, (self._bug(version, error),))
+                finally:
+                    entry.end_swap()
+            for version in entry.versions.values():
+                self._confirm(version)
+
+    async def _promote(self, entry: Entry, version: Version) -> None:
+        kept = version.content
+        assert kept is not None, "next_up answers versions with content"
+        known = entry.live is not None and entry.live.digest == kept.digest
+        if not known and (entry.live is not None or version.golden is not None):
+            try:
+                await self._trial.run(entry, kept.generation, version.golden)
+            except GatewayError as error:
+                raise refusal(error) from error
+        self._go_live(entry, version, kept)
+
+    def _go_live(self, entry: Entry, version: Version, kept: Kept) -> None:
+        first = entry.serving is None
+        before = entry.go_live(kept)
+        entry.held -= {kept.digest}
+        directory = version.accepted
+        if first and directory is not None:
+            age = max(0.0, time.time() - directory.newest_ctime_ns / 1e9)
+            self._events.emit(
+                events.ModelAccepted(
+                    model=entry.model.path, generation=kept.generation.short, bytes=directory.bytes, seconds=age
+                )
+            )
+        elif before is not None:
+            self._events.emit(
+                events.ModelSwapped(
+                    model=entry.model.path,
+                    generation=kept.generation.short,
+                    previous=before.generation.short,
+                    breaking=entry.breaking,
+                )
+            )
+        entry.end_swap()
+        self._holdings.publish()
+
+    def _confirm(self, version: Version) -> None:
+        """What it holds is good."""
+        if version.whole and version.accepted is not None:
+            version.inode = version.accepted.inode
+            version.reasons = ()
+            version.retry_at = None
+
+    def _withdraw(self, entry: Entry, version: Version, found: tuple[Reason, ...]) -> None:
+        """Content that was whole and did not pass its trial: nothing of it is kept."""
+        assert version.directory is not None, "only what was seen is tried"
+        judged, version.content = version.accepted, None
+        self._reject(entry, version, judged or version.directory, found)
+
+    def _reject(self, entry: Entry, version: Version, directory: Directory, found: tuple[Reason, ...]) -> None:
+        version.fingerprint, version.whole = directory.fingerprint, False
+        if version.content is not None:
+            version.accepted = directory
+        version.retry_at = None
+        if any(reason.code in PASSING for reason in found):
+            version.retry_wait = min(LAST_RETRY, version.retry_wait * 2 or FIRST_RETRY)
+            version.retry_at = self._clock() + version.retry_wait
+        if version.reasons != found:
+            version.reasons = found
+            serving = entry.live.short if entry.live else None
+            self._events.emit(events.ModelRejected(model=version.model.path, reasons=found, serving=serving))
+
+    def _bug(self, version: Version, error: Exception) -> Reason:
+        told = "".join(traceback.format_exception(error))
+        self._events.emit(events.Notice(code="judge_failed", message=f"{version.model.path}: {told}"))
+        return reasons.reason("internal", f"judging the directory failed: {type(error).__name__}: {error}")

@@ -1,0 +1,251 @@
+"""With watchdog dead, deaf or drowned, a drop is seen by the timer, and events and metrics say what happened.
+
+The periodic look is the truth; the hint only makes it prompt. Nothing here waits for a length of time: each test waits
+until the follower's own snapshots show what they must.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway import events
+from gateway.model import ModelId
+from gateway.settings import Settings
+from gateway.telemetry import Metrics
+from gateway.volume import follower, watch
+from gateway.volume.follower import Follower
+from gateway.volume.settle import Snapshot
+from tests.catalog.world import Engine
+from tests.volume.test_source import drop, exchange
+
+REPO = Path(__file__).parents[2]
+PATIENCE = 60.0  # seconds; only ends a test that would hang
+PERIOD = 0.1
+
+
+class World:
+    """A follower over a real volume, and what it told."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.told: list[events.Event] = []
+        self.metrics = Metrics(Engine(), lambda digest: ())
+        self.snapshot: Snapshot | None = None
+        tell = events.Events()
+        tell.subscribe(self._hear)
+        tell.subscribe(self.metrics)
+        settings = Settings(models_dir=str(root), scan_interval=PERIOD, settle_seconds=0.01)
+        self.follower = Follower(settings, tell, dict, self._see)
+        self.watcher = self.follower._watcher
+
+    def _hear(self, event: events.Event) -> None:
+        self.told.append(event)
+
+    def _see(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        async with asyncio.timeout(PATIENCE):
+            while not condition():
+                await asyncio.sleep(0)  # looks happen on a lane; this only lets the loop turn
+
+    async def sees(self, name: str) -> None:
+        model = ModelId("finetuned", name)
+        await self.until(
+            lambda: self.snapshot and (found := self.snapshot.observations.get(model)) is not None and found.settled
+        )
+
+    def heard(self, kind: type[events.Event]) -> list[Any]:
+        return [event for event in self.told if isinstance(event, kind)]
+
+    def metric(self, name: str) -> float | None:
+        return self.metrics.registry.get_sample_value(name)
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    world = World(drop(tmp_path / "root/finetuned/m").parents[1])
+    task = asyncio.create_task(world.follower.follow())
+    await world.sees("m")
+    yield world
+    task.cancel()
+    await asyncio.wait({task})
+    assert task.cancelled(), task
+
+
+def thread(world: World, name: str) -> Any:
+    observer = world.watcher._observer
+    assert observer is not None
+    (emitter,) = observer.emitters
+    return {"dispatcher": observer, "emitter": emitter, "inotify reader": watch._reader(observer)}[name]
+
+
+@pytest.mark.parametrize("name", ["dispatcher", "emitter", "inotify reader"])
+async def test_a_drop_is_seen_with_any_thread_of_watchdogs_dead(world: World, name: str) -> None:
+    dead = thread(world, name)
+    dead.stop()
+    await asyncio.to_thread(dead.join, PATIENCE)
+    drop(world.root / "finetuned/n")
+    await world.sees("n")
+    await world.until(lambda: world.heard(events.WatcherRebuilt))
+    assert world.heard(events.WatcherRebuilt)[0].why == f"watchdog's {name} has died"
+    assert world.metric("dropgate_watcher_rebuilds_total") == 1
+    assert world.watcher.check() is None
+
+
+async def test_a_drop_is_seen_when_no_hint_ever_comes(world: World) -> None:
+    world.watcher._hint.dispatch = lambda event: None  # type: ignore[method-assign] # alive, and says nothing
+    drop(world.root / "finetuned/n")
+    await world.sees("n")
+    looks = [event.why for event in world.heard(events.VolumeScanned)]
+    assert set(looks[1:]) == {"timer"}
+
+
+def remade(root: Path) -> None:
+    root.rename(root.parent / "old")
+    drop(root / "finetuned/n")
+
+
+def linked(root: Path) -> None:
+    root.rename(root.parent / "old")
+    drop(root.parent / "new/finetuned/n")
+    root.symlink_to("new")
+
+
+def exchanged(root: Path) -> None:
+    drop(root.parent / "new/finetuned/n")
+    exchange(root, root.parent / "new")
+
+
+@pytest.mark.parametrize("change", [remade, linked, exchanged])
+async def test_a_drop_is_seen_after_the_root_became_another(world: World, change: Callable[[Path], None]) -> None:
+    change(world.root)
+    await world.sees("n")
+    await world.until(lambda: world.heard(events.WatcherRebuilt))
+    await world.until(lambda: world.watcher.check() is None)
+    assert world.metric("dropgate_watcher_rebuilds_total") >= 1  # type: ignore[operator] # None fails too
+    drop(world.root / "finetuned/later")
+    await world.sees("later")
+
+
+async def test_a_root_that_is_away_is_said_and_takes_no_model_away(world: World) -> None:
+    world.root.rename(world.root.parent / "aside")
+    await world.until(lambda: world.heard(events.VolumeUnreadable))
+    before = len(world.heard(events.VolumeScanned))
+    assert world.snapshot is not None
+    assert world.snapshot.removed == frozenset()
+    (world.root.parent / "aside").rename(world.root)
+    await world.until(lambda: len(world.heard(events.VolumeScanned)) > before + 2)
+    assert world.snapshot.removed == frozenset()
+    assert ModelId("finetuned", "m") in world.snapshot.observations
+    assert len(world.heard(events.VolumeUnreadable)) == 1
+
+
+async def test_a_drop_is_seen_after_the_kernels_queue_overflowed(world: World) -> None:
+    limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+    if limit > 100_000:
+        pytest.skip(f"this kernel queues {limit} events")
+    reader = thread(world, "inotify reader")
+    gate, overflowed, inner = threading.Event(), threading.Event(), reader.handle_event
+
+    def held(event: Any) -> None:
+        gate.wait(PATIENCE)
+        if event.is_queue_overflow:
+            overflowed.set()
+        inner(event)
+
+    reader.handle_event = held
+    try:
+        await asyncio.to_thread(touch, world.root, limit)
+        drop(world.root / "finetuned/n")
+        await world.sees("n")  # while the reader is still held
+    finally:
+        gate.set()
+    assert await asyncio.to_thread(overflowed.wait, PATIENCE)
+    drop(world.root / "finetuned/later")
+    await world.sees("later")
+    await world.until(lambda: world.watcher.check() is None)
+
+
+def touch(folder: Path, count: int) -> None:
+    """More events than the kernel queues: no two of them alike, or it would keep one."""
+    target = folder / "0"
+    target.touch()
+    for number in range(1, count + 100):
+        target = target.rename(folder / str(number))
+
+
+async def test_a_watcher_that_can_not_be_started_is_told_once_until_it_hears(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Exhausted(watch.Observer):  # type: ignore[misc,valid-type] # watchdog chooses the class by platform
+        def start(self) -> None:
+            raise OSError(28, "inotify watch limit reached")
+
+    monkeypatch.setattr(watch, "Observer", Exhausted)
+    thread(world, "emitter").stop()
+    await world.until(lambda: world.heard(events.WatcherDeaf))
+    assert "inotify watch limit reached" in world.heard(events.WatcherDeaf)[0].why
+    assert world.metric("dropgate_watcher_deaf") == 1
+    drop(world.root / "finetuned/n")
+    await world.sees("n")
+    before = len(world.heard(events.VolumeScanned))
+    await world.until(lambda: len(world.heard(events.VolumeScanned)) > before + 2 * follower.CHECK_EVERY)
+    assert len(world.heard(events.WatcherDeaf)) == 1
+    assert world.heard(events.WatcherRebuilt) == []
+    monkeypatch.undo()
+    await world.until(lambda: world.heard(events.WatcherRebuilt))
+    assert world.metric("dropgate_watcher_deaf") == 0
+    assert world.watcher.check() is None
+
+
+LIMITED = """
+import asyncio, json, sys
+from pathlib import Path
+from gateway import events
+from tests.drop import test_deaf_watcher
+from tests.volume.test_source import drop
+
+async def main():
+    world = test_deaf_watcher.World(Path(sys.argv[1]))
+    task = asyncio.create_task(world.follower.follow())
+    await world.sees("m")
+    drop(world.root / "finetuned/n")
+    await world.sees("n")
+    await world.until(lambda: world.heard(events.WatcherDeaf))
+    print(json.dumps([world.heard(events.WatcherDeaf)[0].why, world.metric("dropgate_watcher_deaf")]))
+    task.cancel()
+
+asyncio.run(main())
+"""
+
+
+def test_a_drop_is_seen_by_a_gateway_whose_kernel_has_no_watches_left(tmp_path: Path) -> None:
+    root = drop(tmp_path / "root/finetuned/m").parents[1]
+    limit = "echo 1 > /proc/sys/user/max_inotify_watches"  # of a user namespace of its own: nobody else is short
+    if subprocess.run(["unshare", "-Ur", "sh", "-c", limit], capture_output=True, check=False).returncode:
+        pytest.skip("this kernel gives us no user namespace")
+    command = f'{limit} && exec {sys.executable} -c "$1" {root}'
+    ran = subprocess.run(
+        ["unshare", "-Ur", "sh", "-c", command, "sh", LIMITED],
+        capture_output=True,
+        text=True,
+        cwd=REPO,
+        env={**os.environ, "PYTHONPATH": str(REPO)},
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    why, gauge = json.loads(ran.stdout)
+    assert "max_user_watches" in why
+    assert gauge == 1

@@ -1,0 +1,273 @@
+"""An adapter is whole by itself, and its base is a model on the volume that is found by its name."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from gateway.model import ModelId, Reason, Rejected
+from gateway.volume.adapters import read_adapter
+from gateway.volume.bases import find_base
+from gateway.volume.files import Folder
+from gateway.volume.manifest import judge
+from tests import making
+
+HUB_ID = "Qwen/Qwen2.5-3B-Instruct"
+
+
+def drop(path: Path, *names: str) -> Path:
+    for name in names or ("config.json",):
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_text("{}")
+    return path
+
+
+def reasons(path: str | Path, root: Path | None = None, **options: Any) -> dict[str, Reason]:
+    verdict = judge(str(path), root=str(root) if root else None, **options)
+    assert isinstance(verdict, Rejected)
+    return {found.code: found for found in verdict.reasons}
+
+
+def found(root: Path, *references: str) -> str | None:
+    base = find_base(references, str(root))
+    return base.path if base else None
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> str:
+    return making.adapter(tmp_path / "finetuned/a", base="base/b")
+
+
+# the adapter itself
+
+
+def test_what_an_adapter_says_of_itself_is_read(tmp_path: Path) -> None:
+    path = making.adapter(tmp_path / "a", base=f" {HUB_ID} ", rank=8, task="CAUSAL_LM")
+    (tmp_path / "a/model_metadata.json").write_text('{"base_model": "base/qwen"}')
+    adapter = read_adapter(Folder(path, path))
+    assert (adapter.task, adapter.generates, adapter.rank) == ("CAUSAL_LM", True, 8)
+    assert adapter.targets == ("query", "value")
+    assert adapter.references == (HUB_ID, "base/qwen")
+    assert adapter.weights.files == ("adapter_model.safetensors",)
+    assert adapter.weights.parameters == 2 * 2 * 2 * 8 * 32
+
+
+@pytest.mark.parametrize("task", ["FEATURE_EXTRACTION", "CAUSAL_LM", None])
+def test_a_whole_adapter_with_its_base_is_recognised_and_not_served_yet(tmp_path: Path, task: str | None) -> None:
+    path = making.adapter(tmp_path / "finetuned/a", base="base/b", task=task)
+    drop(tmp_path / "base/b")
+    rejected = reasons(path, tmp_path)
+    assert set(rejected) == {"kind_not_served"}
+    assert "rank 4 over base/b" in rejected["kind_not_served"].message
+
+
+def test_an_adapter_whose_base_is_not_there_waits_for_it_by_name(tmp_path: Path) -> None:
+    path = making.adapter(tmp_path / "finetuned/a", base=HUB_ID)
+    waiting = reasons(path, tmp_path)["base_missing"]
+    assert waiting.kind == "incomplete"
+    assert HUB_ID in waiting.message
+    assert "base/" in waiting.remedy
+    drop(tmp_path / "base/Qwen2.5-3B-Instruct")
+    assert "base_missing" not in reasons(path, tmp_path)
+
+
+def test_an_adapter_by_itself_names_its_base_and_looks_for_none(adapter: str) -> None:
+    assert set(reasons(adapter)) == {"kind_not_served"}
+    assert "base/b" in reasons(adapter)["kind_not_served"].message
+
+
+@pytest.mark.parametrize("kept", [0, 7, 200, 5000, -1])
+def test_a_truncated_adapter_is_named_with_its_bytes(adapter: str, kept: int, tmp_path: Path) -> None:
+    drop(tmp_path / "base/b")
+    file = Path(adapter, "adapter_model.safetensors")
+    os.truncate(file, file.stat().st_size + kept if kept < 0 else kept)
+    rejected = reasons(adapter, tmp_path)
+    assert set(rejected) <= {"weights_truncated", "weights_invalid"}
+    assert all(found.file == "adapter_model.safetensors" for found in rejected.values())
+
+
+def test_the_partial_adapters_of_an_earlier_system_say_that_their_weights_are_missing(adapter: str) -> None:
+    os.remove(Path(adapter, "adapter_model.safetensors"))
+    assert reasons(adapter)["weights_missing"].file == "adapter_model.safetensors"
+    shutil.rmtree(adapter)
+    os.makedirs(adapter)
+    Path(adapter, "adapter_config.json").write_text("{")
+    assert {"json_invalid", "weights_missing"} >= set(reasons(adapter))
+
+
+def test_pickled_adapters_count_only_when_the_operator_allows_them(tmp_path: Path) -> None:
+    path = making.adapter(tmp_path / "a", base="base/b", weights="bin")
+    assert reasons(path)["pickle_weights"].kind == "refused"
+    assert set(reasons(path, allow_pickle=True)) == {"kind_not_served"}
+
+
+@pytest.mark.parametrize("kind", ["IA3", "PREFIX_TUNING", "lora", "", None, 7])
+def test_only_lora_is_taken(tmp_path: Path, kind: Any) -> None:
+    path = making.adapter(tmp_path / "a", base="base/b", config={"peft_type": kind})
+    assert set(reasons(path)) <= {"adapter_not_supported", "adapter_invalid"}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{"r": 0}, {"r": "8"}, {"target_modules": 5}, {"base_model_name_or_path": None}, {"rank_pattern": {"query": "x"}}],
+    ids=str,
+)
+def test_a_configuration_that_makes_no_sense_is_invalid_and_names_the_key(
+    tmp_path: Path, config: dict[str, Any]
+) -> None:
+    path = making.adapter(tmp_path / "a", base="base/b", config=config)
+    invalid = reasons(path)["adapter_invalid"]
+    assert invalid.file == "adapter_config.json"
+    assert next(iter(config)) in invalid.message or "positive whole number" in invalid.message
+
+
+@pytest.mark.parametrize(
+    ("config", "fits"),
+    [
+        ({"r": 8}, False),
+        ({"r": 8, "rank_pattern": {"query": 4, "value": 4}}, True),
+        ({"target_modules": ["query"]}, False),
+        ({"target_modules": ["self.query", "self.value"]}, True),
+        ({"target_modules": ".*(query|value)"}, True),
+        ({"target_modules": None}, True),
+    ],
+    ids=str,
+)
+def test_weights_and_configuration_are_of_one_adapter(tmp_path: Path, config: dict[str, Any], fits: bool) -> None:
+    path = making.adapter(tmp_path / "a", base="base/b", config=config)
+    assert set(reasons(path)) == {"kind_not_served" if fits else "weights_mismatch"}
+
+
+def test_half_a_pair_of_factors_and_weights_without_any_are_refused(adapter: str) -> None:
+    file = Path(adapter, "adapter_model.safetensors")
+    tensors = load_file(file)
+    first = next(name for name in tensors if name.endswith("lora_B.weight"))
+    save_file({name: tensor for name, tensor in tensors.items() if name != first}, file)
+    assert "one of two factors" in reasons(adapter)["weights_mismatch"].message
+    save_file({"weight": tensors[first]}, file)
+    assert "no LoRA tensors" in reasons(adapter)["weights_mismatch"].message
+
+
+def test_an_adapter_of_sentence_transformers_waits_for_its_modules_json(adapter: str) -> None:
+    Path(adapter, "config_sentence_transformers.json").write_text("{}")
+    assert set(reasons(adapter)) == {"modules_missing"}
+
+
+def test_a_cut_tokenizer_of_an_adapter_is_named_and_none_at_all_is_the_bases(adapter: str) -> None:
+    Path(adapter, "tokenizer.json").write_text('{"model": {"vo')
+    assert reasons(adapter)["json_invalid"].file == "tokenizer.json"
+
+
+# its base
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "base/qwen",
+        "huggingface:base/qwen",
+        "models/base/qwen",
+        "/app/models/base/qwen",
+        "/home/somebody/training/qwen",
+        "../base/qwen/",
+        "C:\\models\\qwen",
+        "Org/qwen",
+        "qwen",
+    ],
+)
+def test_a_base_under_base_is_found_by_id_by_path_and_by_its_last_part(tmp_path: Path, reference: str) -> None:
+    root = tmp_path / "models"
+    drop(root / "base/qwen")
+    assert found(root, reference) == "base/qwen"
+
+
+def test_a_path_on_the_volume_finds_its_model_there_and_not_the_namesake_under_base(tmp_path: Path) -> None:
+    drop(tmp_path / "base/m")
+    drop(tmp_path / "finetuned/m")
+    assert found(tmp_path, str(tmp_path / "finetuned/m")) == "finetuned/m"
+    assert found(tmp_path, "/elsewhere/finetuned/m") == "base/m"
+
+
+def test_a_hub_id_is_found_in_the_cache_the_flat_cache_and_by_a_foreign_cache_path(tmp_path: Path) -> None:
+    foreign = "/root/.cache/huggingface/hub/models--org--name/snapshots/0123abc"
+    assert found(tmp_path, "org/name", foreign) is None
+    drop(tmp_path / "org_name")
+    assert found(tmp_path, "org/name") == found(tmp_path, foreign) == "org_name"
+    drop(tmp_path / "models--org--name/snapshots/0123abc")
+    assert found(tmp_path, "org/name") == found(tmp_path, foreign) == "org/name"
+
+
+def test_a_base_with_numbered_versions_is_the_highest(tmp_path: Path) -> None:
+    for version in ("2", "10", "9"):
+        drop(tmp_path / "base/qwen" / version)
+    assert found(tmp_path, "Qwen/qwen") == "base/qwen/10"
+    assert found(tmp_path, "base/qwen/9") == "base/qwen/9"
+
+
+def test_the_final_model_of_a_training_run_may_be_a_base(tmp_path: Path) -> None:
+    drop(tmp_path / "finetuned/run", "training_progress.json", "final_model/config.json")
+    assert found(tmp_path, "finetuned/run") == "finetuned/run"
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        f'[bases]\n"{HUB_ID}" = "base/qwen-3b-instruct"',
+        f'[aliases]\n"{HUB_ID}" = "base/qwen-3b-instruct@a1b2c3"',
+        f'[aliases]\n"huggingface:{HUB_ID}" = {{ to = "huggingface:base/qwen-3b-instruct", share = 0.1 }}',
+    ],
+)
+def test_the_aliases_file_names_a_base(tmp_path: Path, table: str) -> None:
+    drop(tmp_path / "base/qwen-3b-instruct")
+    assert found(tmp_path, HUB_ID) is None
+    (tmp_path / "aliases.toml").write_text(table)
+    assert found(tmp_path, HUB_ID) == "base/qwen-3b-instruct"
+
+
+@pytest.mark.parametrize("content", [b"[bases", b"bases = 3", b"[bases]\nx = 3", b"\xff", b"[bases]\nx = {y = 1}"])
+def test_a_broken_aliases_file_names_no_base_and_stops_nothing(tmp_path: Path, content: bytes) -> None:
+    drop(tmp_path / "base/qwen")
+    (tmp_path / "aliases.toml").write_bytes(content)
+    assert found(tmp_path, "x") is None
+    assert found(tmp_path, "Org/qwen") == "base/qwen"
+
+
+def test_a_fifo_in_place_of_the_aliases_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "aliases.toml")
+    assert found(tmp_path, "x") is None
+
+
+def test_an_adapter_is_no_base_not_even_its_own(tmp_path: Path) -> None:
+    drop(tmp_path / "base/m", "config.json", "adapter_config.json")
+    assert found(tmp_path, "base/m") is None
+    path = making.adapter(tmp_path / "finetuned/a", base="finetuned/a")
+    assert "base_missing" in reasons(path, tmp_path)
+
+
+def test_a_directory_without_a_configuration_is_no_base(tmp_path: Path) -> None:
+    drop(tmp_path / "base/mistral", "MODEL_INFO.md")
+    assert found(tmp_path, "base/mistral") is None
+
+
+def test_no_reference_leads_out_of_the_volume(tmp_path: Path) -> None:
+    root = tmp_path / "models"
+    root.mkdir()
+    drop(tmp_path / "outside")
+    for reference in (str(tmp_path / "outside"), "../outside", "base/../../outside", "\0", "", "x" * 600, "a\nb"):
+        assert found(root, reference) is None
+    (root / "base").mkdir()
+    (root / "base/linked").symlink_to(tmp_path / "outside")
+    assert found(root, "base/linked") is None
+
+
+def test_the_base_of_an_adapter_is_found_among_many_at_the_cost_of_one(tmp_path: Path) -> None:
+    drop(tmp_path / "base/wanted")
+    (tmp_path / "base/other").mkdir(mode=0o000)
+    assert find_base(["base/wanted"], str(tmp_path)) == ModelId("base", "wanted")
+    assert json.dumps(found(tmp_path, "base/other")) == "null"
