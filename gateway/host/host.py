@@ -132,7 +132,7 @@ class Host:
         self._send(wire.Ready(self.device, self.pool.budget), b"")
         self.changed()
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._disk.run(library.transformers))  # a second that the first load need not wait
+            group.create_task(self._disk.run(library.transformers))  # seconds that the first load need not take
             await self.batcher.serve()
 
     def _start(self, command: wire.Embed | wire.Load | wire.Unload, work: Coroutine[Any, Any, None]) -> None:

@@ -15,13 +15,18 @@ SWITCHES: Final = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DEACTIVATE_ASYN
 LOCAL: Final[dict[str, Any]] = {"local_files_only": True, "trust_remote_code": False}
 
 
+LAZY: Final = ("AutoConfig", "AutoTokenizer", "PreTrainedModel", "MODEL_MAPPING")
+
+
 @functools.cache
 def transformers() -> Any:
     """The module, with its progress bars and advice switched off: a host's standard error is a log."""
     for name in SWITCHES:
         os.environ[name] = "1"  # most are read once, while huggingface_hub is imported
-    import transformers as library  # noqa: PLC0415 - a second, which a host without models need not wait
+    import transformers as library  # noqa: PLC0415 - seconds, which a host imports in the background
 
+    for name in LAZY:  # the package imports these when they are first named, which takes longer than the package itself
+        getattr(library, name)
     library.utils.logging.set_verbosity_error()
     library.utils.logging.disable_progress_bar()
     return library

@@ -154,7 +154,8 @@ class Kills:
         live = hot["generation"]
         match kind:
             case "swap":
-                content = self._chance.choice([each for each in self._contents if each.generation != live])
+                away = {live, *hot["rolled_back_from"]}  # what was rolled back from does not come back by itself
+                content = self._chance.choice([each for each in self._contents if each.generation not in away])
                 return Act(MODEL, {live, content.generation}, content.generation, self._publishing(content, MODEL))
             case "accept":
                 content, model = self._chance.choice(self._contents), f"fresh/m{self._number}"
