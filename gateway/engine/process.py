@@ -13,6 +13,8 @@ import functools
 import time
 from collections.abc import Callable, Collection, Sequence
 
+import msgspec
+
 from gateway import events
 from gateway.engine.engine import DeviceState, Residence, Vectors
 from gateway.engine.placement import Site, place
@@ -24,6 +26,12 @@ from gateway.model import Generation
 STRIKES = 2  # deaths of a host with the same request, or the same generation, on its device
 FIRST_QUARANTINE = 60.0
 LAST_QUARANTINE = 3600.0
+TOLD: dict[type[wire.Report], type[events.Event]] = {  # the event has the report's fields, and who it is about
+    wire.Batch: events.DeviceCall,
+    wire.Loaded: events.GenerationLoaded,
+    wire.Unloaded: events.GenerationUnloaded,
+    wire.LoadFailure: events.LoadFailed,
+}
 MOST_ATTEMPTS = 10  # of a request that is innocent each time; the deadline usually comes first
 
 
@@ -236,51 +244,13 @@ class ProcessEngine:
         )
 
     def _reported(self, host: HostProcess, report: wire.Report) -> None:
-        match report:
-            case wire.Batch():
-                self._strikes.pop(report.digest, None)
-                self._events.emit(
-                    events.DeviceCall(
-                        device=host.device,
-                        generation=report.digest[:12],
-                        models=self._names(report.digest),
-                        texts=report.texts,
-                        tokens=report.tokens,
-                        padded_tokens=report.padded_tokens,
-                        seconds=report.seconds,
-                    )
-                )
-            case wire.Loaded():
-                self._events.emit(
-                    events.GenerationLoaded(
-                        generation=report.digest[:12],
-                        models=self._names(report.digest),
-                        device=host.device,
-                        bytes=report.bytes,
-                        seconds=report.seconds,
-                    )
-                )
-            case wire.Unloaded():
-                self._assigned.pop(report.digest, None)
-                self._events.emit(
-                    events.GenerationUnloaded(
-                        generation=report.digest[:12],
-                        models=self._names(report.digest),
-                        device=host.device,
-                        bytes=report.bytes,
-                        why=report.why,
-                        idle_seconds=report.idle_seconds,
-                    )
-                )
-            case wire.LoadFailure():
-                self._assigned.pop(report.digest, None)
-                self._events.emit(
-                    events.LoadFailed(
-                        generation=report.digest[:12],
-                        models=self._names(report.digest),
-                        device=host.device,
-                        code=report.code,
-                        message=report.message,
-                        retry_after=report.retry_after,
-                    )
-                )
+        if not isinstance(report, wire.Batch | wire.Loaded | wire.Unloaded | wire.LoadFailure):
+            return
+        if isinstance(report, wire.Batch):
+            self._strikes.pop(report.digest, None)
+        elif not isinstance(report, wire.Loaded):
+            self._assigned.pop(report.digest, None)
+        facts = msgspec.structs.asdict(report)
+        digest = facts.pop("digest")
+        about = {"generation": digest[:12], "models": self._names(digest), "device": host.device}
+        self._events.emit(TOLD[type(report)](**about, **facts))
