@@ -25,7 +25,8 @@ LINE: Final = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")
 BLOCK: Final = 4 * 1024**2
 MODEL_SUFFIXES: Final = (".safetensors", ".bin", ".json", ".txt", ".model")
 DESCRIPTIVE: Final = frozenset({"model_metadata.json"})  # says something about the model, and is no part of it
-REMEMBERED: Final = 16384  # files
+REMEMBERED: Final = 4096  # directories
+Stat = tuple[int, int, int, int, int]
 
 
 class Checked(msgspec.Struct, frozen=True):
@@ -40,14 +41,16 @@ class Checked(msgspec.Struct, frozen=True):
 
 class Sums:
     """Checks directories against their SHA256SUMS. A file is hashed once per stat: while a copy grows, the files that
-    are there already cost nothing more. Blocking; lanes may share it."""
+    are there already cost nothing more. What a directory held before is forgotten, so that a thousand swaps of one
+    model take no more memory than one. Blocking; lanes may share it."""
 
     def __init__(self, root: str) -> None:
         self._root = os.path.realpath(root)
-        self._known: dict[tuple[int, int, int, int, int], str] = {}  # a plain one: its operations are atomic
+        self._known: dict[str, dict[Stat, str]] = {}  # by directory; plain ones: their operations are atomic
 
     def check(self, directory: Directory) -> Checked:
         """Whether the directory is what its SHA256SUMS says."""
+        self._forget(directory)
         if directory.file(NAME) is None:
             return Checked()
         try:
@@ -59,7 +62,16 @@ class Sums:
 
     def known(self, directory: Directory, file: FileStat) -> str | None:
         """The SHA-256 of a file whose stat has not changed since it was hashed."""
-        return self._known.get(_key(directory, file))
+        return self._known.get(directory.path, {}).get(_key(directory, file))
+
+    def _forget(self, directory: Directory) -> None:
+        """What is known of files that have left a directory; and the directory that was new longest ago, if there are
+        too many."""
+        if known := self._known.get(directory.path):
+            there = [_key(directory, file) for file in directory.files]
+            self._known[directory.path] = {key: known[key] for key in there if key in known}
+        elif len(self._known) >= REMEMBERED:
+            self._known.pop(next(iter(self._known), ""), None)
 
     def _compare(self, directory: Directory, listed: dict[str, str]) -> None:
         files = {file.path: file for file in directory.files}
@@ -76,15 +88,13 @@ class Sums:
     def digest(self, directory: Directory, file: FileStat) -> str:
         """The SHA-256 of a file, read if its stat is not known. Raises Unfit."""
         key = _key(directory, file)
-        if (known := self._known.get(key)) is not None:
+        if (known := self.known(directory, file)) is not None:
             return known
         with open_regular(os.path.join(directory.path, file.path), self._root, file.path) as descriptor:
             digest = _sha256(descriptor)
             now = os.fstat(descriptor)
         if (now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns) == key[1:]:
-            if len(self._known) >= REMEMBERED:
-                self._known.clear()
-            self._known[key] = digest
+            self._known.setdefault(directory.path, {})[key] = digest
         return digest
 
 
@@ -123,7 +133,7 @@ def _is_apart(path: str) -> bool:
     return path == NAME or any(is_apart(part) for part in path.split("/"))
 
 
-def _key(directory: Directory, file: FileStat) -> tuple[int, int, int, int, int]:
+def _key(directory: Directory, file: FileStat) -> Stat:
     return (directory.device, file.inode, file.size, file.mtime_ns, file.ctime_ns)
 
 

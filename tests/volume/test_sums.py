@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -151,6 +152,32 @@ def test_a_file_is_hashed_once_for_each_of_its_states(model: Path, monkeypatch: 
     known = look(model).file("config.json")
     assert known is not None
     assert checker.known(look(model), known) == parse((model / "SHA256SUMS").read_bytes())["config.json"]
+
+
+def test_what_a_directory_held_before_is_forgotten_however_often_it_is_replaced(model: Path) -> None:
+    checker = Sums(str(model.parents[1]))
+    for number in range(20):
+        before = look(model)
+        (model / "model.safetensors").write_text(f"weights {number} and so on")
+        write_sums(model)
+        assert checker.check(look(model)).verified
+        changed = before.file("model.safetensors")
+        assert changed is not None
+        assert checker.known(before, changed) is None
+        assert len(checker._known[look(model).path]) == 5
+
+
+def test_of_more_directories_than_are_remembered_the_first_ones_go(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sums, "REMEMBERED", 2)
+    write_sums(model)
+    for name in ("n", "o", "p"):
+        shutil.copytree(model, model.with_name(name))
+    checker = Sums(str(model.parents[1]))
+    directories = scan(str(model.parents[1])).directories
+    assert all(checker.check(directory).verified for directory in directories.values())
+    assert len(checker._known) == 2
 
 
 def test_the_evidence_finds_holes_in_files_that_have_their_size_before_their_content(model: Path) -> None:
