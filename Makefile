@@ -23,10 +23,10 @@ RUN_STAMP := $(VENV)/.demo-$(KEY)-$(KIND)
 DEV_STAMP := $(VENV)/.dev-$(KEY)-$(KIND)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test torture check bench lock clean
+.PHONY: help run test torture check bench bench-gpu lock clean
 
 help:  ## this list
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
 	@echo "  variables: PORT=$(PORT) HOST=$(HOST) MODELS=$(MODELS) STATE=$(STATE) PYTHON=$(PYTHON); GPU=1 for CUDA's torch"
 
 run: $(RUN_STAMP)  ## install, publish the demo model on models/, and serve on PORT
@@ -49,8 +49,11 @@ check: $(DEV_STAMP)  ## lint, format, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(DEV_STAMP)  ## requests through HTTP beside SentenceTransformer.encode, in one run; ARGS='--rounds 5'
-	$(BIN)/python -m bench.http $(ARGS)
+bench: $(DEV_STAMP)  ## what docs/performance.md says, measured here, in a quarter of an hour; ARGS=--quick
+	$(BIN)/python -m bench $(ARGS)
+
+bench-gpu: $(DEV_STAMP)  ## the same for a CUDA device; GPU=1, and ARGS='--quick'
+	$(BIN)/python -m bench.gpu $(ARGS)
 
 lock: $(DEV_STAMP)  ## write what is installed to requirements.lock; torch is left out, its build is each machine's own
 	$(PIP) freeze --exclude-editable | grep -E '^[A-Za-z0-9._-]+==' | grep -viE '^(torch|triton|nvidia-.*|cuda-.*)==' > requirements.lock.new

@@ -21,22 +21,25 @@ from typing import Any, Final, TextIO
 import msgspec
 from aiohttp import web
 
-from gateway import __version__, events
+from gateway import __version__, events, heap
 from gateway.catalog.catalog import Catalog
+from gateway.catalog.warm import Warm
 from gateway.engine.devices import find_devices
 from gateway.engine.process import ProcessEngine
 from gateway.engine.supervisor import HOST_COMMAND, HostProcess
-from gateway.model import ModelId
+from gateway.log import Log
+from gateway.model import Generation, ModelId
 from gateway.service import Service
 from gateway.settings import Settings, SettingsError
-from gateway.telemetry import Log, Metrics
+from gateway.telemetry import Metrics
 from gateway.volume.follower import Follower
 from gateway.volume.generations import Store
 from gateway.volume.pulls import Pulls
 from gateway.volume.settle import Snapshot
-from gateway.web import errors, metrics, native, pull, stream
+from gateway.web import errors, metrics, native, pull, server, stream
+from gateway.wish import Wish
 
-BYTES_OF_FLOAT32: Final = 4
+TIDY_SECONDS: Final = 5.0
 CLOSE_SECONDS: Final = 2.0  # for connections that are idle or stream events, once the work is done
 
 
@@ -53,6 +56,8 @@ class Gateway:
     ) -> None:
         self.settings = settings
         self.events = tell
+        self._wishes = settings.wishes
+        self._shares = settings.shares
         self._group = group
         self._tasks: set[asyncio.Task[None]] = set()
         self._store = Store(
@@ -76,8 +81,10 @@ class Gateway:
             self.hosts,
             tell,
             names=self._models_of,
-            predict=lambda generation: generation.manifest.parameters * BYTES_OF_FLOAT32,
+            predict=self._bytes,
             limit=settings.max_loaded_models,
+            wish=self._wish,
+            weight=self._weight,
         )
         self.follower = Follower(settings, tell, self._served, self._reconcile)
         self.catalog = Catalog(
@@ -85,15 +92,38 @@ class Gateway:
         )
         pulls = Pulls(settings, tell, spawn=self.spawn, look_again=self.follower.look_again)
         self.service = Service(self.catalog, self.engine, pulls, settings)
+        self.warm = Warm(
+            settings,
+            self.engine,
+            tell,
+            find=self.service.find,
+            names=self._models_of,
+            predict=self._bytes,
+        )
         self.metrics = Metrics(self.engine, self.catalog.models_of)
         self.stopping = asyncio.Event()
         tell.subscribe(self.metrics)
         tell.subscribe(self._check_dimension)
+        tell.subscribe(_tidy)
 
     # The catalog needs the engine and the follower, and they need it: they ask through these.
 
     def _models_of(self, digest: str) -> tuple[str, ...]:
         return self.catalog.models_of(digest)
+
+    def _wish(self, generation: Generation) -> Wish:
+        return self._wishes.of(self.catalog.owners(generation.digest), generation.manifest.wish)
+
+    def _bytes(self, generation: Generation) -> int:
+        """On a device; where the host has yet to choose the number format, the widest. OpenVINO keeps its stored
+        weights beside those that it computes with."""
+        wish = self._wish(generation)
+        if wish.runtime == "openvino" or wish.dtype == "int8":
+            return 2 * generation.manifest.bytes_as("float32")
+        return generation.manifest.bytes_as(wish.dtype)
+
+    def _weight(self, digest: str) -> float:
+        return self._shares.of(self.catalog.owners(digest))
 
     def _served(self) -> Mapping[ModelId, int | None]:
         return self.catalog.served()
@@ -115,9 +145,12 @@ class Gateway:
         for host in self.hosts:
             self.spawn(host.supervise())
         self.spawn(self.follower.follow())
+        self.spawn(_tidy_when_quiet(self.service))
+        self.spawn(self.warm.follow(self.catalog.looked))
         try:
             yield
         finally:
+            await self.warm.remember()
             await asyncio.gather(*(host.stop() for host in self.hosts))
             for task in list(self._tasks):
                 task.cancel()
@@ -154,6 +187,7 @@ async def run(
 ) -> None:
     """Serves until SIGTERM or SIGINT. `on_ready` is given the gateway and its URL once the port is open;
     `host_command` starts a host process. Raises SettingsError for what an operator must change first."""
+    heap.prepare()
     tell = events.Events()
     tell.subscribe(Log(settings))
     stop = asyncio.Event()
@@ -172,16 +206,10 @@ async def run(
         listener = stack.enter_context(_listen(settings))
         group = await stack.enter_async_context(asyncio.TaskGroup())
         gateway = Gateway(settings, devices, tell, group, host_command)
-        runner = web.AppRunner(
-            gateway.web(),
-            handler_cancellation=True,
-            access_log=None,
-            logger=errors.complaints(tell),
-            shutdown_timeout=CLOSE_SECONDS,
-        )
+        runner = web.AppRunner(gateway.web(), handler_cancellation=True, shutdown_timeout=CLOSE_SECONDS)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
-        await web.SockSite(runner, listener).start()
+        await _site(tell, runner, listener).start()
         await stack.enter_async_context(gateway.running())
         tell.emit(
             events.Listening(
@@ -192,10 +220,36 @@ async def run(
                 pid=os.getpid(),
             )
         )
+        heap.settle()
         if on_ready is not None:
             gateway.spawn(on_ready(gateway, _url(listener)))
         await stop.wait()
         await _drain(gateway, why[0])
+
+
+def _site(tell: events.Events, runner: web.AppRunner, listener: socket.socket) -> web.BaseSite:
+    most = server.most_connections()
+
+    def full() -> None:
+        message = f"{most} connections are open, as many as the limit of open files allows: more are refused"
+        tell.emit(events.Notice(code="connections_full", message=message))
+
+    return server.Site(runner, listener, most=most, full=full, access_log=None, logger=errors.complaints(tell))
+
+
+def _tidy(event: events.Event) -> None:
+    if isinstance(event, events.ModelSwapped | events.ModelRemoved):
+        heap.tidy()
+
+
+async def _tidy_when_quiet(service: Service) -> None:
+    """After a burst of requests; nobody waits meanwhile."""
+    served = service.served
+    while True:
+        await asyncio.sleep(TIDY_SECONDS)
+        if service.quiet and service.served != served:
+            served = service.served
+            heap.tidy()
 
 
 async def _drain(gateway: Gateway, why: str) -> None:
@@ -213,7 +267,7 @@ async def _drain(gateway: Gateway, why: str) -> None:
 def _listen(settings: Settings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
-        return socket.create_server((settings.host, settings.port), family=family, backlog=1024)
+        return socket.create_server((settings.host, settings.port), family=family, backlog=server.BACKLOG)
     except (OSError, UnicodeError) as error:  # the second: a host that no name server could be asked for
         raise SettingsError(
             f"cannot listen on {settings.host}:{settings.port}: {getattr(error, 'strerror', None) or error}; choose "
@@ -245,6 +299,7 @@ def _alone(state_dir: str) -> Iterator[None]:
 def _host_config(settings: Settings, device: str) -> bytes:
     names = (
         "memory_budget",
+        "host_memory_budget",
         "max_loaded_models",
         "max_batch_tokens",
         "max_batch_texts",

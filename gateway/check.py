@@ -9,7 +9,8 @@ import msgspec
 
 from gateway.model import Accepted, Manifest, ModelId, Normalize, Pooling, Rejected, Verdict
 from gateway.volume.directory import Directory, read
-from gateway.volume.manifest import judge, read_metadata
+from gateway.volume.manifest import judge
+from gateway.volume.metadata import read_metadata, read_wish
 from gateway.volume.sums import Sums
 
 
@@ -29,9 +30,11 @@ def run(directory: str, *, allow_pickle: bool, as_json: bool) -> int:
         _show(verdict.manifest)
     if isinstance(verdict, Rejected) and not as_json:
         _explain(verdict)
-    _, trouble = read_metadata(directory, directory)
-    if trouble and not as_json:
-        print(f"warning  {trouble.code}: {trouble.message}\n         {trouble.remedy}")
+    metadata, trouble = read_metadata(directory, directory)
+    _, doubtful = read_wish(metadata)
+    for warning in (trouble, doubtful):
+        if warning and not as_json:
+            print(f"warning  {warning.code}: {warning.message}\n         {warning.remedy}")
     if seen.in_progress and not as_json:
         print(f"warning  {seen.in_progress} is a name of a copy in progress: a gateway waits until it has gone")
     return 0 if isinstance(verdict, Accepted) else 1
@@ -60,6 +63,7 @@ def _show(manifest: Manifest) -> None:
         "longest text": f"{manifest.max_tokens} tokens",
         "weights": f"{manifest.stored_bytes / 1e6:.1f} MB {manifest.stored_dtype} in {', '.join(manifest.weights)}",
         "on a device": f"{manifest.parameters * 4 / 1e6:.1f} MB in float32",
+        "wishes": " ".join(filter(None, (manifest.wish.runtime, manifest.wish.dtype))) or None,
         "prompts": ", ".join(sorted(manifest.prompts)) or None,
     }.items():
         if value:

@@ -5,6 +5,8 @@ a type to its status (`gateway/web/errors.py`), and a test holds the table and t
     ├── InvalidRequest                 the request is wrong; sending it again changes nothing
     │   ├── InvalidJson                  invalid_json
     │   ├── InvalidBody                  invalid_body
+    │   ├── InvalidHeader                invalid_header
+    │   ├── InvalidHttp                  invalid_http
     │   ├── InvalidModelId               invalid_model_id
     │   ├── InvalidInput                 invalid_input
     │   ├── UnknownPrompt                unknown_prompt
@@ -26,6 +28,7 @@ a type to its status (`gateway/web/errors.py`), and a test holds the table and t
     ├── Overloaded                       overloaded
     ├── Unavailable                    try again after `retry_after` seconds
     │   ├── LoadFailed                   load_failed
+    │   ├── ModelLoading                 model_loading
     │   ├── ModelQuarantined             model_quarantined
     │   ├── HostFailed                   host_failed
     │   ├── ModelPulling                 model_pulling
@@ -78,6 +81,14 @@ class InvalidJson(InvalidRequest):
 
 class InvalidBody(InvalidRequest):
     code = "invalid_body"
+
+
+class InvalidHeader(InvalidRequest):
+    code = "invalid_header"
+
+
+class InvalidHttp(InvalidRequest):
+    code = "invalid_http"
 
 
 class InvalidModelId(InvalidRequest):
@@ -162,6 +173,10 @@ class Unavailable(GatewayError):
 
 class LoadFailed(Unavailable):
     code = "load_failed"
+
+
+class ModelLoading(Unavailable):
+    code = "model_loading"
 
 
 class ModelQuarantined(Unavailable):

@@ -156,7 +156,8 @@ class AliasesRejected(Event, frozen=True, kw_only=True):
 
 
 class GenerationLoaded(Event, frozen=True, kw_only=True):
-    """`seconds` from the decision to load to ready; `bytes` as measured on the device."""
+    """`seconds` from the decision to load to ready; `bytes` as measured on the device; `runtime` and `dtype` that
+    compute it; `returned`: from host memory, not from the disk."""
 
     name = "generation_loaded"
     generation: str
@@ -164,10 +165,28 @@ class GenerationLoaded(Event, frozen=True, kw_only=True):
     device: str
     bytes: int
     seconds: float
+    returned: bool = False
+    runtime: str = ""
+    dtype: str = ""
+
+
+class RuntimeFellBack(Event, frozen=True, kw_only=True):
+    """A runtime or number format that was wished for failed on a generation; torch in float32 stands in. Once for each
+    host, generation and wish."""
+
+    name = "runtime_fell_back"
+    level = "warning"
+    generation: str
+    models: tuple[str, ...]
+    device: str
+    runtime: str
+    dtype: str
+    message: str
 
 
 class GenerationUnloaded(Event, frozen=True, kw_only=True):
-    """`why` is evicted, retired, replaced, requested or host_exit; `idle_seconds` since its last use."""
+    """`why` is evicted, out_of_memory, retired, requested or host_exit; `idle_seconds` since its last use. What was
+    evicted may be in host memory still."""
 
     name = "generation_unloaded"
     generation: str

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -28,6 +29,13 @@ class Lane:
         """Runs `function` on the lane and waits for its answer; its exceptions come out here."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, functools.partial(function, *args, **kwargs))
+
+    def map(self, function: Callable[[S], T], parts: Sequence[S]) -> list[T]:
+        """`function` of each part, for a caller that is a thread itself and blocks until all are done; then the first
+        exception among them comes out here."""
+        futures = [self._threads.submit(function, part) for part in parts]
+        wait(futures)
+        return [future.result() for future in futures]
 
     def close(self, *, wait: bool = True) -> None:
         """Takes no more work; what waits is dropped, what runs is finished (and waited for, if `wait`)."""

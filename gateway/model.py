@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from gateway.errors import InvalidModelId
+from gateway.wish import Wish
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 SUBMODULE: Final = re.compile(r"\d+_[A-Z][A-Za-z]*")  # 1_Pooling, 2_Dense: a part of a model, never a model
@@ -19,6 +20,9 @@ HUB_CACHE: Final = "models--"
 VERSION: Final = re.compile(r"0|[1-9][0-9]{0,17}")  # a directory of this name in a model's directory is a version of it
 DEFAULT_NAMESPACE: Final = "finetuned"  # where a bare name is looked up first
 MAX_ID_BYTES: Final = 512
+WIDEST: Final = 4  # bytes of a number that is computed with, unless it is one of these
+PARTLY_WIDE: Final = ("deberta", "mt5", "t5", "umt5")  # some of their layers stay in float32
+WIDTHS: Final = {"bfloat16": 2, "float16": 2}
 
 
 class ModelId(msgspec.Struct, frozen=True, order=True):
@@ -35,8 +39,8 @@ class ModelId(msgspec.Struct, frozen=True, order=True):
     @property
     def path(self) -> str:
         """`namespace/name` or `namespace/name/version`, as it stands in URLs, logs and metric labels."""
-        parts = (self.namespace, self.name, self.version)
-        return "/".join(str(part) for part in parts if part is not None)
+        name = self.name if self.version is None else f"{self.name}/{self.version}"
+        return name if self.namespace is None else f"{self.namespace}/{name}"
 
     @property
     def family(self) -> ModelId:
@@ -169,8 +173,9 @@ Stage = Pooling | Dense | LayerNorm | Normalize
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """What a directory says it is, checked, with the weights unread.
 
-    `files` are the relative paths that are loaded, sorted: they alone make up a generation's digest.
-    `parameters` counts numbers, `stored_bytes` the bytes of the tensors on disk.
+    `files` are the relative paths that are loaded, sorted: they and the `wish` make up a generation's digest.
+    `parameters` counts numbers, `stored_bytes` the bytes of the tensors on disk. `samples` are texts of its maker's,
+    on which the cost of a lower precision is measured.
     """
 
     kind: Literal["encoder"]
@@ -193,11 +198,26 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     prompts: dict[str, str] = {}
     default_prompt_name: str | None = None
     warnings: tuple[str, ...] = ()
+    wish: Wish = Wish()
+    samples: tuple[str, ...] = ()
+
+    def bytes_as(self, dtype: str) -> int:
+        """What this model takes once it is loaded: every number as wide as `dtype`, whatever it is on disk. What is
+        computed in fewer bits than 16 keeps layers that are wider. Tables that code makes and no file has, of rotary
+        positions, are some hundred bytes more."""
+        width = WIDEST if self.model_type in PARTLY_WIDE else WIDTHS.get(dtype, WIDEST)
+        return self.parameters * width + _behind_pooling(self.stages) * (WIDEST - width)
 
     @property
     def normalized(self) -> bool:
         """Whether the model's own last step makes unit vectors."""
         return bool(self.stages) and isinstance(self.stages[-1], Normalize)
+
+
+def _behind_pooling(stages: tuple[Stage, ...]) -> int:
+    """Numbers of the modules behind the pooling, which are always computed in float32."""
+    dense = sum(stage.out_features * (stage.in_features + stage.bias) for stage in stages if isinstance(stage, Dense))
+    return dense + sum(2 * stage.dimension for stage in stages if isinstance(stage, LayerNorm))
 
 
 class Reason(msgspec.Struct, frozen=True):

@@ -6,8 +6,8 @@ Nothing here waits for anything but the engine. A request that cannot be served 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import msgspec
 
@@ -26,11 +26,13 @@ from gateway.errors import (
     TooManyInputs,
     UnknownPrompt,
 )
-from gateway.host.wire import Options
+from gateway.host.wire import Options, Payload
 from gateway.model import Generation, Manifest, ModelId, ModelRef
 from gateway.settings import Settings
 from gateway.volume.order import parse_repository
 from gateway.volume.pulls import Pull, Pulls
+
+T = TypeVar("T")
 
 
 class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,6 +46,7 @@ class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True):
     prompt_name: str | None = None
     dimensions: int | None = None
     key: str = ""  # what an alias's canary knows the client by
+    timeout: float | None = None  # seconds that the client will wait, where that is less than the settings allow
 
 
 class Embedding(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,7 +55,7 @@ class Embedding(msgspec.Struct, frozen=True, kw_only=True):
     model: ModelId
     generation: Generation
     alias: ModelId | None = None  # that was asked for
-    data: bytes
+    data: Payload
     rows: int
     dim: int
     normalized: bool
@@ -71,6 +74,7 @@ class Service:
         self.pulls = pulls
         self.settings = settings
         self._draining = asyncio.Event()
+        self.served = 0  # requests that have ended, whatever came of them
         self._in_flight = 0
         self._quiet = asyncio.Event()
         self._quiet.set()
@@ -78,6 +82,11 @@ class Service:
     @property
     def draining(self) -> bool:
         return self._draining.is_set()
+
+    @property
+    def quiet(self) -> bool:
+        """Nothing is in flight."""
+        return not self._in_flight
 
     @property
     def ready(self) -> bool:
@@ -92,8 +101,10 @@ class Service:
                 f"{len(request.texts)} inputs are more than the {self.settings.max_inputs} that one request may have",
                 limit=self.settings.max_inputs,
             )
-        async with self._work(self.settings.request_timeout):
-            found, vectors = await self._embed(request, on_found)
+        seconds = self.settings.request_timeout
+        if request.timeout is not None:
+            seconds = min(seconds, request.timeout)
+        found, vectors = await self._work(seconds, lambda deadline: self._embed(request, on_found, deadline))
         generation, options = found.generation, self._options(request, found.generation.manifest)
         return Embedding(
             model=found.model,
@@ -109,31 +120,34 @@ class Service:
             compute_seconds=vectors.compute_seconds,
         )
 
-    async def _embed(self, request: EmbedRequest, on_found: Callable[[Found], None]) -> tuple[Found, Vectors]:
+    async def _embed(
+        self, request: EmbedRequest, on_found: Callable[[Found], None], deadline: float
+    ) -> tuple[Found, Vectors]:
         """On the live generation, and when that was replaced before it was loaded, on the one that is live now."""
         found = await self._wanted(request.model, request.key)
         while True:
             on_found(found)
+            options = self._options(request, found.generation.manifest)
             try:
-                return found, await self._run(
-                    found.generation, request, self._options(request, found.generation.manifest)
-                )
+                return found, await self._run(found.generation, request, options, deadline)
             except LoadFailed:
                 before, found = found, await self._wanted(request.model, request.key)
                 if found.generation.digest == before.generation.digest:
                     raise
 
-    async def _run(self, generation: Generation, request: EmbedRequest, options: Options) -> Vectors:
+    async def _run(self, generation: Generation, request: EmbedRequest, options: Options, deadline: float) -> Vectors:
         """Nothing is run, and no model loaded, for no texts."""
         if not request.texts:
             return Vectors(b"", 0, request.dimensions or generation.manifest.dim, 0, 0.0, 0.0, 0.0)
-        return await self.engine.embed(generation, request.texts, options)
+        return await self.engine.embed(generation, request.texts, options, deadline)
 
     async def load(self, spelling: str) -> ModelId:
-        async with self._work(self.settings.load_timeout):
+        async def load(deadline: float) -> ModelId:
             found = await self._wanted(spelling)
             await self.engine.load(found.generation)
-        return found.model
+            return found.model
+
+        return await self._work(self.settings.load_timeout, load)
 
     async def unload(self, spelling: str) -> ModelId:
         found = await self.find(spelling)
@@ -149,8 +163,7 @@ class Service:
     async def rollback(self, spelling: str, to: str | None) -> ModelId:
         """Makes an earlier generation live: the one before, or the one whose digest begins with `to`."""
         model = self.resolve(spelling)
-        async with self._work(self.settings.load_timeout):
-            await self.catalog.rollback(model, to)
+        await self._work(self.settings.load_timeout, lambda deadline: self.catalog.rollback(model, to))
         return model
 
     async def find(self, spelling: str | None) -> Found:
@@ -222,19 +235,20 @@ class Service:
             raise UnknownPrompt(f"the model has no prompt {name!r}; it has: {known}", prompts=sorted(manifest.prompts))
         return manifest.prompts[name]
 
-    @asynccontextmanager
-    async def _work(self, seconds: float) -> AsyncIterator[None]:
-        """Counts what is in flight, and gives up after `seconds`."""
+    async def _work(self, seconds: float, work: Callable[[float], Awaitable[T]]) -> T:
+        """Counts what is in flight, and gives up after `seconds`; `work` is told when that is on the loop's clock."""
         if self.draining:
             raise ShuttingDown("the gateway is stopping", retry_after=1.0)
+        deadline = asyncio.get_running_loop().time() + seconds
         self._in_flight += 1
         self._quiet.clear()
         try:
-            async with asyncio.timeout(seconds):
-                yield
+            async with asyncio.timeout_at(deadline):
+                return await work(deadline)
         except TimeoutError as error:
             raise DeadlineExceeded(f"no answer within {seconds:g} s") from error
         finally:
+            self.served += 1
             self._in_flight -= 1
             if not self._in_flight:
                 self._quiet.set()

@@ -15,6 +15,10 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final
 
+from gateway import shares, wish
+from gateway.shares import Shares
+from gateway.wish import Wish, Wishes
+
 ENV_PREFIX: Final = "DROPGATE_"
 UNITS: Final = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "KI": 1024, "MI": 1024**2, "GI": 1024**3}
 LARGEST: Final = 2**63 - 1  # what the hosts, and JSON, can be told
@@ -56,8 +60,37 @@ class Settings:
         "SERVE_DEVICE",
         "EMBEDDING_DEVICE",
     )
+    runtime: str = _setting(
+        "auto", "what computes: torch, or openvino (an extra, on the CPU alone); auto is torch, and openvino for int8"
+    )
+    dtype: str = _setting(
+        "auto",
+        "the numbers it computes with: float32, bfloat16, float16 or int8; auto is float32, and on a GPU that of the "
+        "stored weights",
+    )
+    model_runtimes: str = _setting(
+        "",
+        "the same for some models, such as intfloat/*=openvino/bfloat16,finetuned/x=torch; the first that matches "
+        "wins, also over what a model's own metadata says",
+        parse="rules",
+    )
+    model_shares: str = _setting(
+        "",
+        "weights of models that want a device at once, such as finetuned/hot=4,org/*=0.5; the first that matches "
+        "counts, and others have 1",
+        parse="shares",
+    )
     memory_budget: int = _setting(
         0, "bytes of models on each device (2GiB, 500MB); 0 takes what the device has", parse="bytes"
+    )
+    host_memory_budget: int | None = _setting(
+        None,
+        "bytes of main memory for models that were evicted from a device, for each device; auto takes a share where "
+        "devices have memory of their own, and none where main memory is the device's",
+        parse="bytes_or_auto",
+    )
+    preload: str = _setting(
+        "", "model ids, with commas between, to be loaded at the start; last means those that were loaded at the end"
     )
     max_loaded_models: int = _setting(
         0, "a limit on the number of loaded models, beside the bytes; 0 is none", "MODEL_CACHE_SIZE", parse="count"
@@ -121,6 +154,16 @@ class Settings:
     )
     log_format: str = _setting("auto", "json, console, or auto: console on a terminal")
     log_level: str = _setting("info", "debug, info, warning or error")
+
+    @property
+    def shares(self) -> Shares:
+        """`model_shares`, read."""
+        return shares.parse(self.model_shares)
+
+    @property
+    def wishes(self) -> Wishes:
+        """`runtime`, `dtype` and `model_runtimes` as one."""
+        return Wishes(Wish(self.runtime, self.dtype), wish.parse_rules(self.model_runtimes))
 
 
 TRUE: Final = {"1", "true", "t", "yes", "y", "on"}
@@ -194,10 +237,21 @@ def _url(text: str) -> str:
     return url
 
 
+def _rules(text: str) -> str:
+    wish.parse_rules(text)
+    return text.strip()
+
+
+def _shares(text: str) -> str:
+    shares.parse(text)
+    return text.strip()
+
+
 PARSERS: Final[dict[str, Callable[[str], Any]]] = {
     "text": str.strip,
     "path": _path,
     "bytes": parse_bytes,
+    "bytes_or_auto": lambda text: None if text.strip().lower() == "auto" else parse_bytes(text),
     "switch": _switch,
     "maybe": lambda text: None if text.strip().lower() == "auto" else _switch(text),
     "count": _count,
@@ -205,8 +259,12 @@ PARSERS: Final[dict[str, Callable[[str], Any]]] = {
     "port": _port,
     "seconds": _seconds,
     "url": _url,
+    "rules": _rules,
+    "shares": _shares,
 }
 CHOICES: Final = {
+    "runtime": set(wish.RUNTIMES),
+    "dtype": set(wish.DTYPES),
     "log_format": {"auto", "json", "console"},
     "log_level": {"debug", "info", "warning", "error"},
     "swap_policy": {"availability", "resource"},

@@ -1,4 +1,4 @@
-"""Events in; log lines and metrics out. Nothing else writes either.
+"""Events in, metrics out.
 
 A model's series go when the model goes, so the labels stay bounded by what is on the volume. Hosts send their
 counters with their reports: one registry, in this process.
@@ -6,61 +6,20 @@ counters with their reports: one registry, in this process.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
-import msgspec
-import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from gateway import events
 from gateway.engine.engine import Engine
-from gateway.settings import Settings
 
 LATENCIES: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 TOKENS: Final = (16, 64, 256, 1024, 4096, 16384, 65536)
 LOADS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
-PROBES: Final = frozenset({"/healthz", "/readyz", "/metrics"})
-LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
-
-
-class Log:
-    """One line for every event: JSON for machines, readable on a terminal."""
-
-    def __init__(self, settings: Settings) -> None:
-        console = settings.log_format == "console" or (settings.log_format == "auto" and sys.stderr.isatty())
-        renderer: Any = (
-            structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer(ensure_ascii=True)
-        )
-        self._logger = structlog.wrap_logger(
-            structlog.PrintLogger(sys.stderr),
-            processors=[
-                structlog.processors.add_log_level,
-                structlog.processors.TimeStamper(fmt="iso", utc=True),
-                renderer,
-            ],
-            wrapper_class=structlog.make_filtering_bound_logger(LEVELS[settings.log_level]),
-        )
-
-    def __call__(self, event: events.Event) -> None:
-        fields = {name: value for name, value in msgspec.to_builtins(event).items() if value not in (None, (), "")}
-        getattr(self._logger, _level(event))(event.name, **fields)
-
-
-def _level(event: events.Event) -> str:
-    """A bug is an error; a probe that found all well is nobody's news."""
-    if isinstance(event, events.RequestFinished):
-        if event.status == 500:
-            return "error"
-        if event.route in PROBES and event.status == 200:
-            return "debug"
-    if isinstance(event, events.ModelSwapped | events.ModelRolledBack) and event.breaking:
-        return "warning"
-    return event.level
 
 
 class Devices(Collector):
@@ -77,6 +36,8 @@ class Devices(Collector):
                 "up": "Whether the device's host process is up.",
                 "model_bytes": "Bytes of models on the device, counted until they are freed.",
                 "budget_bytes": "Bytes of models that the device may hold.",
+                "parked_bytes": "Bytes of host memory with models that were evicted from the device.",
+                "parked_budget_bytes": "Bytes of host memory that these may take.",
                 "queue_tokens": "Tokens that wait for the device.",
                 "resident_bytes": "Resident memory of the device's host process.",
                 "host_restarts": "Times that the host process was started again.",
@@ -87,6 +48,8 @@ class Devices(Collector):
                 "up": device.up,
                 "model_bytes": device.used,
                 "budget_bytes": device.budget,
+                "parked_bytes": device.host_used,
+                "parked_budget_bytes": device.host_budget,
                 "queue_tokens": device.queue_tokens,
                 "resident_bytes": device.resident_memory,
                 "host_restarts": device.restarts,
@@ -139,6 +102,10 @@ class Metrics:
         self.loads = Histogram(
             "dropgate_load_seconds", "Seconds per load.", ["device"], buckets=LOADS, registry=registry
         )
+        self.returns = Counter(
+            "dropgate_loads_returned", "Loads that came from host memory, not from the disk.", ["device"],
+            registry=registry,
+        )  # fmt: skip
         self.load_failures = Counter("dropgate_load_failures", "Loads that failed.", ["code"], registry=registry)
         self.unloads = Counter("dropgate_unloads", "Generations unloaded.", ["why"], registry=registry)
         self.eviction_age = Histogram(
@@ -178,6 +145,9 @@ class Metrics:
         self.unreadable = Counter(
             "dropgate_volume_unreadable", "Times that the volume could not be read.", registry=registry
         )
+        self._answers: dict[tuple[str, str, int], Counter] = {}
+        self._routes: dict[str, Histogram] = {}
+        self._models: dict[str, tuple[Counter, Counter, Histogram]] = {}
         self._older = {"total_requests": 0, "total_texts": 0}
         self._latency_sum = 0.0
         self._latency_max = 0.0
@@ -206,6 +176,7 @@ class Metrics:
                 self.busy.labels(event.device).inc(event.seconds)
             case events.GenerationLoaded():
                 self.loads.labels(event.device).observe(event.seconds)
+                self.returns.labels(event.device).inc(event.returned)
             case events.GenerationUnloaded():
                 self.unloads.labels(event.why).inc()
                 if event.why == "evicted":
@@ -235,6 +206,7 @@ class Metrics:
                     self.canary.remove_by_labels({"alias": alias})
                     self.canary_seconds.remove_by_labels({"alias": alias})
             case events.ModelRemoved():
+                self._models.pop(event.model, None)
                 for metric in (self.texts, self.tokens, self.wait):
                     metric.remove_by_labels({"model": event.model})
             case events.ModelPulled():
@@ -259,18 +231,40 @@ class Metrics:
                 self.deafness.set(1)
 
     def _request(self, event: events.RequestFinished) -> None:
-        self.requests.labels(event.route, event.method, str(event.status)).inc()
-        self.seconds.labels(event.route).observe(event.seconds)
+        self._answer(event.route, event.method, event.status).inc()
+        self._route(event.route).observe(event.seconds)
         if event.code:
             self.errors.labels(event.code).inc()
         if event.alias and event.arm:
             self.canary.labels(event.alias, event.arm, str(event.status)).inc()
             self.canary_seconds.labels(event.alias, event.arm).observe(event.seconds)
         if event.texts and event.model and event.status == 200:
-            self.texts.labels(event.model).inc(event.texts)
-            self.tokens.labels(event.model).inc(event.tokens)
-            self.wait.labels(event.model).observe(event.queue_seconds)
+            texts, tokens, wait = self._model(event.model)
+            texts.inc(event.texts)
+            tokens.inc(event.tokens)
+            wait.observe(event.queue_seconds)
             self._older["total_requests"] += 1
             self._older["total_texts"] += event.texts
             self._latency_sum += event.seconds
             self._latency_max = max(self._latency_max, event.seconds)
+
+    # Looking a series up by its labels costs as much as all else that a request is counted with.
+
+    def _answer(self, route: str, method: str, status: int) -> Counter:
+        found = self._answers.get((route, method, status))
+        if found is None:
+            found = self._answers[route, method, status] = self.requests.labels(route, method, str(status))
+        return found
+
+    def _route(self, route: str) -> Histogram:
+        found = self._routes.get(route)
+        if found is None:
+            found = self._routes[route] = self.seconds.labels(route)
+        return found
+
+    def _model(self, model: str) -> tuple[Counter, Counter, Histogram]:
+        found = self._models.get(model)
+        if found is None:
+            series = self.texts.labels(model), self.tokens.labels(model), self.wait.labels(model)
+            found = self._models[model] = series
+        return found

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from gateway.events import Event, Events, ModelRemoved, Notice, kinds
-from gateway.telemetry import LEVELS
+from gateway.log import LEVELS
 
 NOTICE = Notice(code="c", message="m")
 

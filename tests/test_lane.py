@@ -104,3 +104,28 @@ async def test_closing_finishes_what_runs_drops_what_waits_and_takes_no_more() -
     assert done == ["work"]
     with pytest.raises(RuntimeError, match="shutdown"):
         await lane.run(len, "")
+
+
+def test_a_thread_that_hands_out_parts_gets_all_answers_in_their_order() -> None:
+    lane, meet = Lane("test", 2), threading.Barrier(2, timeout=30)  # it breaks unless two parts run at once
+
+    def half(part: int) -> float:
+        meet.wait()
+        return part / 2
+
+    assert lane.map(half, [3, 5]) == [1.5, 2.5]
+    lane.close()
+
+
+def test_a_part_that_fails_is_told_when_the_others_are_done() -> None:
+    lane, done = Lane("test", 2), list[int]()
+
+    def work(part: int) -> None:
+        if part == 1:
+            fail()
+        done.append(part)
+
+    with pytest.raises(KeyError, match="inside"):
+        lane.map(work, [1, 2, 3])
+    assert sorted(done) == [2, 3]
+    lane.close()

@@ -20,6 +20,7 @@ GOOD: dict[str, tuple[str, Any]] = {
     "text": (" debug ", "debug"),
     "path": ("/srv/elsewhere", "/srv/elsewhere"),
     "bytes": ("2GiB", 2 * 1024**3),
+    "bytes_or_auto": ("2GiB", 2 * 1024**3),
     "switch": ("Yes", True),
     "maybe": ("false", False),
     "count": ("7", 7),
@@ -27,16 +28,21 @@ GOOD: dict[str, tuple[str, Any]] = {
     "port": ("9000", 9000),
     "seconds": ("1.5", 1.5),
     "url": ("http://hub.example:8080/", "http://hub.example:8080"),
+    "rules": (" org/*=openvino/bfloat16,m=torch ", "org/*=openvino/bfloat16,m=torch"),
+    "shares": (" finetuned/hot=4,org/*=0.5 ", "finetuned/hot=4,org/*=0.5"),
 }
 BAD: dict[str, list[str]] = {
     "path": ["~nobody-of-this-name/models"],
     "bytes": ["many", "-1", "2TiB", "1e9", "9" * 400],
+    "bytes_or_auto": ["many", "-1"],
     "switch": ["maybe", "2", "auto"],
     "maybe": ["perhaps", "2"],
     "count": ["-1", "1.5", "many", "\u00b2", "9" * 30],
     "positive": ["0", "-1", "many"],
     "port": ["65536", "-1", "http"],
     "seconds": ["-1", "soon", "nan", "inf", "1e10"],
+    "rules": ["org/*", "org/*=", "=torch", "org/*=cuda", "org/*=torch/int4"],
+    "shares": ["finetuned/hot", "finetuned/hot=0", "=1", "org/*=many"],
     "url": ["hub.example", "ftp://hub.example", "http://", "https://hub.example/?a=b"],
 }
 KINDS = {spec.name: spec.metadata["parse"] for spec in fields(Settings)}

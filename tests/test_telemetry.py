@@ -11,9 +11,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gateway import events
 from gateway.engine.engine import DeviceState, Residence
+from gateway.log import Log
 from gateway.model import Reason
 from gateway.settings import Settings
-from gateway.telemetry import Log, Metrics
+from gateway.telemetry import Metrics
 
 SAMPLES: Final[dict[Any, Any]] = {
     str: "a text",

@@ -127,6 +127,10 @@ class Catalog:
         """The models whose live generation has this digest."""
         return self._holdings.by_digest.get(digest, ())
 
+    def owners(self, digest: str) -> tuple[str, ...]:
+        """The models that this digest may be loaded for, live or not."""
+        return self._holdings.owners.get(digest, ())
+
     def served(self) -> dict[ModelId, int | None]:
         """Every directory there is, with the inode of the one that its content came from: so settling knows an update
         in place."""

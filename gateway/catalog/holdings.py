@@ -42,6 +42,7 @@ class Holdings:
         self.pruned = asyncio.Event()  # not set while the store is being pruned
         self.pruned.set()
         self.by_digest: dict[str, tuple[str, ...]] = {}  # the models of each live generation
+        self.owners: dict[str, tuple[str, ...]] = {}  # the same, and of generations that clients asked for by name
         self._entries = entries
         self._store = store
         self._engine = engine
@@ -86,8 +87,13 @@ class Holdings:
                 live[generation.digest] = generation
                 named.setdefault(generation.digest, []).append(entry.model.path)
         self.by_digest = {digest: tuple(models) for digest, models in named.items()}
+        self.owners = {digest: self._keepers(digest) for digest in self._summoned} | self.by_digest
         pinned = {e.live.digest: e.live for e in self._entries.values() if e.live and e.pinned and e.swapping is None}
         self._engine.keep(list(live.values()), list(pinned.values()))
+
+    def _keepers(self, digest: str) -> tuple[str, ...]:
+        holding = (e for e in self._entries.values() if any(kept.digest == digest for kept in e.generations()))
+        return tuple(entry.model.path for entry in holding)
 
     def believe(self) -> None:
         """What changed for good: told to the engine, and written down."""

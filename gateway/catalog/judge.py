@@ -24,7 +24,8 @@ from gateway.volume import reasons
 from gateway.volume.copying import Refused
 from gateway.volume.directory import Directory
 from gateway.volume.generations import Changed, Store
-from gateway.volume.manifest import read_metadata
+from gateway.volume.metadata import read_metadata, read_wish
+from gateway.volume.pagecache import read_ahead
 from gateway.volume.settle import Observation
 
 PASSING: Final = frozenset({"disk_full", "store_unwritable", "read_failed", "load_failed", "internal", "base_missing"})
@@ -97,7 +98,8 @@ class Judge:
         version.content, version.accepted, version.whole = kept, directory, True
         version.metadata = metadata
         version.golden, odd = golden.read(metadata)
-        version.warnings = tuple(each for each in (chosen.warning, trouble, odd) if each)
+        _, doubtful = read_wish(metadata)
+        version.warnings = tuple(each for each in (chosen.warning, trouble, odd, doubtful) if each)
         version.fingerprint = directory.fingerprint
         entry.hold_only_what_is_there()
         if changed and entry.live is not None and entry.live.digest == kept.digest:
@@ -109,6 +111,7 @@ class Judge:
             return version.content  # known from before the start
         generation = await self._holdings.copies.run(self._store.accept, directory, self._root)
         size = await self._holdings.copies.run(self._store.bytes, generation.digest)
+        await self._holdings.copies.run(read_ahead, generation)  # before its first request
         return entry.kept(generation, version, size)
 
     def _forgive(self, entry: Entry, generation: Generation) -> None:

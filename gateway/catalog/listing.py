@@ -23,6 +23,7 @@ def show(
     directory = source.directory if source else None
     metadata = source.metadata if source else {}
     loaded = [residence for residence in held if residence.state == "loaded"]
+    numerics = next((residence.numerics for residence in loaded if residence.numerics), None)
     return {
         "id": str(entry.model),
         "namespace": entry.model.namespace,
@@ -49,7 +50,12 @@ def show(
         "bytes_on_disk": directory.bytes if directory else None,
         "files": len(directory.files) if directory else None,
         "bytes_on_device": sum(residence.bytes for residence in loaded),
+        "bytes_parked": sum(residence.bytes for residence in held if residence.state == "parked"),
         "devices": [residence.device for residence in loaded],
+        "runtime": numerics.runtime if numerics else None,
+        "dtype": numerics.dtype if numerics else None,
+        "precision": msgspec.to_builtins(numerics.precision) if numerics else None,
+        "fell_back": (numerics.fell_back or None) if numerics else None,
         "last_used": max((residence.last_used for residence in held), default=None),
         "pinned": entry.pinned,
         "metadata": metadata,

@@ -50,7 +50,7 @@ class Trial:
             raise
 
     def _must_make_way(self, old: Generation, new: Generation) -> bool:
-        held = self._engine.residences().get(old.digest, ())
+        held = [each for each in self._engine.residences().get(old.digest, ()) if each.state != "parked"]
         return self._policy == "resource" and bool(held) and not self._engine.fits_beside(new, old.digest)
 
 

@@ -8,14 +8,14 @@ from typing import Protocol
 
 import msgspec
 
-from gateway.host.wire import Options
+from gateway.host.wire import Numerics, Options, Payload
 from gateway.model import Generation
 
 
 class Vectors(msgspec.Struct, frozen=True):
     """The answer to one request: `data` is little-endian float32 [rows, dim], row-major. Times in seconds."""
 
-    data: bytes
+    data: Payload
     rows: int
     dim: int
     tokens: int
@@ -25,7 +25,8 @@ class Vectors(msgspec.Struct, frozen=True):
 
 
 class Residence(msgspec.Struct, frozen=True):
-    """Where a generation is in memory. `state` is waiting, loading, loaded or leaving; `last_used` in Unix seconds."""
+    """Where a generation is in memory. `state` is waiting, loading, loaded, leaving or parked; `last_used` in Unix
+    seconds; `numerics` is there once it is loaded."""
 
     digest: str
     device: str
@@ -34,10 +35,13 @@ class Residence(msgspec.Struct, frozen=True):
     leases: int
     pinned: bool
     last_used: float
+    numerics: Numerics | None = None
+    seconds_left: float = 0.0  # estimated, of a load that goes on
 
 
 class DeviceState(msgspec.Struct, frozen=True):
-    """A device and its host. `used` and `budget` in bytes of models, `resident_memory` of the whole process."""
+    """A device and its host. `used` and `budget` in bytes of models, `resident_memory` of the whole process;
+    `host_used` and `host_budget` in bytes of host memory for what was evicted."""
 
     device: str
     up: bool
@@ -47,13 +51,18 @@ class DeviceState(msgspec.Struct, frozen=True):
     queue_tokens: int
     resident_memory: int
     restarts: int
+    host_used: int = 0
+    host_budget: int = 0
 
 
 class Engine(Protocol):
     """Every method that runs a generation may raise what `gateway.errors` has, and nothing else."""
 
-    async def embed(self, generation: Generation, texts: list[str], options: Options) -> Vectors:
-        """Loads the generation if need be. Retries what a dying host took with it."""
+    async def embed(
+        self, generation: Generation, texts: list[str], options: Options, deadline: float | None = None
+    ) -> Vectors:
+        """Loads the generation if need be. Retries what a dying host took with it. `deadline` is the time of the
+        running loop after which nobody waits for the answer; the caller ends its own waiting."""
 
     async def load(self, generation: Generation) -> None:
         """Loads and probes now; earlier failures and quarantine are forgotten."""

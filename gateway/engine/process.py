@@ -18,10 +18,12 @@ import msgspec
 from gateway import events
 from gateway.engine.engine import DeviceState, Residence, Vectors
 from gateway.engine.placement import Site, place
+from gateway.engine.refusals import Refusals
 from gateway.engine.supervisor import Death, HostProcess
-from gateway.errors import GatewayError, HostFailed, ModelQuarantined
+from gateway.errors import GatewayError, HostFailed, ModelLoading, ModelQuarantined, Overloaded
 from gateway.host import wire
 from gateway.model import Generation
+from gateway.wish import Wish, Wishes
 
 STRIKES = 2  # deaths of a host with the same request, or the same generation, on its device
 FIRST_QUARANTINE = 60.0
@@ -31,13 +33,15 @@ TOLD: dict[type[wire.Report], type[events.Event]] = {  # the event has the repor
     wire.Loaded: events.GenerationLoaded,
     wire.Unloaded: events.GenerationUnloaded,
     wire.LoadFailure: events.LoadFailed,
+    wire.FellBack: events.RuntimeFellBack,
 }
 MOST_ATTEMPTS = 10  # of a request that is innocent each time; the deadline usually comes first
 
 
 class ProcessEngine:
     """`hosts` are started and stopped by the caller; `names` says which models a digest is, for the events;
-    `limit` is how many generations a device may hold, 0 for as many as fit."""
+    `limit` is how many generations a device may hold, 0 for as many as fit; `wish` says what a generation is to be
+    computed with, and `weight` what share of its device a digest has beside others."""
 
     def __init__(
         self,
@@ -46,8 +50,13 @@ class ProcessEngine:
         names: Callable[[str], tuple[str, ...]],
         predict: Callable[[Generation], int],
         limit: int = 0,
+        *,
+        wish: Callable[[Generation], Wish] = lambda generation: Wishes().of((), generation.manifest.wish),
+        weight: Callable[[str], float] = lambda digest: 1.0,
     ) -> None:
         self._hosts = list(hosts)
+        self._wish = wish
+        self._weight = weight
         self._events = tell
         self._names = names
         self._predict = predict
@@ -58,6 +67,7 @@ class ProcessEngine:
         self._pins: dict[str, Generation] = {}
         self._live: dict[str, Generation] | None = None  # None: nobody has said what may stay, and all may
         self._preloads: dict[str, asyncio.Task[None]] = {}  # of pinned generations
+        self._refusals = Refusals()
         for host in self._hosts:
             host.on_report = self._reported
             host.on_up = self._came_up
@@ -67,13 +77,24 @@ class ProcessEngine:
     def ready(self) -> bool:
         return any(host.up for host in self._hosts)
 
-    async def embed(self, generation: Generation, texts: list[str], options: wire.Options) -> Vectors:
+    async def embed(
+        self, generation: Generation, texts: list[str], options: wire.Options, deadline: float | None = None
+    ) -> Vectors:
+        digest = generation.digest
         self._refuse_quarantined(generation)
+        self._refuse_too_early(generation, deadline)
+        self._refusals.check(digest, texts)
 
         def request(alone: bool, number: int) -> wire.Command:
-            return wire.Embed(number, generation.digest, texts, options, alone)
+            left = None if deadline is None else deadline - asyncio.get_running_loop().time()
+            return wire.Embed(number, digest, texts, options, alone, weight=self._weight(digest), deadline=left)
 
-        done, payload = await self._ask(generation, request)
+        try:
+            done, payload = await self._ask(generation, request)
+        except Overloaded as refusal:
+            self._refusals.remember(digest, texts, refusal)
+            raise
+        self._refusals.forget()
         return Vectors(
             payload, done.rows, done.dim, done.tokens, done.load_seconds, done.queue_seconds, done.compute_seconds
         )
@@ -85,7 +106,7 @@ class ProcessEngine:
 
     async def unload(self, digest: str) -> None:
         for host in self._hosts:
-            if host.up and digest in host.residents:
+            if host.up and (digest in host.residents or digest in host.parked):
                 with contextlib.suppress(Death):  # then it holds nothing
                     await host.call(lambda number: wire.Unload(number, digest))
 
@@ -117,7 +138,14 @@ class ProcessEngine:
                         resident.leases,
                         resident.pinned,
                         host.reported - resident.idle_seconds,
+                        resident.numerics,
+                        resident.seconds_left,
                     )
+                )
+            for parked in host.parked.values():
+                last_used = host.reported - parked.idle_seconds
+                found.setdefault(parked.digest, []).append(
+                    Residence(parked.digest, host.device, "parked", parked.bytes, 0, False, last_used)
                 )
         return found
 
@@ -137,6 +165,8 @@ class ProcessEngine:
                 host.residency.queue_tokens,
                 host.residency.resident_memory,
                 host.restarts,
+                host.residency.host_used,
+                host.residency.host_budget,
             )
             for host in self._hosts
         ]
@@ -145,12 +175,13 @@ class ProcessEngine:
 
     async def _ask(
         self, generation: Generation, request: Callable[[bool, int], wire.Command]
-    ) -> tuple[wire.Done, bytes]:
+    ) -> tuple[wire.Done, wire.Payload]:
         strikes = 0
         for _ in range(MOST_ATTEMPTS):
             host = self._place(generation)
-            await host.wait_until_up()
-            host.offer(generation)
+            if not host.up:
+                await host.wait_until_up()
+            host.offer(generation, self._wish(generation))
             try:
                 return await host.call(functools.partial(request, strikes > 0), generation.digest)
             except Death as death:
@@ -173,6 +204,21 @@ class ProcessEngine:
                 generation=generation.short,
             )
 
+    def _refuse_too_early(self, generation: Generation, deadline: float | None) -> None:
+        """Whose client leaves before the load ends is told so at once. The load goes on, and is there for the next
+        try."""
+        digest = generation.digest
+        found = [(host, host.residents[digest]) for host in self._hosts if digest in host.residents]
+        if deadline is None or not found or any(resident.state != "loading" for _, resident in found):
+            return
+        left = min(resident.seconds_left - (time.time() - host.reported) for host, resident in found)
+        if left > deadline - asyncio.get_running_loop().time():
+            raise ModelLoading(
+                f"the model is being loaded, for about {left:.1f} s more",
+                retry_after=left,
+                generation=generation.short,
+            )
+
     def _has_room(self, size: int, host: HostProcess, digest: str) -> bool:
         """Beside that generation and what is pinned, which no load may evict."""
         staying = [each.bytes for each in host.residents.values() if each.pinned or each.digest == digest]
@@ -180,11 +226,14 @@ class ProcessEngine:
 
     def _place(self, generation: Generation) -> HostProcess:
         digest = generation.digest
+        holders = [host for index, host in enumerate(self._hosts) if host.up and self._holds(index, digest)]
+        if len(holders) == 1:  # whatever else there is, the request goes there
+            return holders[0]
         sites = [
             Site(
                 index,
                 host.up,
-                digest in host.residents or self._assigned.get(digest) == index,
+                self._holds(index, digest),
                 host.residency.budget - host.residency.used,
                 host.residency.queue_tokens,
                 host.idle_seconds,
@@ -194,6 +243,11 @@ class ProcessEngine:
         index = place(sites, self._predict(generation))
         self._assigned[digest] = index
         return self._hosts[index]
+
+    def _holds(self, index: int, digest: str) -> bool:
+        """Whether that host has the generation, on its device or behind it, or was told to load it."""
+        host = self._hosts[index]
+        return digest in host.residents or digest in host.parked or self._assigned.get(digest) == index
 
     def _load_pinned(self) -> None:
         for digest, generation in self._pins.items():
@@ -210,8 +264,8 @@ class ProcessEngine:
         task.add_done_callback(lambda _: self._preloads.pop(generation.digest, None))
 
     def _tell_keep(self, host: HostProcess) -> None:
-        for generation in self._pins.values():
-            host.offer(generation)
+        for generation in {**self._pins, **(self._live or {})}.values():
+            host.offer(generation, self._wish(generation))  # so that it can prepare for what may be asked of it
         if self._live is not None:
             host.keep(self._live.keys(), self._pins.keys())
 
@@ -244,11 +298,11 @@ class ProcessEngine:
         )
 
     def _reported(self, host: HostProcess, report: wire.Report) -> None:
-        if not isinstance(report, wire.Batch | wire.Loaded | wire.Unloaded | wire.LoadFailure):
+        if not isinstance(report, wire.Batch | wire.Loaded | wire.Unloaded | wire.LoadFailure | wire.FellBack):
             return
         if isinstance(report, wire.Batch):
             self._strikes.pop(report.digest, None)
-        elif not isinstance(report, wire.Loaded):
+        elif isinstance(report, wire.Unloaded | wire.LoadFailure):
             self._assigned.pop(report.digest, None)
         facts = msgspec.structs.asdict(report)
         digest = facts.pop("digest")

@@ -21,8 +21,10 @@ import msgspec
 from gateway import events
 from gateway.errors import HostFailed
 from gateway.host import wire
+from gateway.host.link import Link
 from gateway.host.recorder import Recorder
 from gateway.model import Generation
+from gateway.wish import Wish
 
 FIRST_BACKOFF: Final = 0.1
 LAST_BACKOFF: Final = 30.0
@@ -47,7 +49,7 @@ class Death(Exception):
 class Call(msgspec.Struct):
     """A request in flight."""
 
-    answer: asyncio.Future[tuple[wire.Done, bytes]]
+    answer: asyncio.Future[tuple[wire.Done, wire.Payload]]
     digest: str
 
 
@@ -69,6 +71,7 @@ class HostProcess:
         self.restarts = 0
         self.residency = wire.Residency([], 0, 0, 0, 0)
         self.residents: dict[str, wire.Resident] = {}
+        self.parked: dict[str, wire.Parked] = {}
         self.reported = time.time()
         self.on_report: Callable[[HostProcess, wire.Report], None] = lambda host, report: None
         self.on_up: Callable[[HostProcess], None] = lambda host: None
@@ -82,9 +85,9 @@ class HostProcess:
         self._up = asyncio.Event()
         self._failed_starts = 0
         self._process: asyncio.subprocess.Process | None = None
-        self._link: wire.Link[wire.Report] | None = None
+        self._link: Link[wire.Report] | None = None
         self._calls: dict[int, Call] = {}
-        self._offered: dict[str, Generation] = {}
+        self._offered: dict[str, tuple[Generation, Wish]] = {}
         self._number = 0
         self._heard = 0.0
         self._killed_for = ""
@@ -116,19 +119,19 @@ class HostProcess:
         if self._link is not None and self.up:
             self._link.send(command)
 
-    def offer(self, generation: Generation) -> None:
-        """Once for each state: one that is served in place keeps its digest when its directory is touched."""
-        offered = self._offered.get(generation.digest)
-        if self.up and offered is not generation and offered != generation:
-            self._offered[generation.digest] = generation
-            self.tell(wire.Offer(generation))
+    def offer(self, generation: Generation, wish: Wish) -> None:
+        """Once for each state and wish: one that is served in place keeps its digest when its directory is touched."""
+        known, wished = self._offered.get(generation.digest, (None, None))
+        if self.up and ((known is not generation and known != generation) or wished != wish):
+            self._offered[generation.digest] = (generation, wish)
+            self.tell(wire.Offer(generation, wish))
 
     def keep(self, live: Collection[str], pinned: Collection[str]) -> None:
         """All that may stay. The host forgets the offers of everything else."""
         self._offered = {digest: offered for digest, offered in self._offered.items() if digest in live}
         self.tell(wire.Keep(list(live), list(pinned)))
 
-    async def call(self, command: Callable[[int], wire.Command], digest: str = "") -> tuple[wire.Done, bytes]:
+    async def call(self, command: Callable[[int], wire.Command], digest: str = "") -> tuple[wire.Done, wire.Payload]:
         """Sends `command(number)` and waits for its answer; a caller that is cancelled ends only its waiting.
 
         Raises Death, and the GatewayError that the host answers with.
@@ -136,7 +139,7 @@ class HostProcess:
         if self._link is None:
             raise Death
         self._number = number = (self._number + 1) % (1 << 32) or 1
-        answer: asyncio.Future[tuple[wire.Done, bytes]] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[tuple[wire.Done, wire.Payload]] = asyncio.get_running_loop().create_future()
         self._calls[number] = Call(answer, digest)
         self._link.send(command(number))
         try:
@@ -192,10 +195,10 @@ class HostProcess:
         with theirs:
             process = self._process = await self._spawn(theirs.fileno())
 
-        def receive(report: wire.Report, payload: bytes) -> None:
+        def receive(report: wire.Report, payload: wire.Payload) -> None:
             self._receive(report, payload, process.pid, began)
 
-        link = self._link = wire.Link(wire.reports, self._lost)
+        link = self._link = Link(wire.reports, self._lost)
         link.on_frame = receive
         ours.setblocking(False)
         await asyncio.get_running_loop().create_connection(lambda: link, sock=ours)
@@ -265,7 +268,7 @@ class HostProcess:
         self._link = None
         self._calls.clear()
         self._offered.clear()
-        self.residents = {}
+        self.residents, self.parked = {}, {}
         self.residency = wire.Residency([], 0, self.residency.budget, 0, 0)
         if not self._stopping:
             self._events.emit(
@@ -289,7 +292,7 @@ class HostProcess:
             if resident.state == "loaded":
                 self.on_report(self, wire.Unloaded(resident.digest, resident.bytes, "host_exit", resident.idle_seconds))
 
-    def _receive(self, report: wire.Report, payload: bytes, pid: int, began: float) -> None:
+    def _receive(self, report: wire.Report, payload: wire.Payload, pid: int, began: float) -> None:
         self._heard = time.monotonic()
         match report:
             case wire.Done() | wire.Failed():
@@ -304,6 +307,7 @@ class HostProcess:
                 self.residency = report
                 self.reported = time.time()
                 self.residents = {resident.digest: resident for resident in report.residents}
+                self.parked = {parked.digest: parked for parked in report.parked}
             case wire.Ready():
                 self.residency = wire.Residency([], 0, report.budget, 0, 0)
                 self._up.set()

@@ -15,8 +15,14 @@ import traceback
 import msgspec
 import uvloop
 
+# OpenMP's threads spin between two matrix products, by default for milliseconds, and one that a neighbour displaced
+# then finds its processor taken by spinning. Some 50 microseconds bridge what lies between two products of one call;
+# with more, a short text beside busy neighbours takes ten times as long. It is read when torch is imported.
+os.environ["GOMP_SPINCOUNT"] = "1000"
+
 from gateway.host import wire
 from gateway.host.host import Config, Host
+from gateway.host.link import Link
 from gateway.host.recorder import Recorder
 
 PR_SET_PDEATHSIG = 1
@@ -44,7 +50,7 @@ def _die_with_parent(parent: int) -> None:
 async def serve(connection: socket.socket, recorder: Recorder, config: Config) -> None:
     """One host on one end of a socket pair; returns when the other end is gone."""
     gone = asyncio.Event()
-    link: wire.Link[wire.Command] = wire.Link(wire.commands, gone.set)
+    link: Link[wire.Command] = Link(wire.commands, gone.set)
     host = Host(config, recorder, link.send)
     link.on_frame = host.receive
     loop = asyncio.get_running_loop()

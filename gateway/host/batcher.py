@@ -1,9 +1,9 @@
 """Merges waiting texts into device calls, cut by tokens. There is no timer: while the device works, the next batch
 grows; when it is free, it takes what is there, so a lone text never waits.
 
-Each generation has a queue, and the device goes to the one that has had the fewest tokens of it (start-time fair
-queueing: Goyal, Vin, Cheng 1996), so a bulk job of one model does not starve another. A request whose client has
-gone is dropped when a batch is cut. A vector never depends on what shared its batch, beyond rounding.
+Three levels share the device by tokens: models by weight, the flows of a model equally (both `fair`), and the requests
+of a flow in rounds (deficit round robin: Shreedhar, Varghese 1995), each a slice at a time. So whatever is large, one
+request, one tenant or one model, delays the others by its share and no more, and their texts still ride in one call.
 """
 
 from __future__ import annotations
@@ -12,104 +12,67 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final
 
-import numpy as np
-import numpy.typing as npt
+from gateway.host.backlog import Backlog
+from gateway.host.fair import Fair
+from gateway.host.work import Call, Embedder, Part, TokenIds, Vectors, Work, calls
 
-from gateway.errors import Overloaded
-
-Vectors = npt.NDArray[np.float32]
-WASTE = 0.25  # padding that a device call may carry, as a share of its tokens
-LEAST_CALL = 256  # tokens below which another device call costs more than the padding it saves
-RATE_MEMORY = 0.8  # weight of the past in the measured rate
+SLICE: Final = 256  # tokens of one request in its turn: more than a short one has
+HANDED: Final = 2  # calls on the device lane at once: one that runs and, where it costs no batching, the next
 
 
-class Embedder(Protocol):
-    def embed(self, rows: Sequence[npt.NDArray[np.int64]], prompt_tokens: Sequence[int]) -> Vectors:
-        """Token ids -> float32 [rows, dim]. On the device lane."""
-
-
-class Work:
-    """The texts of one request, as they are handed out in batches and come back."""
-
-    def __init__(self, request: int, rows: Sequence[npt.NDArray[np.int64]], prompt_tokens: int, now: float) -> None:
-        self.request = request
-        self.rows = rows
-        self.prompt_tokens = prompt_tokens
-        self.order = deque(sorted(range(len(rows)), key=lambda row: len(rows[row])))  # what still waits, short first
-        self.tokens = sum(len(row) for row in rows)
-        self.missing = len(rows)
-        self.vectors: Vectors | None = None
-        self.enqueued = now
-        self.queue_seconds: float | None = None  # until its first row was on the device
-        self.compute_seconds = 0.0
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-
-@dataclass
 class Queue:
-    """The works of one generation. `served` is its virtual time: tokens of the device that it has had."""
+    """What waits for one model: its flows, and the works of each, all with one row to hand out at least."""
 
-    embedder: Embedder
-    works: deque[Work] = field(default_factory=deque)
-    served: float = 0.0
+    def __init__(self, embedder: Embedder) -> None:
+        self.embedder = embedder
+        self.flows: Fair[str] = Fair()
+        self.works: dict[str, deque[Work]] = {}
 
+    def add(self, flow: str, work: Work) -> None:
+        self.flows.enter(flow)
+        self.works.setdefault(flow, deque()).append(work)
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    work: Work
-    index: int
+    def head(self, now: float) -> tuple[str, Work] | None:
+        """The flow whose turn it is, and its work. Those that ended while they waited are passed over."""
+        while (flow := self.flows.next()) is not None:
+            works = self.works[flow]
+            while works:
+                works[0].fail_if_late(now)
+                if not works[0].over:
+                    return flow, works[0]
+                works.popleft()
+            self._left(flow)
+        return None
 
-    @property
-    def tokens(self) -> int:
-        return len(self.work.rows[self.index])
+    def lone(self) -> bool:
+        """One request has the model to itself."""
+        return len(self.flows) == 1 and all(len(works) == 1 for works in self.works.values())
 
+    def took(self, flow: str, tokens: int) -> None:
+        """The flow's first work has handed out so much; the turn passes on when its credit is used up."""
+        self.flows.charge(flow, tokens)
+        works = self.works[flow]
+        if not works[0].waiting:
+            works.popleft()
+        elif works[0].credit < works[0].next_tokens():
+            works.rotate(-1)
+        if not works:
+            self._left(flow)
 
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One device call: rows of similar length, of one generation."""
-
-    key: str
-    embedder: Embedder
-    rows: tuple[Row, ...]
-
-    @property
-    def tokens(self) -> int:
-        return sum(row.tokens for row in self.rows)
-
-    @property
-    def padded_tokens(self) -> int:
-        return len(self.rows) * max(row.tokens for row in self.rows)
-
-    @property
-    def requests(self) -> list[int]:
-        return list(dict.fromkeys(row.work.request for row in self.rows))
-
-
-def split(rows: Sequence[Row], most_tokens: int) -> list[list[Row]]:
-    """Rows of one batch -> device calls of similar length: little padding, and none over `most_tokens` padded."""
-    calls: list[list[Row]] = []
-    longest = total = 0
-    for row in sorted(rows, key=lambda row: row.tokens, reverse=True):
-        if calls:
-            padded = longest * (len(calls[-1]) + 1)
-            waste = padded - total - row.tokens
-            if padded <= most_tokens and waste <= max(LEAST_CALL, WASTE * padded):
-                calls[-1].append(row)
-                total += row.tokens
-                continue
-        calls.append([row])
-        longest = total = row.tokens
-    return calls
+    def _left(self, flow: str) -> None:
+        del self.works[flow]
+        self.flows.leave(flow)
 
 
 class Batcher:
     """The queues of one device.
 
     `run(function, key, requests)` runs a device call on the device lane. `max_tokens` and `max_texts` bound one call,
-    `max_queue_tokens` all that waits.
+    `max_queue_tokens` all that waits. `enough_tokens` (0: half of `max_tokens`) compute as fast as more of them do.
+    From there on a batch is not held back to grow, but handed over behind the call that runs; and it takes no more
+    than half of what waits, so that there is another when it ends, while its own clients come back.
     """
 
     def __init__(
@@ -119,168 +82,192 @@ class Batcher:
         max_tokens: int,
         max_texts: int,
         max_queue_tokens: int,
+        enough_tokens: int = 0,
         on_call: Callable[[Call, float], None] = lambda call, seconds: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run = run
         self._max_tokens = max_tokens
         self._max_texts = max_texts or 1 << 30
-        self._max_queue_tokens = max_queue_tokens
+        self._enough_tokens = enough_tokens or max_tokens // 2
         self._on_call = on_call
         self._clock = clock
+        self.backlog = Backlog(max_queue_tokens)
+        self._models: Fair[str] = Fair()
         self._queues: dict[str, Queue] = {}
-        self._alone: deque[tuple[str, Embedder, Work]] = deque()
-        self._virtual = 0.0
-        self._rate = 0.0  # tokens a second, measured
+        self._alone: deque[tuple[str, str, Work]] = deque()
+        self._cuts: deque[Call] = deque()  # of the last batch, not yet handed over
+        self._handed = 0
+        self._since = 0.0  # when the device was last free, or given something after it had been idle
+        self._waiting = 0  # tokens in the queues
         self._wake = asyncio.Event()
-        self.queue_tokens = 0
+
+    @property
+    def queue_tokens(self) -> int:
+        """Tokens that wait, or are on their way here: neither cut into a call nor dropped."""
+        return self.backlog.tokens
 
     async def embed(
         self,
         key: str,
         embedder: Embedder,
         request: int,
-        rows: Sequence[npt.NDArray[np.int64]],
+        rows: Sequence[TokenIds],
         prompt_tokens: int = 0,
         *,
+        flow: str = "",
+        weight: float = 1.0,
+        deadline: float | None = None,
         alone: bool = False,
     ) -> Work:
-        """The vectors of one request, float32 [rows, dim], in its order. `rows` has one at least.
+        """The vectors of one request, float32 [rows, dim], in its order. `rows` has one at least. `deadline` is on the
+        batcher's clock.
 
-        Raises Overloaded when too much waits already, and whatever the embedder raises.
+        Raises DeadlineExceeded if that passes while it waits, and whatever the embedder raises. It is never refused
+        here: ask `backlog` first, before the texts are tokenized.
         """
-        work = Work(request, rows, prompt_tokens, self._clock())
-        self._refuse_if_full(work)
-        self._enqueue(key, embedder, work, alone)
+        work = Work(embedder, request, rows, prompt_tokens, now=self._clock(), deadline=deadline)
+        if not (self._waiting or self._handed or self._cuts):
+            self._since = work.enqueued
+        self._enqueue(key, flow, work, weight, alone)
+        self._wake.set()
         try:
             await work.done
-        except asyncio.CancelledError:
-            self._drop(work)
-            raise
+        finally:  # its client has gone, or a call of it failed: what still waits is not computed
+            self._taken(key, flow, work.drop())
         return work
 
     async def serve(self) -> None:
         """Feeds the device for ever. To be run once, as a task."""
-        while True:
-            await self._wake.wait()
-            for call in self._cut():
-                await self._call(call)
+        async with asyncio.TaskGroup() as group:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                self._feed(group)
 
     # Deciding: no awaits.
 
-    def _refuse_if_full(self, work: Work) -> None:
-        if self.queue_tokens and self.queue_tokens + work.tokens > self._max_queue_tokens:
-            wait = self.queue_tokens / self._rate if self._rate else 1.0
-            raise Overloaded(
-                f"{self.queue_tokens} tokens wait on the device already",
-                retry_after=max(0.1, wait),
-                queued=self.queue_tokens,
-            )
-
-    def _enqueue(self, key: str, embedder: Embedder, work: Work, alone: bool) -> None:
-        self.queue_tokens += work.tokens
+    def _enqueue(self, key: str, flow: str, work: Work, weight: float, alone: bool) -> None:
+        self.backlog.add(key, flow, work.tokens, weight)
+        self._waiting += work.tokens
         if alone:
-            self._alone.append((key, embedder, work))
-        else:
-            queue = self._queues.get(key)
-            if queue is None:
-                queue = self._queues[key] = Queue(embedder, served=self._virtual)
-            queue.works.append(work)
-        self._wake.set()
+            self._alone.append((key, flow, work))
+            return
+        queue = self._queues.get(key)
+        if queue is None:
+            queue = self._queues[key] = Queue(work.embedder)
+        queue.add(flow, work)
+        self._models.enter(key, weight)
 
-    def _drop(self, work: Work) -> None:
-        """Its client has gone, or a call of it failed: what still waits is not computed."""
-        self.queue_tokens -= sum(len(work.rows[index]) for index in work.order)
-        work.order.clear()
+    def _feed(self, group: asyncio.TaskGroup) -> None:
+        """Hands calls to the device: one when it is idle, the next when it will not grow any more."""
+        while self._handed < HANDED:
+            if not self._cuts:
+                if self._handed and self._waiting < self._enough_tokens:
+                    return
+                self._cuts.extend(self._cut())
+                if not self._cuts:
+                    return
+                self.backlog.underway += sum(call.tokens for call in self._cuts)
+            self._handed += 1
+            group.create_task(self._call(self._cuts.popleft(), group))
 
     def _cut(self) -> list[Call]:
-        """The next batch, as device calls; takes what waits longest in the queue that has had least."""
-        while self._alone:
-            key, embedder, work = self._alone.popleft()
-            if rows := self._take(work, 1 << 60, 1 << 30):
-                return [Call(key, embedder, tuple(part)) for part in split(rows, self._max_tokens)]
-        while self._queues:
-            key, queue = min(self._queues.items(), key=lambda item: item[1].served)
-            rows = self._fill(queue)
+        """The next batch: of the model whose turn it is."""
+        now = self._clock()
+        if self._alone and (lone := self._cut_alone(now)):
+            return lone
+        while (key := self._models.next()) is not None:
+            queue = self._queues[key]
+            parts = self._fill(key, queue, now)
+            if parts:
+                self._models.charge(key, sum(part.tokens for part in parts))
             if not queue.works:
                 del self._queues[key]
-            if rows:
-                self._virtual = queue.served
-                queue.served += sum(row.tokens for row in rows)
-                return [Call(key, queue.embedder, tuple(part)) for part in split(rows, self._max_tokens)]
-        self._wake.clear()
+                self._models.leave(key)
+            if parts:
+                return calls(key, queue.embedder, parts, self._max_tokens)
         return []
 
-    def _fill(self, queue: Queue) -> list[Row]:
-        rows: list[Row] = []
-        tokens = 0
-        while queue.works and tokens < self._max_tokens and len(rows) < self._max_texts:
-            work = queue.works[0]
-            taken = self._take(work, self._max_tokens - tokens, self._max_texts - len(rows))
-            rows += taken
-            tokens += sum(row.tokens for row in taken)
-            if work.order and not taken:
-                break  # its next row does not fit beside these
-            if not work.order:
-                queue.works.popleft()
-        return rows
+    def _cut_alone(self, now: float) -> list[Call]:
+        """A suspect shares no call, so that it takes nobody along."""
+        while self._alone:
+            key, flow, work = self._alone.popleft()
+            work.fail_if_late(now)
+            if not work.over:
+                part = self._take(key, flow, work, 1 << 60, 1 << 30)
+                return calls(key, work.embedder, [part], self._max_tokens)
+        return []
 
-    def _take(self, work: Work, tokens: int, texts: int) -> list[Row]:
-        """The shortest rows of a work that fit; one at least when the batch is empty."""
-        rows: list[Row] = []
-        whole = tokens >= self._max_tokens
-        while work.order and len(rows) < texts:
-            row = Row(work, work.order[0])
-            if row.tokens > tokens and (rows or not whole):
-                break
-            work.order.popleft()
-            tokens -= row.tokens
-            self.queue_tokens -= row.tokens
-            rows.append(row)
-        return rows
+    def _fill(self, key: str, queue: Queue, now: float) -> list[Part]:
+        """A batch of what waits for one model, in turns."""
+        parts: list[Part] = []
+        tokens = min(self._max_tokens, max(self._enough_tokens, self._waiting // 2))
+        texts = self._max_texts
+        while tokens > 0 and texts and (head := queue.head(now)):
+            flow, work = head
+            room = tokens if parts else max(tokens, work.next_tokens())  # too long for any batch: alone, not never
+            if work.next_tokens() > room:
+                break  # it begins the next batch
+            part = self._turn(key, flow, work, room, texts, lone=queue.lone())
+            if part:
+                parts.append(part)
+                tokens -= part.tokens
+                texts -= len(part.indices)
+            queue.took(flow, part.tokens if part else 0)
+        return parts
+
+    def _turn(self, key: str, flow: str, work: Work, room: int, texts: int, *, lone: bool) -> Part | None:
+        """What a work may hand out now; None if it has to save up for its next row, which is long."""
+        if lone:
+            return self._take(key, flow, work, room, texts)
+        if work.credit < work.next_tokens():
+            work.credit += SLICE
+        if work.credit < work.next_tokens():
+            return None
+        part = self._take(key, flow, work, min(room, work.credit), texts)
+        work.credit -= part.tokens
+        return part
+
+    def _take(self, key: str, flow: str, work: Work, tokens: int, texts: int) -> Part:
+        part = work.take(tokens, texts)
+        self._taken(key, flow, part.tokens)
+        return part
+
+    def _taken(self, key: str, flow: str, tokens: int) -> None:
+        if tokens:
+            self.backlog.remove(key, flow, tokens)
+            self._waiting -= tokens
 
     # Acting.
 
-    async def _call(self, call: Call) -> None:
-        rows = [row for row in call.rows if not row.work.done.done()]
-        if not rows:
-            return
-        call = Call(call.key, call.embedder, tuple(rows))
-        began = self._clock()
-        try:
-            vectors = await self._run(lambda: _embed(call), call.key, call.requests)
-        except Exception as error:  # it belongs to the requests of this call, and ends nobody else's
-            for row in call.rows:
-                if not row.work.done.done():
-                    row.work.done.set_exception(error)
-                    self._drop(row.work)
-            return
-        seconds = self._clock() - began
-        self._measure(call.tokens / seconds if seconds > 0 else 0.0)
-        self._on_call(call, seconds)
-        self._deliver(call, vectors, began, seconds)
-
-    def _measure(self, rate: float) -> None:
-        self._rate = RATE_MEMORY * self._rate + (1 - RATE_MEMORY) * rate if self._rate else rate
-
-    def _deliver(self, call: Call, vectors: Vectors, began: float, seconds: float) -> None:
-        works: dict[int, Work] = {}
-        for row, vector in zip(call.rows, vectors, strict=True):
-            work = row.work
-            works[id(work)] = work
-            if work.vectors is None:
-                work.vectors = np.empty((len(work.rows), vectors.shape[1]), np.float32)
-            work.vectors[row.index] = vector
-            work.missing -= 1
-        for work in works.values():
-            work.compute_seconds += seconds
-            if work.queue_seconds is None:
-                work.queue_seconds = began - work.enqueued
-            if not work.missing and not work.done.done():
-                work.done.set_result(None)
+    async def _call(self, call: Call, group: asyncio.TaskGroup) -> None:
+        cut, call = call.tokens, call.alive()
+        began, error, vectors = self._clock(), None, None
+        if call.parts:
+            try:
+                vectors = await self._run(call.run, call.key, call.requests)
+            except Exception as raised:  # it belongs to the requests of this call, and ends nobody else's
+                error = raised
+        ended = self._clock()
+        began, self._since, owed = max(began, self._since), ended, ended - self._since
+        self._handed -= 1
+        self.backlog.underway -= cut
+        self._feed(group)
+        await asyncio.sleep(0)  # the next call is on its way to the device before this one is told
+        if error is not None:
+            for part in call.parts:
+                part.work.fail(error)
+        elif vectors is not None:
+            self.backlog.measured(call.key, call.tokens, owed)
+            self._on_call(call, ended - began)
+            _deliver(call, vectors, began, ended - began)
 
 
-def _embed(call: Call) -> Vectors:
-    return call.embedder.embed(
-        [row.work.rows[row.index] for row in call.rows], [row.work.prompt_tokens for row in call.rows]
-    )
+def _deliver(call: Call, vectors: Vectors, began: float, seconds: float) -> None:
+    start = 0
+    for work, indices, _ in call.parts:
+        work.compute_seconds += seconds
+        if work.queue_seconds is None:
+            work.queue_seconds = began - work.enqueued
+        work.put(indices, vectors[start : (start := start + len(indices))])

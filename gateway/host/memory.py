@@ -10,18 +10,20 @@ import contextlib
 import ctypes
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import torch
 
+from gateway.host import cuda
 from gateway.model import Manifest
 
-FLOAT32_BYTES: Final = 4
 CUDA_SHARE: Final = 0.9  # of what is free at the start: the driver and fragmentation take the rest
 CUDA_RESERVE: Final = 1 << 30  # for the activations of a batch
 CPU_SHARE: Final = 0.5  # weights; the other half is for activations, the loading itself and the page cache
+HOST_SHARE: Final = 0.25  # of main memory, for what was evicted from all of the CUDA devices together
 CGROUPS: Final = Path("/sys/fs/cgroup")
 REFUSED_BY_CPU: Final = "can't allocate memory"  # torch's CPU allocator raises a bare RuntimeError
 
@@ -35,12 +37,17 @@ def guarded() -> Iterator[None]:
     """Turns every allocator's refusal into OutOfMemory; other errors of the device pass through."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise OutOfMemory(str(error)) from error
-    except RuntimeError as error:
-        if REFUSED_BY_CPU not in str(error):
+    except (RuntimeError, MemoryError) as error:
+        if not _is_refusal(error):
             raise
+        traceback.clear_frames(error.__traceback__)  # their variables are the very tensors that took the memory
         raise OutOfMemory(str(error)) from error
+
+
+def _is_refusal(error: RuntimeError | MemoryError) -> bool:
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return REFUSED_BY_CPU in str(error) or cuda.is_out_of_memory(error)
 
 
 def budget(device: str, wanted: int = 0) -> int:
@@ -51,6 +58,14 @@ def budget(device: str, wanted: int = 0) -> int:
         return int(allowed() * CPU_SHARE)
     free, _ = torch.cuda.mem_get_info(device)
     return max(0, int(free * CUDA_SHARE) - CUDA_RESERVE)
+
+
+def host_budget(device: str, wanted: int | None = None) -> int:
+    """Bytes of main memory for models that were evicted from `device`. None chooses a share of what is allowed; and
+    nothing for a CPU, whose models are in main memory anyway, under the budget of the device."""
+    if wanted is not None:
+        return wanted
+    return int(allowed() * HOST_SHARE) // max(1, torch.cuda.device_count()) if on_cuda(device) else 0
 
 
 def allowed(cgroups: Path = CGROUPS, own: Path = Path("/proc/self/cgroup")) -> int:
@@ -92,9 +107,9 @@ def tensor_bytes(module: torch.nn.Module) -> int:
     return sum(storages.values())
 
 
-def predict(manifest: Manifest) -> int:
-    """Bytes that this model takes once it is loaded: every number as a float32, whatever it is on disk."""
-    return manifest.parameters * FLOAT32_BYTES
+def predict(manifest: Manifest, dtype: str = "float32") -> int:
+    """Bytes that this model takes once it is loaded, computed in `dtype`."""
+    return manifest.bytes_as(dtype)
 
 
 def resident() -> int:

@@ -6,7 +6,8 @@ in tasks that the pool owns. What must stay true:
 * reserved and measured bytes together never exceed the budget; bytes count until `close()` has returned;
 * a leased generation is never closed: it is retired, and closed when its last lease ends;
 * one load a generation, however many wait for it; a waiter that leaves ends only its own waiting;
-* whoever waits for room gets it in order: idle generations go first, then the busy one that was used longest ago.
+* whoever waits for room gets it in order: idle generations go first, then the busy one that was used longest ago;
+* what is evicted may be parked in host memory (`tier`); what is retired, or unloaded on request, is not.
 """
 
 from __future__ import annotations
@@ -17,85 +18,23 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from enum import Enum
-from typing import Protocol
+from typing import Final
 
 from cachetools import LRUCache
 
 from gateway.errors import DoesNotFit, GatewayError, LoadFailed
+from gateway.host.failures import Failures
+from gateway.host.pace import Pace
+from gateway.host.slot import Loader, Observer, Runtime, Slot, State
+from gateway.host.tier import Tier
 from gateway.model import Generation
 
-FIRST_BACKOFF = 5.0
-LAST_BACKOFF = 300.0
-
-
-class Runtime(Protocol):
-    """A loaded generation. `bytes` is what it holds on the device, measured."""
-
-    @property
-    def bytes(self) -> int: ...
-
-
-class Loader(Protocol):
-    """How the pool's slow work is done; both are awaited in tasks of the pool's own."""
-
-    async def load(self, generation: Generation) -> Runtime:
-        """Raises GatewayError; a load that failed holds nothing."""
-
-    async def close(self, runtime: Runtime) -> None:
-        """The bytes are free when this returns."""
-
-    def predict(self, generation: Generation) -> int:
-        """Bytes that a load will take, never less than it does take."""
-
-
-class State(Enum):
-    WAITING = "waiting"  # for room
-    LOADING = "loading"
-    LOADED = "loaded"
-    LEAVING = "leaving"  # no new leases; closed when the last one ends
-
-
-class Slot:
-    """One generation's place in the pool. Owned by the pool; others only hold leases."""
-
-    def __init__(self, generation: Generation, size: int, now: float) -> None:
-        self.generation = generation
-        self.bytes = size
-        self.state = State.WAITING
-        self.leases = 0
-        self.waiters = 0
-        self.began = now
-        self.last_used = now
-        self.why = ""
-        self.runtime: Runtime | None = None
-        self.loaded: asyncio.Future[Runtime] = asyncio.get_running_loop().create_future()
-        self.gone = asyncio.Event()  # out of the pool, bytes and all
-
-    def __repr__(self) -> str:
-        return f"<{self.generation.short} {self.state.value} {self.bytes} leases={self.leases}>"
-
-
-class Failure:
-    """A load that failed: remembered until `until`, and for the length of the next backoff."""
-
-    def __init__(self, error: GatewayError, until: float, backoff: float) -> None:
-        self.error = error
-        self.until = until
-        self.backoff = backoff
-
-
-class Observer(Protocol):
-    """Who is told of what the pool did. Called between awaits; must not touch the pool."""
-
-    def loaded(self, slot: Slot, seconds: float) -> None: ...
-    def unloaded(self, slot: Slot, idle_seconds: float) -> None: ...
-    def failed(self, slot: Slot, error: GatewayError) -> None: ...
-    def changed(self) -> None: ...
+EVICTED: Final = "evicted"  # for another's sake, and so perhaps only as far as host memory
 
 
 class Pool:
-    """`budget` in bytes; `limit` a number of generations beside it, 0 for none."""
+    """`budget` in bytes; `limit` a number of generations beside it, 0 for none; `host_budget` in bytes of host memory
+    for what is evicted, 0 for none."""
 
     def __init__(
         self,
@@ -104,6 +43,8 @@ class Pool:
         budget: int,
         limit: int = 0,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        host_budget: int = 0,
     ) -> None:
         self._loader = loader
         self._observer = observer
@@ -116,7 +57,9 @@ class Pool:
         self._idle: LRUCache[str, Slot] = LRUCache(math.inf)  # loaded, no lease, not pinned
         self._live: frozenset[str] | None = None  # None: nobody has said yet, all is
         self._pinned: frozenset[str] = frozenset()
-        self._failures: dict[str, Failure] = {}
+        self._failures = Failures(clock)
+        self._pace = Pace()
+        self.tier = Tier(loader, host_budget)
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __repr__(self) -> str:
@@ -133,6 +76,17 @@ class Pool:
 
     def pinned(self, digest: str) -> bool:
         return digest in self._pinned
+
+    def seconds_left(self, digest: str) -> float:
+        """Estimated, until that generation can be leased; 0 for one that can, or that is not on its way."""
+        slot = self._slots.get(digest)
+        if slot is None or slot.state is State.LOADED:
+            return 0.0
+        whole = self._pace.seconds(digest, slot.bytes)
+        if slot.state is State.LOADING:
+            return max(whole - (self._clock() - slot.began), whole / 10)
+        ahead = list(self._waiting)[: self._waiting.index(slot)]
+        return whole + sum(self._pace.seconds(other.generation.digest, other.bytes) for other in ahead)
 
     @asynccontextmanager
     async def lease(self, generation: Generation) -> AsyncIterator[Runtime]:
@@ -160,21 +114,26 @@ class Pool:
 
     async def load(self, generation: Generation) -> None:
         """Loads on request of an operator or a swap: an earlier failure does not count."""
-        self._failures.pop(generation.digest, None)
+        self._failures.forget(generation.digest)
         async with self.lease(generation):
             pass
 
     async def unload(self, digest: str, why: str = "requested") -> None:
-        """Retires a generation, and returns when its bytes are free: after its last lease. It may not be there."""
+        """Retires a generation, and returns when its bytes are free, those in host memory too: after its last lease.
+        It may not be there."""
         if slot := self._slots.get(digest):
             self._leave(slot, why)
             self._admit()
         await asyncio.gather(*(slot.gone.wait() for slot in self._leaving if slot.generation.digest == digest))
+        await self.tier.drop([digest])
+        self._observer.changed()
 
     def keep(self, live: frozenset[str], pinned: frozenset[str]) -> None:
         """Retires what is not live, forgets its failures, and pins what is pinned."""
         self._live, self._pinned = live, pinned
-        self._failures = {digest: failure for digest, failure in self._failures.items() if digest in live}
+        self._failures.keep(live)
+        if parked := self.tier.keep(live):
+            self._spawn(self._drop(parked))
         for slot in list(self._slots.values()):
             digest = slot.generation.digest
             if digest not in live:
@@ -189,11 +148,15 @@ class Pool:
             self._leave(slot, "stopped")
         while self._tasks:
             await asyncio.wait(self._tasks)
+        await self.tier.drop()
 
-    def evict_idle(self, why: str = "evicted") -> None:
-        """Lets every idle generation go: what to do when the device itself says it is full."""
-        for slot in list(self._idle.values()):
-            self._leave(slot, why)
+    async def give_way(self) -> None:
+        """What to do when memory itself says that it is full: all that is parked goes, and every idle generation, and
+        their bytes are free when this returns. What somebody has come for meanwhile is not waited for."""
+        going = list(self._idle.values())
+        for slot in going:
+            self._leave(slot, "out_of_memory")
+        await asyncio.gather(self.tier.drop(), *(slot.gone.wait() for slot in going if slot.closing))
 
     # Deciding: no awaits from here on.
 
@@ -201,7 +164,7 @@ class Pool:
         digest = generation.digest
         if digest in self._slots:
             return self._slots[digest]
-        self._refuse_if_failed(digest)
+        self._failures.refuse(digest)
         size = self._loader.predict(generation)
         if error := self._never_fits(digest, size):
             raise error
@@ -211,20 +174,13 @@ class Pool:
         self._admit()
         return slot
 
-    def _refuse_if_failed(self, digest: str) -> None:
-        failure = self._failures.get(digest)
-        if failure and self._clock() < failure.until:
-            error = failure.error
-            wait = failure.until - self._clock()
-            raise type(error)(error.message, retry_after=wait, **error.details)
-
     def _admit(self) -> None:
         """Starts the loads that there is room for, and makes room for the next."""
         while self._waiting:
             slot = self._waiting[0]
             if self._fits(slot.bytes, self.used, len(self._held())):
                 self._waiting.popleft()
-                slot.state = State.LOADING
+                slot.state, slot.began = State.LOADING, self._clock()
                 self._spawn(self._load(slot))
                 continue
             coming = sum(leaving.bytes for leaving in self._leaving)
@@ -232,11 +188,11 @@ class Pool:
                 break  # room is on its way
             victim = self._victim()
             if victim is not None:
-                self._leave(victim, "evicted")
+                self._leave(victim, EVICTED)
             elif error := self._never_fits(slot.generation.digest, slot.bytes):  # others were pinned while it waited
                 self._waiting.popleft()
                 del self._slots[slot.generation.digest]
-                _fail(slot, error)
+                slot.fail(error)
             else:
                 break  # the end of a load, or of a lease, calls again
         self._observer.changed()
@@ -281,12 +237,12 @@ class Pool:
         slot.why = slot.why or why
         if slot.state is State.WAITING:
             self._waiting.remove(slot)
-            _fail(slot, LoadFailed("the model was withdrawn before it was loaded", retry_after=1.0))
+            slot.fail(LoadFailed("the model was withdrawn before it was loaded", retry_after=1.0))
             return
         loading, slot.state = slot.state is State.LOADING, State.LEAVING
         self._leaving.add(slot)
         if not loading and not slot.leases and not slot.waiters:
-            self._spawn(self._close(slot))
+            self._end(slot)
 
     def _release(self, slot: Slot) -> None:
         slot.leases -= 1
@@ -294,7 +250,7 @@ class Pool:
         if slot.leases or slot.waiters:
             return
         if slot.state is State.LEAVING:
-            self._spawn(self._close(slot))
+            self._end(slot)
         else:
             self._rest(slot)
             self._admit()
@@ -316,10 +272,14 @@ class Pool:
             self._leave(slot, "unwanted")
             self._admit()
         elif slot.state is State.LEAVING and slot.runtime is not None and not slot.leases:
-            self._spawn(self._close(slot))
+            self._end(slot)
         elif slot.state is State.LOADED and not slot.leases:
             self._rest(slot)
             self._admit()
+
+    def _end(self, slot: Slot) -> None:
+        slot.closing = True
+        self._spawn(self._close(slot))
 
     # Acting: tasks of the pool's own.
 
@@ -334,63 +294,66 @@ class Pool:
     async def _load(self, slot: Slot) -> None:
         began = self._clock()
         try:
-            runtime = await self._loader.load(slot.generation)
+            runtime = await self._fetch(slot)
         except GatewayError as error:
-            self._load_failed(slot, _bare(error))
+            self._load_failed(slot, error)
             return
         except Exception as error:  # a load reads what strangers wrote: whatever goes wrong is that model's failure
             self._load_failed(slot, LoadFailed(f"{type(error).__name__}: {error}"))
             return
         slot.runtime = runtime
         slot.bytes = runtime.bytes
-        self._failures.pop(slot.generation.digest, None)
+        self._failures.forget(slot.generation.digest)
         slot.loaded.set_result(runtime)
+        if not slot.returned:
+            self._pace.loaded(slot.generation.digest, slot.bytes, self._clock() - began)
         self._observer.loaded(slot, self._clock() - began)
         if slot.state is State.LEAVING:  # withdrawn while it was loading
             if not slot.waiters:
-                self._spawn(self._close(slot))
+                self._end(slot)
             return
         slot.state = State.LOADED
         if not slot.waiters:
             self._rest(slot)
         while self.used > self.budget and self._idle:  # a prediction fell short: others pay for it at once
-            self._leave(self._idle[next(iter(self._idle))], "evicted")
+            self._leave(self._idle[next(iter(self._idle))], EVICTED)
         self._admit()
 
-    def _load_failed(self, slot: Slot, error: GatewayError) -> None:
+    async def _fetch(self, slot: Slot) -> Runtime:
+        """From host memory, where it may still be on its way to, or else from the disk."""
         digest = slot.generation.digest
-        known = self._failures.get(digest)
-        backoff = min(LAST_BACKOFF, known.backoff * 2) if known else FIRST_BACKOFF
-        if error.retry_after is None and isinstance(error, LoadFailed):
-            error.retry_after = backoff
-        self._failures[digest] = Failure(error, self._clock() + backoff, backoff)
+        parking = [old for old in self._leaving if old.closing and old.why == EVICTED]
+        await asyncio.gather(*(old.gone.wait() for old in parking if old.generation.digest == digest))
+        runtime = await self.tier.unpark(digest)
+        slot.returned = runtime is not None
+        return runtime or await self._loader.load(slot.generation)
+
+    def _load_failed(self, slot: Slot, failure: GatewayError) -> None:
+        digest = slot.generation.digest
+        error = self._failures.add(digest, failure)
         if self._slots.get(digest) is slot:
             del self._slots[digest]
         self._leaving.discard(slot)
         slot.gone.set()
         self._observer.failed(slot, error)
-        _fail(slot, error)
+        slot.fail(error)
         self._admit()
 
     async def _close(self, slot: Slot) -> None:
         assert slot.runtime is not None
         runtime, slot.runtime = slot.runtime, None
-        await self._loader.close(runtime)
+        digest = slot.generation.digest
+        coming = [each for each, other in self._slots.items() if other.state is not State.LOADED]
+        if slot.why != EVICTED or not await self.tier.park(digest, runtime, slot.last_used, coming):
+            await self._loader.close(runtime)
         self._leaving.discard(slot)
         slot.gone.set()
         self._observer.unloaded(slot, self._clock() - slot.last_used)
         self._admit()
 
-
-def _bare(error: GatewayError) -> GatewayError:
-    """Without its tracebacks: it is remembered, and their frames hold all that the load had read."""
-    error.__cause__ = error.__context__ = None
-    return error.with_traceback(None)
-
-
-def _fail(slot: Slot, error: GatewayError) -> None:
-    if not slot.loaded.done():
-        slot.loaded.set_exception(error)
+    async def _drop(self, digests: list[str]) -> None:
+        await self.tier.drop(digests)
+        self._observer.changed()
 
 
 def _retrieve(future: asyncio.Future[Runtime]) -> None:

@@ -21,12 +21,6 @@ def pool(tokens: Tensor, kept: Tensor, modes: Sequence[str]) -> Tensor:
     return torch.cat([MODES[mode](tokens, kept) for mode in modes], dim=-1)
 
 
-def without_prompt(mask: Tensor, prompt_tokens: Tensor) -> Tensor:
-    """`mask` without the first `prompt_tokens` [batch] of each row."""
-    positions = torch.arange(mask.shape[1], device=mask.device)
-    return mask * (positions >= prompt_tokens[:, None])
-
-
 def _first(tokens: Tensor, kept: Tensor) -> Tensor:
     return _chosen(tokens, kept.argmax(dim=1))
 

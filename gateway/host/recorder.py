@@ -11,14 +11,18 @@ import mmap
 import os
 import struct
 import time
+from array import array
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
-ENTRY: Final = struct.Struct("<d64sI128I")  # when it began (monotonic; 0: idle), digest, count, request ids
-MAX_REQUESTS: Final = 128
+LINE: Final = struct.Struct("<d64sI")  # when it began (monotonic; 0: idle), digest, number of request ids
+BEGAN: Final = struct.Struct("<d")
 DEVICE: Final = 0
 LOADS: Final = range(1, 5)
-SIZE: Final = ENTRY.size * (1 + len(LOADS))
+IDS: Final = LINE.size * (1 + len(LOADS))  # where those of the device call stand, each a u32
+ID_BYTES: Final = 4
+MAX_REQUESTS: Final = 4096  # as many short texts as a large call of a GPU has
+SIZE: Final = IDS + ID_BYTES * MAX_REQUESTS
 
 
 class Entry(NamedTuple):
@@ -71,20 +75,21 @@ class Recorder:
         os.close(self._fd)
 
     def _write(self, line: int, digest: str, requests: Sequence[int]) -> Iterator[None]:
-        ids = list(requests)[:MAX_REQUESTS]
-        padding = [0] * (MAX_REQUESTS - len(ids))
-        ENTRY.pack_into(self._page, line * ENTRY.size, 0.0, digest.encode(), len(ids), *ids, *padding)
-        struct.pack_into("<d", self._page, line * ENTRY.size, time.monotonic())  # last: now the line is whole
+        ids = array("I", requests[:MAX_REQUESTS])
+        self._page[IDS : IDS + ID_BYTES * len(ids)] = ids.tobytes()
+        LINE.pack_into(self._page, line * LINE.size, 0.0, digest.encode(), len(ids))
+        BEGAN.pack_into(self._page, line * LINE.size, time.monotonic())  # last: now the line is whole
         try:
             yield
         finally:
-            struct.pack_into("<d", self._page, line * ENTRY.size, 0.0)
+            BEGAN.pack_into(self._page, line * LINE.size, 0.0)
 
     def _began(self, line: int) -> float:
-        return float(struct.unpack_from("<d", self._page, line * ENTRY.size)[0])
+        return float(BEGAN.unpack_from(self._page, line * LINE.size)[0])
 
     def _read(self, line: int) -> Entry | None:
-        began, digest, count, *ids = ENTRY.unpack_from(self._page, line * ENTRY.size)
+        began, digest, count = LINE.unpack_from(self._page, line * LINE.size)
         if not began:
             return None
-        return Entry(began, digest.rstrip(b"\0").decode(), tuple(ids[:count]))
+        ids = array("I", self._page[IDS : IDS + ID_BYTES * count])
+        return Entry(began, digest.rstrip(b"\0").decode(), tuple(ids))

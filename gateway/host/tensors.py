@@ -17,10 +17,11 @@ from typing import Any, Final
 
 import msgspec
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 LENGTH: Final = struct.Struct("<Q")
 METADATA: Final = "__metadata__"
+PAGE_BYTES: Final = 4096
 DTYPES: Final = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -57,11 +58,14 @@ def read(path: str, *, mapped: bool = True) -> dict[str, Tensor]:
         if length > size:
             raise ValueError("the file ends in its header")
         header = msgspec.json.decode(_exactly(stream.read(length), length), type=dict[str, Any])
-        # Any: the stubs give it the type of storages of long ago
-        held: Any = torch.UntypedStorage.from_file(path, False, size) if mapped else _copied(stream, size)
-    start = LENGTH.size + length
-    header.pop(METADATA, None)
-    return {name: _tensor(held, start, msgspec.convert(entry, Entry)) for name, entry in header.items()}
+        header.pop(METADATA, None)
+        start = LENGTH.size + length
+        spans = {name: _span(msgspec.convert(entry, Entry), start, size) for name, entry in header.items()}
+        if not mapped:
+            return {name: span.tensor(span.copied(stream)) for name, span in spans.items()}
+    # Any: the stubs give it the type of storages of long ago
+    held: Any = torch.UntypedStorage.from_file(path, False, size)
+    return {name: span.tensor(held[span.begin : span.end]) for name, span in spans.items()}
 
 
 def read_all(paths: Iterable[str], *, mapped: bool = True) -> dict[str, Tensor]:
@@ -69,29 +73,46 @@ def read_all(paths: Iterable[str], *, mapped: bool = True) -> dict[str, Tensor]:
     return {name: tensor for path in paths for name, tensor in read(path, mapped=mapped).items()}
 
 
-def _copied(stream: io.BufferedReader, size: int) -> torch.UntypedStorage:
-    """The whole file, in memory of our own."""
-    copy = torch.empty(size, dtype=torch.uint8)
-    stream.seek(0)
-    if stream.readinto(copy.numpy().data) != size:
-        raise ValueError("the file became shorter while it was read")
-    return copy.untyped_storage()
+def page_in(module: nn.Module) -> None:
+    """Reads one number of each page of what is only mapped: the device lane must not wait for a disk."""
+    for tensor in module.parameters():
+        tensor.flatten()[:: PAGE_BYTES // tensor.element_size()].sum()
+
+
+class Span(msgspec.Struct, frozen=True):
+    """Where in the file a tensor lies, in bytes, and what it is."""
+
+    begin: int
+    end: int
+    dtype: Any
+    shape: tuple[int, ...]
+
+    def tensor(self, storage: Any) -> Tensor:
+        """A view of `storage`, which lives as long as the tensor. Any: as in `read`."""
+        empty: Any = torch.empty(0, dtype=self.dtype)
+        view: Tensor = empty.set_(storage, 0, self.shape)
+        return view
+
+    def copied(self, stream: io.BufferedReader) -> torch.UntypedStorage:
+        """In memory of its own, so that each tensor can be let go by itself."""
+        copy = torch.empty(self.end - self.begin, dtype=torch.uint8)
+        stream.seek(self.begin)
+        if stream.readinto(copy.numpy().data) != len(copy):
+            raise ValueError("the file became shorter while it was read")
+        return copy.untyped_storage()
+
+
+def _span(entry: Entry, start: int, size: int) -> Span:
+    begin, end = (start + offset for offset in entry.data_offsets)
+    dtype = DTYPES.get(entry.dtype)
+    if dtype is None:
+        raise ValueError(f"tensors of type {entry.dtype} cannot be loaded")
+    if not start <= begin <= end <= size or end - begin != math.prod(entry.shape) * dtype.itemsize:
+        raise ValueError("the file is shorter than its header says")
+    return Span(begin, end, dtype, entry.shape)
 
 
 def _exactly(data: bytes, size: int) -> bytes:
     if len(data) != size:
         raise ValueError("the file ends in its header")
     return data
-
-
-def _tensor(mapped: torch.UntypedStorage, start: int, entry: Entry) -> Tensor:
-    """A view of the mapping, which lives as long as any of its tensors."""
-    begin, end = (start + offset for offset in entry.data_offsets)
-    dtype = DTYPES.get(entry.dtype)
-    if dtype is None:
-        raise ValueError(f"tensors of type {entry.dtype} cannot be loaded")
-    if not start <= begin <= end <= mapped.nbytes() or end - begin != math.prod(entry.shape) * dtype.itemsize:
-        raise ValueError("the file is shorter than its header says")
-    empty: Any = torch.empty(0, dtype=dtype)  # Any: as above
-    view: Tensor = empty.set_(mapped[begin:end], 0, entry.shape)
-    return view

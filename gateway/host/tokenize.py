@@ -1,25 +1,49 @@
 """Texts to token ids, exactly those that sentence-transformers feeds the same model.
 
-A Tokenizer never changes after it is made, so that many threads may use one: truncation is set once, and what
-it cut off comes back as overflow, which tells a text that was too long from one that just fits.
+A Tokenizer never changes after it is made, so that many threads may use one, and many generations: truncation is set
+once, and what it cut off comes back as overflow, which tells a text that was too long from one that just fits.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
+from weakref import WeakValueDictionary
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Encoding, models, normalizers
 from tokenizers import Tokenizer as Backend
 
 from gateway.errors import InputTooLong, InvalidInput, LoadFailed
-from gateway.host import library
+from gateway.host import library, wordpieces
+from gateway.host.excerpt import can_be_cut, excerpt
 from gateway.model import Generation
 
 TokenIds = npt.NDArray[np.int64]
+
+SHORT: Final = 512  # characters that are tokenized in less time than another thread takes to be told of them
+# A text is read up to here first: more than the tokens that count take in any language, and never worth a cut below.
+CHARACTERS_PER_TOKEN: Final = 16
+LEAST_EXCERPT: Final = 4096
+FARTHER: Final = 4  # times as much is read where the beginning was not enough
+# What transformers looks at in config.json when it chooses and mends a tokenizer.
+CHOOSING: Final = ("_name_or_path", "model_name", "model_type", "tokenizer_class", "transformers_version")
+# What a tokenizer is made of: these names, and the vocabularies of older kinds, which are no JSON.
+JSON: Final = frozenset(
+    {
+        "added_tokens.json",
+        "config.json",
+        "special_tokens_map.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "vocab.json",
+    }
+)
+VOCABULARIES: Final = (".txt", ".model")
 
 
 class Tokenizer:
@@ -28,32 +52,34 @@ class Tokenizer:
     def __init__(self, generation: Generation) -> None:
         """Reads the generation's tokenizer files. Raises LoadFailed if they cannot be used."""
         manifest = generation.manifest
-        loaded = _load(os.path.join(generation.path, manifest.tokenizer_path), generation.short)
         self.max_tokens = manifest.max_tokens
-        self._special_ids = frozenset(loaded.all_special_ids)
-        self._backend: Backend = loaded.backend_tokenizer
-        self._backend.encode_special_tokens = loaded.split_special_tokens
+        self._backend, self._special_ids, side = _read(generation)
         if isinstance(self._backend.model, models.BPE):
             # tokenizers 0.23 caches words for each BPE in each thread, and frees none of it with the tokenizer:
             # megabytes with every load. Without the cache encoding takes up to a third longer.
             self._backend.model._resize_cache(0)
         self._backend.no_padding()
-        self._backend.enable_truncation(self.max_tokens, strategy="longest_first", direction=loaded.truncation_side)
+        self._backend.enable_truncation(self.max_tokens, strategy="longest_first", direction=side)
         self._added = self._backend.num_special_tokens_to_add(False)
         if manifest.lower_case:
             self._backend.normalizer = lower_casing(self._backend.normalizer)
+        self._excerpt = max(LEAST_EXCERPT, CHARACTERS_PER_TOKEN * self.max_tokens)
+        self._can_be_cut = can_be_cut(self._backend)
 
     def encode(self, texts: Sequence[str], *, prompt: str = "", truncate: bool = True) -> list[TokenIds]:
         """One array of ids for each text, `prompt` put before it, special tokens included.
 
         Raises InvalidInput for a text without tokens or outside Unicode, and InputTooLong, unless `truncate`, for
-        one over `max_tokens`.
+        one over `max_tokens`. What truncation would drop of a very long text may not be looked at.
         """
-        encodings = self._encodings([prompt + text for text in texts] if prompt else list(texts))
+        whole = [prompt + text for text in texts] if prompt else list(texts)
+        encodings = self._encodings([self._beginning(text) for text in whole])
         for index, encoding in enumerate(encodings):
-            if not truncate and encoding.overflowing:
-                raise self._too_long(index, encoding)
-            if not encoding.ids:
+            if self._is_long(whole[index]) and not encoding.overflowing:
+                encodings[index] = self._read_on(whole[index])
+            if not truncate and encodings[index].overflowing:
+                raise self._too_long(index, encodings[index], cut=self._is_long(whole[index]))
+            if not encodings[index].ids:
                 raise InvalidInput(f"input {index} has no tokens", index=index)
         return [np.asarray(encoding.ids, dtype=np.int64) for encoding in encodings]
 
@@ -67,6 +93,22 @@ class Tokenizer:
         ids = self._encodings([prompt])[0].ids
         return len(ids) - (bool(ids) and ids[-1] in self._special_ids)
 
+    def _is_long(self, text: str) -> bool:
+        return self._can_be_cut and len(text) > 2 * self._excerpt
+
+    def _beginning(self, text: str) -> str:
+        return excerpt(text, self._excerpt) if self._is_long(text) else text
+
+    def _read_on(self, text: str) -> Encoding:
+        """Of a long text whose beginning has not enough tokens."""
+        length = self._excerpt
+        while True:
+            length *= FARTHER
+            beginning = excerpt(text, length)
+            encoding = self._encodings([beginning])[0]
+            if encoding.overflowing or len(beginning) == len(text):
+                return encoding
+
     def _encodings(self, texts: list[str]) -> list[Encoding]:
         try:
             return self._backend.encode_batch_fast(texts)
@@ -76,11 +118,42 @@ class Tokenizer:
                     raise InvalidInput(f"input {index} holds half of a surrogate pair", index=index) from None
             raise
 
-    def _too_long(self, index: int, encoding: Encoding) -> InputTooLong:
+    def _too_long(self, index: int, encoding: Encoding, *, cut: bool) -> InputTooLong:
+        """Of a text that was not read to its end (`cut`) the tokens are at least so many."""
         parts = [encoding, *encoding.overflowing]
         tokens = self._added + sum(len(part.ids) - self._added for part in parts)
-        message = f"input {index} has {tokens} tokens, and the model takes {self.max_tokens}"
+        least = "at least " if cut else ""
+        message = f"input {index} has {least}{tokens} tokens, and the model takes {self.max_tokens}"
         return InputTooLong(message, index=index, tokens=tokens, max_tokens=self.max_tokens)
+
+
+_shared: WeakValueDictionary[bytes, Tokenizer] = WeakValueDictionary()
+
+
+def shared(generation: Generation) -> Tokenizer:
+    """The tokenizer that a loaded generation with the same files and limits has already, or else a new one.
+
+    Models that were fine-tuned from one base have one tokenizer, which takes as long to read as their weights.
+    Raises LoadFailed.
+    """
+    if generation.place is not None:  # its files may change under us, and then the key would not hold
+        return Tokenizer(generation)
+    key = _key(generation)
+    tokenizer = _shared.get(key)
+    if tokenizer is None:
+        tokenizer = _shared[key] = Tokenizer(generation)
+    return tokenizer
+
+
+def is_short(texts: Sequence[str], prompt: str = "") -> bool:
+    """Whether tokenizing takes so little time that the caller's own thread may do it."""
+    return sum(map(len, texts)) + len(prompt) * len(texts) <= SHORT
+
+
+def in_one_thread() -> None:
+    """For a host whose device is the processors: a call that spreads over them takes them from the arithmetic, and
+    a quarter more time of them in all."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the library reads it with every call
 
 
 def lower_casing(normalizer: Any) -> Any:
@@ -93,14 +166,58 @@ def lower_casing(normalizer: Any) -> Any:
     return normalizers.Sequence([normalizers.Lowercase(), *(step for step in steps if step is not None)])
 
 
+def _read(generation: Generation) -> tuple[Backend, frozenset[int], str]:
+    """-> the tokenizer, its special ids, and the side on which it cuts."""
+    folder = os.path.join(generation.path, generation.manifest.tokenizer_path)
+    if generation.place is None:  # all that is there is in the manifest
+        backend = wordpieces.build(folder, _names(generation), generation.manifest.model_type)
+        if backend is not None:
+            return backend, frozenset(backend.get_added_tokens_decoder()), "right"
+    loaded = _load(folder, generation.short)
+    loaded.backend_tokenizer.encode_special_tokens = loaded.split_special_tokens
+    return loaded.backend_tokenizer, frozenset(loaded.all_special_ids), loaded.truncation_side
+
+
+def _names(generation: Generation) -> list[str]:
+    """The generation's files that its tokenizer is made of."""
+    own = generation.manifest.tokenizer_path
+    paths = [os.path.split(path) for path in generation.manifest.files]
+    return [name for folder, name in paths if folder == own and (name in JSON or name.endswith(VOCABULARIES))]
+
+
+def _key(generation: Generation) -> bytes:
+    """A digest of everything that this module makes a tokenizer of."""
+    manifest = generation.manifest
+    folder = os.path.join(generation.path, manifest.tokenizer_path)
+    digest = hashlib.blake2b(msgspec.msgpack.encode((manifest.model_type, manifest.max_tokens, manifest.lower_case)))
+    try:
+        for name in sorted(_names(generation)):
+            with open(os.path.join(folder, name), "rb") as stream:
+                content = stream.read()
+            content = _choosing(content) if name == "config.json" else content
+            digest.update(msgspec.msgpack.encode((name, content)))
+    except (OSError, ValueError) as error:
+        raise _unreadable(error, generation.short) from error
+    return digest.digest()
+
+
+def _choosing(config: bytes) -> bytes:
+    found = msgspec.json.decode(config, type=dict[str, Any])
+    return msgspec.msgpack.encode([found.get(name) for name in CHOOSING])
+
+
 def _load(path: str, generation: str) -> Any:
     transformers = library.transformers()
     try:
         loaded = transformers.AutoTokenizer.from_pretrained(path, **library.LOCAL)
     except Exception as error:  # the library has no list of what it raises
-        message = f"the tokenizer could not be read: {error}"
-        raise LoadFailed(message, reason="tokenizer_unreadable", generation=generation) from error
+        raise _unreadable(error, generation) from error
     if not loaded.is_fast:
         message = f"{type(loaded).__name__} has no fast tokenizer: bring a tokenizer.json"
         raise LoadFailed(message, reason="tokenizer_not_fast", generation=generation)
     return loaded
+
+
+def _unreadable(error: Exception, generation: str) -> LoadFailed:
+    message = f"the tokenizer could not be read: {error}"
+    return LoadFailed(message, reason="tokenizer_unreadable", generation=generation)

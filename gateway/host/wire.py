@@ -7,18 +7,17 @@ told of a generation once (`Offer`); after that its digest names it. No torch he
 
 from __future__ import annotations
 
-import asyncio
-import struct
-from collections.abc import Callable
-from typing import Any, Final, Generic, TypeVar, cast
+from typing import Any, Final
 
 import msgspec
 
 from gateway.errors import GatewayError, Internal, leaves
 from gateway.model import Generation
+from gateway.wish import AUTO, Wish
 
-HEAD: Final = struct.Struct("<II")
-MAX_FRAME: Final = 1 << 30
+ERRORS: Final = leaves()
+
+Payload = bytes | bytearray
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -31,19 +30,26 @@ class Options(msgspec.Struct, frozen=True):
 
 
 class Offer(msgspec.Struct, frozen=True, tag=True):
-    """This generation may be asked for from now on."""
+    """This generation may be asked for from now on, and is wished to be computed so. Nothing is left open in `wish`; a
+    generation that is loaded already stays as it is."""
 
     generation: Generation
+    wish: Wish = Wish(AUTO, AUTO)
 
 
 class Embed(msgspec.Struct, frozen=True, tag=True):
-    """`alone`: it, or the load it waits for, has the host to itself, since it was at work when a host died."""
+    """`alone`: it, or the load it waits for, has the host to itself, since it was at work when a host died. `flow` is
+    whose it is: flows of a model share it equally. `weight` is the model's share of the device beside others of 1.
+    `deadline`: seconds that its client still waits, counted from when this is read; None for ever."""
 
     id: int
     digest: str
     texts: list[str]
     options: Options
     alone: bool = False
+    flow: str = ""
+    weight: float = 1.0
+    deadline: float | None = None
 
 
 class Load(msgspec.Struct, frozen=True, tag=True):
@@ -101,11 +107,32 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
         return cls(request, error.code, error.message, error.retry_after, error.details)
 
     def error(self) -> GatewayError:
-        return leaves().get(self.code, Internal)(self.message, retry_after=self.retry_after, **self.details)
+        return ERRORS.get(self.code, Internal)(self.message, retry_after=self.retry_after, **self.details)
+
+
+class Precision(msgspec.Struct, frozen=True):
+    """What a way of computing costs, on so many `texts`: cosines to the vectors of torch in float32, and the share of
+    texts whose nearest neighbour among the others is the same."""
+
+    texts: int
+    lowest_cosine: float
+    mean_cosine: float
+    top1_agreement: float
+
+
+class Numerics(msgspec.Struct, frozen=True):
+    """How a loaded generation is computed. `precision` is None for torch in float32, to which the others are compared;
+    `fell_back` says why it is not computed as wished."""
+
+    runtime: str = "torch"
+    dtype: str = "float32"
+    precision: Precision | None = None
+    fell_back: str = ""
 
 
 class Resident(msgspec.Struct, frozen=True):
-    """A generation as the host's pool sees it. `state` is waiting, loading, loaded or leaving."""
+    """A generation as the host's pool sees it. `state` is waiting, loading, loaded or leaving; `numerics` is there once
+    it is loaded; until then `seconds_left` is an estimate."""
 
     digest: str
     state: str
@@ -113,22 +140,50 @@ class Resident(msgspec.Struct, frozen=True):
     leases: int
     pinned: bool
     idle_seconds: float
+    numerics: Numerics | None = None
+    seconds_left: float = 0.0
+
+
+class Parked(msgspec.Struct, frozen=True):
+    """A generation that was evicted from the device and is kept in host memory: so many bytes of it."""
+
+    digest: str
+    bytes: int
+    idle_seconds: float
 
 
 class Residency(msgspec.Struct, frozen=True, tag=True):
-    """The pool after a change, and the host's counters since it started."""
+    """The pool after a change, and the host's counters since it started. `host_used` and `host_budget` are bytes of
+    host memory for what is `parked`."""
 
     residents: list[Resident]
     used: int
     budget: int
     queue_tokens: int
     resident_memory: int
+    parked: list[Parked] = []
+    host_used: int = 0
+    host_budget: int = 0
 
 
 class Loaded(msgspec.Struct, frozen=True, tag=True):
+    """`returned`: from host memory, not from the disk."""
+
     digest: str
     bytes: int
     seconds: float
+    returned: bool = False
+    runtime: str = ""
+    dtype: str = ""
+
+
+class FellBack(msgspec.Struct, frozen=True, tag=True):
+    """A runtime or number format failed on a generation, and torch in float32 stands in. Once for each wish."""
+
+    digest: str
+    runtime: str
+    dtype: str
+    message: str
 
 
 class Unloaded(msgspec.Struct, frozen=True, tag=True):
@@ -156,58 +211,8 @@ class Batch(msgspec.Struct, frozen=True, tag=True):
 
 
 Command = Offer | Embed | Load | Unload | Cancel | Keep
-Report = Ready | Done | Failed | Residency | Loaded | Unloaded | LoadFailure | Batch
+Report = Ready | Done | Failed | Residency | Loaded | Unloaded | LoadFailure | Batch | FellBack
 
 commands: Final[msgspec.msgpack.Decoder[Command]] = msgspec.msgpack.Decoder(Command)
 reports: Final[msgspec.msgpack.Decoder[Report]] = msgspec.msgpack.Decoder(Report)
-_encoder: Final = msgspec.msgpack.Encoder()
-M = TypeVar("M")
-
-
-class Link(asyncio.Protocol, Generic[M]):
-    """One end of the socket. `on_frame` is called with each message and its payload, `on_lost` once when the other
-    end is gone; both must be set before the first byte comes."""
-
-    def __init__(self, decoder: msgspec.msgpack.Decoder[M], on_lost: Callable[[], None] = lambda: None) -> None:
-        self._decoder = decoder
-        self.on_frame: Callable[[M, bytes], None] = lambda message, payload: None
-        self._on_lost = on_lost
-        self._transport: asyncio.Transport | None = None
-        self._buffer = bytearray()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
-        self._transport.set_write_buffer_limits(high=MAX_FRAME)  # the queue before us is bounded, so this is too
-
-    def data_received(self, data: bytes) -> None:
-        self._buffer += data
-        start = 0
-        while len(self._buffer) - start >= HEAD.size:
-            header, payload = HEAD.unpack_from(self._buffer, start)
-            if header + payload > MAX_FRAME:
-                raise ValueError(f"a frame of {header + payload} bytes")
-            end = start + HEAD.size + header + payload
-            if len(self._buffer) < end:
-                break
-            middle = end - payload
-            with memoryview(self._buffer) as view:
-                message = self._decoder.decode(view[start + HEAD.size : middle])
-                body = bytes(view[middle:end])
-            start = end
-            self.on_frame(message, body)
-        del self._buffer[:start]
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
-        self._on_lost()
-
-    def send(self, message: Command | Report, payload: bytes | memoryview = b"") -> None:
-        """Sends one frame; does nothing once the other end is gone (`on_lost` has told)."""
-        if self._transport is None or self._transport.is_closing():
-            return
-        header, body = _encoder.encode(message), memoryview(payload)
-        self._transport.writelines([HEAD.pack(len(header), body.nbytes), header, body])
-
-    def close(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
+encoder: Final = msgspec.msgpack.Encoder()

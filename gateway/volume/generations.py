@@ -6,6 +6,7 @@ A model that is too large to be copied has a record alone: what it is, and the s
 
     <state>/generations/<digest>/generation.json
     <state>/generations/<digest>/files/...
+    <state>/generations/<digest>/runtimes/...     what hosts made of it
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from gateway.volume.sums import Sums
 
 DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 FILES: Final = "files"
+RUNTIMES: Final = "runtimes"
 RECORD: Final = "generation.json"
 SPARE_BYTES: Final = 16 * 1024**2  # for the record, folders, and what the file system itself needs
 
@@ -102,7 +104,7 @@ class Store:
             files = self._copy(directory, manifest, root, staging, sums)
             if _changed(directory, root):
                 raise Changed(directory.model.path)
-            return self._keep(staging, files)
+            return self._keep(staging, files, manifest)
         except Unfit as error:
             raise Refused((error.reason,)) from error
         finally:
@@ -155,8 +157,10 @@ class Store:
         with storing():
             os.makedirs(self._base, exist_ok=True)
             for name in os.listdir(self._base):
-                if name.startswith("."):
-                    _erase(os.path.join(self._base, name))
+                made = os.path.join(self._base, name, RUNTIMES)
+                halves = [os.path.join(made, half) for half in _hidden(made)]
+                for path in [os.path.join(self._base, name)] if name.startswith(".") else halves:
+                    _erase(path)
 
     def _judge(self, path: str, root: str) -> Manifest:
         verdict = judge(path, root=root, allow_pickle=self._allow_pickle)
@@ -186,13 +190,14 @@ class Store:
             raise Refused((error.reason,)) from error
         if _changed(directory, root):
             raise Changed(directory.model.path)
-        stored = self.open(digest_of(files))
+        digest = digest_of(files, manifest.wish)
+        stored = self.open(digest)
         if stored is not None and stored.place is None:
             return stored  # a copy, from when there was room for one
         name = directory.model.name
         place = Place(os.path.realpath(root), name, tuple(sorted(directory.apart)), directory.fingerprint)
         manifest = msgspec.structs.replace(manifest, warnings=(*manifest.warnings, IN_PLACE))
-        record = Record(digest_of(files), manifest, files, directory.path, place)
+        record = Record(digest, manifest, files, directory.path, place)
         self._write_down(record)
         return Generation(record.digest, directory.path, manifest, place)
 
@@ -237,10 +242,12 @@ class Store:
             files.append(StoredFile(kept, *copy(os.path.join(directory.path, name), target, root, name, known)))
         return tuple(sorted(files, key=lambda file: file.path))
 
-    def _keep(self, staging: str, files: tuple[StoredFile, ...]) -> Generation:
-        """Judges the copy, and gives it its name."""
+    def _keep(self, staging: str, files: tuple[StoredFile, ...], original: Manifest) -> Generation:
+        """Judges the copy, and gives it its name. What the metadata said, which is not copied, is the `original`'s."""
         folder = os.path.join(staging, FILES)
-        record = Record(digest_of(files), self._judge(folder, folder), files)
+        judged = self._judge(folder, folder)
+        manifest = msgspec.structs.replace(judged, wish=original.wish, samples=original.samples)
+        record = Record(digest_of(files, manifest.wish), manifest, files)
         with writing(os.path.join(staging, RECORD)) as descriptor:
             write_all(descriptor, msgspec.json.encode(record))
         with storing():
@@ -301,6 +308,13 @@ def _sync(folder: str) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def _hidden(folder: str) -> list[str]:
+    try:
+        return [name for name in os.listdir(folder) if name.startswith(".")]
+    except OSError:
+        return []
 
 
 def _erase(path: str) -> None:

@@ -8,27 +8,25 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-import orjson
-
-from gateway.model import SUBMODULE, Accepted, Manifest, Pooling, Reason, Rejected, Verdict
+from gateway.model import SUBMODULE, Accepted, Manifest, Pooling, Rejected, Verdict
 from gateway.volume import adapters, modules
 from gateway.volume.adapters import read_adapter
 from gateway.volume.architectures import Architecture, generates, read_architecture
 from gateway.volume.bases import find_base
-from gateway.volume.documents import Document, shown
+from gateway.volume.documents import shown
 from gateway.volume.files import Folder
+from gateway.volume.metadata import read_metadata, read_samples, read_wish
 from gateway.volume.modules import Module, Pipeline, read_modules, read_pipeline
 from gateway.volume.prompts import PROMPTS, Prompts, read_prompts
-from gateway.volume.reasons import Findings, Unfit, reason, unfit
+from gateway.volume.reasons import Findings, Unfit, unfit
 from gateway.volume.tokenizer import Tokenizer, read_tokenizer
 from gateway.volume.transformer import NAMES, Settings, max_tokens, read_settings
 from gateway.volume.weights import Weights, find_weights
 
-METADATA: Final = "model_metadata.json"
 README_BYTES: Final = 64 * 1024
 FRONT_MATTER: Final = re.compile(rb"\A\s*---\s*\n(.*?)\n---", re.DOTALL)
 LIBRARY: Final = re.compile(rb"^library_name:\s*[\"']?sentence-transformers\b", re.MULTILINE)
@@ -78,7 +76,8 @@ def judge(directory: str, *, root: str | None = None, allow_pickle: bool = False
     parts = _read(folder, layout, findings, allow_pickle) if layout else None
     if layout is None or parts is None or findings.reasons:
         return Rejected(tuple(findings.reasons))
-    return Accepted(_manifest(layout, parts, findings.warnings))
+    metadata, _ = read_metadata(directory, folder.root)
+    return Accepted(_manifest(layout, parts, metadata, findings.warnings))
 
 
 def _judge_adapter(folder: Folder, root: str | None, findings: Findings, allow_pickle: bool) -> None:
@@ -167,8 +166,9 @@ def _read(folder: Folder, layout: Layout, findings: Findings, allow_pickle: bool
     return Parts(architecture, weights, tokenizer, settings, prompts, pipeline)
 
 
-def _manifest(layout: Layout, parts: Parts, warnings: Sequence[str]) -> Manifest:
+def _manifest(layout: Layout, parts: Parts, metadata: Mapping[str, Any], warnings: Sequence[str]) -> Manifest:
     architecture = parts.architecture
+    wish, _ = read_wish(metadata)
     return Manifest(
         kind="encoder",
         library=layout.library,
@@ -190,6 +190,8 @@ def _manifest(layout: Layout, parts: Parts, warnings: Sequence[str]) -> Manifest
         prompts=parts.prompts.texts,
         default_prompt_name=parts.prompts.default,
         warnings=tuple(warnings),
+        wish=wish,
+        samples=read_samples(metadata),
     )
 
 
@@ -222,21 +224,3 @@ def _check_embedding(architecture: Architecture, weights: Weights) -> None:
     if tables[0] not in expected:
         message = f"{file} has a word embedding of {list(tables[0])}, and the configuration says {list(min(expected))}"
         raise unfit("weights_mismatch", message, file)
-
-
-def read_metadata(directory: str, root: str) -> tuple[dict[str, Any], Reason | None]:
-    """The object in model_metadata.json with all its keys, or {} and what is wrong with it. Never raises.
-
-    It never blocks a model: its reason is for a warning. A model without the file has no reason.
-    """
-    folder = Folder(directory, os.path.realpath(root))
-    if not folder.has(METADATA):
-        return {}, None
-    try:
-        fields = Document.read(folder, METADATA, "metadata_invalid").fields
-        orjson.dumps(fields)  # it is shown with every model: what cannot be written must not hide the others
-    except Unfit as error:
-        return {}, reason("metadata_invalid", error.reason.message, METADATA)
-    except orjson.JSONEncodeError as error:
-        return {}, reason("metadata_invalid", f"{METADATA} cannot be shown: {error}", METADATA)
-    return fields, None

@@ -10,6 +10,7 @@ import msgspec
 
 from gateway.model import Manifest, Place
 from gateway.volume.directory import unchanged
+from gateway.wish import Wish
 
 RENAMED: Final = {"pytorch_model.safetensors": "model.safetensors"}  # one name in the store, whatever it was called
 IN_PLACE: Final = (
@@ -33,11 +34,14 @@ class Record(msgspec.Struct, frozen=True):
     place: Place | None = None
 
 
-def digest_of(files: tuple[StoredFile, ...]) -> str:
-    """The name of this content: SHA-256 over sorted "path NUL sha256 newline"."""
+def digest_of(files: tuple[StoredFile, ...], wish: Wish) -> str:
+    """The name of this content: SHA-256 over sorted "path NUL sha256 newline", and then, if there is a wish,
+    "NUL runtime/dtype newline", which no file can have for its line."""
     digest = hashlib.sha256()
     for file in sorted(files, key=lambda file: file.path):
         digest.update(f"{file.path}\0{file.sha256}\n".encode(errors="surrogateescape"))
+    if wish != Wish():
+        digest.update(f"\0{wish.runtime}/{wish.dtype}\n".encode())
     return digest.hexdigest()
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
+import random
 import time
 import traceback
-import uuid
 from typing import Any, Final
 
 import orjson
@@ -56,8 +56,8 @@ def body(error: errors.GatewayError) -> dict[str, Any]:
 
 
 def answer(error: errors.GatewayError) -> web.Response:
-    response = web.Response(status=status(error), body=orjson.dumps(body(error), default=str))
-    response.content_type = "application/json"
+    content = orjson.dumps(body(error), default=str)
+    response = web.Response(status=status(error), body=content, content_type="application/json")
     if response.status in {429, 503}:
         response.headers["Retry-After"] = str(math.ceil(error.retry_after or DEFAULT_RETRY))
     return response
@@ -87,7 +87,10 @@ def middleware(tell: events.Events) -> Middleware:
         request_id = _request_id(request)
         status_code = 499  # the client went away: nobody reads the answer
         try:
-            response = await _guarded(request, handler, line, request_id)
+            try:
+                response = await handler(request)
+            except Exception as error:
+                response = _failed(error, line, request_id)
             status_code = response.status
             if not response.prepared:
                 response.headers["X-Request-Id"] = request_id
@@ -107,28 +110,25 @@ def middleware(tell: events.Events) -> Middleware:
     return handle
 
 
-async def _guarded(request: web.Request, handler: Handler, line: dict[str, Any], request_id: str) -> web.StreamResponse:
-    try:
-        return await handler(request)
-    except errors.GatewayError as error:
-        line["code"] = error.code
-        return answer(error)
-    except web.HTTPException as http:
-        if http.status < 400:
-            raise
-        refusal = of_http(http)
-        line["code"] = refusal.code
-        response = answer(refusal)
-        if isinstance(http, web.HTTPMethodNotAllowed):
-            response.headers["Allow"] = ", ".join(sorted(http.allowed_methods))
-        return response
-    except web.RequestPayloadError as error:
-        line["code"] = errors.InvalidBody.code
-        return answer(errors.InvalidBody(f"the body is not packed as its headers say: {_one_line(error)}"))
-    except Exception as bug:
-        line["code"] = errors.Internal.code
-        line["traceback"] = "".join(traceback.format_exception(bug))
-        return answer(errors.Internal(f"an error of the gateway's own; its log has it under {request_id}"))
+def _failed(error: Exception, line: dict[str, Any], request_id: str) -> web.StreamResponse:
+    """What a client is told of `error`, and what the log is."""
+    match error:
+        case errors.GatewayError():
+            refusal = error
+        case web.HTTPException() if error.status < 400:
+            raise error
+        case web.HTTPException():
+            refusal = of_http(error)
+        case web.RequestPayloadError():
+            refusal = errors.InvalidBody(f"the body is not packed as its headers say: {one_line(error)}")
+        case _:
+            line["traceback"] = "".join(traceback.format_exception(error))
+            refusal = errors.Internal(f"an error of the gateway's own; its log has it under {request_id}")
+    line["code"] = refusal.code
+    response = answer(refusal)
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        response.headers["Allow"] = ", ".join(sorted(error.allowed_methods))
+    return response
 
 
 class Complaints(logging.Handler):
@@ -143,7 +143,7 @@ class Complaints(logging.Handler):
             case web.RequestPayloadError():
                 return  # the request's own line has told it
             case HttpProcessingError() as error:
-                self._events.emit(events.Notice(code="http_broken", message=_one_line(error)))
+                self._events.emit(events.Notice(code="http_broken", message=one_line(error)))
             case _:
                 self._events.emit(events.Notice(code="http_failed", message=logging.Formatter().format(record)))
 
@@ -155,13 +155,16 @@ def complaints(tell: events.Events) -> logging.Logger:
     return logger
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: object) -> str:
     return " ".join(str(error).split())
 
 
 def _request_id(request: web.Request) -> str:
-    given = request.headers.get("X-Request-Id", "")
-    return given if 0 < len(given) <= 128 and given.isascii() and given.isprintable() else uuid.uuid4().hex
+    """The client's, or one that nobody else has by chance: it is no secret, so it need not be hard to guess."""
+    given = request.headers.get("X-Request-Id")
+    if given and len(given) <= 128 and given.isascii() and given.isprintable():
+        return given
+    return f"{random.getrandbits(128):032x}"
 
 
 def _route(request: web.Request) -> str:

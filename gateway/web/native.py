@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import base64
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
-import numpy as np
 import orjson
 from aiohttp import web
 
 from gateway.catalog.lookup import Found
-from gateway.errors import InvalidBody, InvalidJson
+from gateway.errors import InvalidBody
 from gateway.model import PREFIX, ModelId
 from gateway.service import Embedding, EmbedRequest, Service
+from gateway.web import vectors
+from gateway.web.body import decode, read, timeout
 from gateway.web.errors import LINE
 
 SERVICE: Final = web.AppKey("service", Service)
-OCTETS: Final = "application/octet-stream"
 routes: Final = web.RouteTableDef()
-T = TypeVar("T")
 Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]  # what JSON can be answered with
 
 
@@ -50,9 +48,9 @@ _rollback_body: Final = msgspec.json.Decoder(RollbackBody)
 @routes.post("/embed")
 @routes.post("/model/embed")
 @routes.post("/models/{model:.+}/embed")
-async def embed(request: web.Request) -> web.Response:
+async def embed(request: web.Request) -> web.StreamResponse:
     """Texts to vectors, as JSON floats, base64 or raw float32."""
-    body = decode(_embed_body, await request.read())
+    body = decode(_embed_body, await read(request))
     texts = body.inputs if body.inputs is not msgspec.UNSET else body.texts
     if isinstance(texts, msgspec.UnsetType):
         raise InvalidBody("the body lacks `inputs`: a text or a list of texts", field="inputs")
@@ -65,11 +63,15 @@ async def embed(request: web.Request) -> web.Response:
         prompt_name=body.prompt_name,
         dimensions=body.dimensions,
         key=_client(request),
+        timeout=timeout(request),
     )
     request[LINE]["texts"] = len(asked.texts)
     embedding = await request.app[SERVICE].embed(asked, lambda found: _tell_found(request, found))
     _tell(request, embedding)
-    response = _octets(embedding) if _wants_octets(request) else _json(embedding, body.encoding_format)
+    if vectors.OCTETS in request.headers.get("Accept", ""):
+        response = vectors.octets(embedding)
+    else:
+        response = vectors.json(embedding, body.encoding_format)
     response.headers["X-Model"] = str(embedding.model)
     response.headers["X-Model-Generation"] = embedding.generation.short
     if embedding.alias is not None:
@@ -126,7 +128,7 @@ async def operate(request: web.Request) -> web.Response:
 async def rollback(request: web.Request) -> web.Response:
     """Makes an earlier generation live, until something newer is dropped."""
     service = request.app[SERVICE]
-    raw = await request.read()
+    raw = await read(request)
     body = decode(_rollback_body, raw) if raw.strip() else RollbackBody()
     done = await service.rollback(request.match_info["model"], body.to)
     request[LINE]["model"] = done.path
@@ -180,17 +182,6 @@ async def info(request: web.Request) -> web.Response:
     )
 
 
-def decode(decoder: msgspec.json.Decoder[T], raw: bytes) -> T:
-    """A typed body. Raises InvalidJson or InvalidBody, which names the field."""
-    try:
-        return decoder.decode(raw)
-    except msgspec.ValidationError as error:
-        what, _, where = str(error).partition(" - at `")
-        raise InvalidBody(what, field=where.rstrip("`").removeprefix("$.") or None) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidJson(f"the body is not JSON: {error}") from error
-
-
 def answer(document: Any, status: int = 200) -> web.Response:
     return web.Response(status=status, body=orjson.dumps(document), content_type="application/json")
 
@@ -199,33 +190,6 @@ def _client(request: web.Request) -> str:
     """What an alias's canary knows a client by, so that it stays on one side."""
     headers = request.headers
     return headers.get("X-Canary-Key") or headers.get("Authorization") or request.remote or ""
-
-
-def _wants_octets(request: web.Request) -> bool:
-    return OCTETS in request.headers.get("Accept", "")
-
-
-def _octets(embedding: Embedding) -> web.Response:
-    shape = {"X-Embedding-Shape": f"{embedding.rows},{embedding.dim}"}
-    return web.Response(body=embedding.data, content_type=OCTETS, headers=shape)
-
-
-def _json(embedding: Embedding, encoding: str) -> web.Response:
-    vectors: Any = np.frombuffer(embedding.data, "<f4").reshape(embedding.rows, embedding.dim)
-    if encoding == "base64":
-        vectors = [base64.b64encode(row).decode() for row in vectors]
-    document = {
-        "embeddings": vectors,
-        "model": str(embedding.model),
-        "dim": embedding.dim,
-        "count": embedding.rows,
-        "generation": embedding.generation.short,
-        "normalized": embedding.normalized,
-        "usage": {"tokens": embedding.tokens},
-    }
-    if embedding.alias is not None:
-        document["alias"] = str(embedding.alias)
-    return web.Response(body=orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY), content_type="application/json")
 
 
 def _tell_found(request: web.Request, found: Found) -> None:
@@ -239,8 +203,6 @@ def _tell_found(request: web.Request, found: Found) -> None:
 
 def _tell(request: web.Request, embedding: Embedding) -> None:
     request[LINE].update(
-        model=embedding.model.path,
-        generation=embedding.generation.short,
         tokens=embedding.tokens,
         queue_seconds=embedding.load_seconds + embedding.queue_seconds,
         compute_seconds=embedding.compute_seconds,

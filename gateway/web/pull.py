@@ -9,8 +9,9 @@ from aiohttp import web
 
 from gateway.service import Service
 from gateway.volume.pulls import Pull, show
+from gateway.web.body import decode, read
 from gateway.web.errors import LINE
-from gateway.web.native import SERVICE, answer, decode
+from gateway.web.native import SERVICE, answer
 
 routes: Final = web.RouteTableDef()
 
@@ -28,7 +29,7 @@ _body: Final = msgspec.json.Decoder(PullBody)
 @routes.post("/models/pull")
 async def pull(request: web.Request) -> web.Response:
     """Brings a model from the hub to the volume; 202, and `Location` says how far it is. Twice is once."""
-    body = decode(_body, await request.read())
+    body = decode(_body, await read(request))
     started = _service(request).pull(body.model, body.revision)
     request[LINE]["model"] = started.model.path
     response = answer(_shown(started), 202)

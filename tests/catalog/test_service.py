@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from gateway.errors import DeadlineExceeded, GenerationNotFound, LoadFailed
@@ -54,6 +56,29 @@ async def test_waiting_for_a_swap_ends_with_the_deadline(tmp_path: Path, made: l
         await service(world).embed(ASKED)
     world.engine.gate.set()
     await world.quiet()
+
+
+@pytest.mark.parametrize(("wanted", "seconds"), [(None, 30.0), (5.0, 5.0), (31.0, 30.0)])
+async def test_a_client_may_wait_for_less_than_the_settings_allow_and_never_for_more(
+    tmp_path: Path, made: list[str], wanted: float | None, seconds: float
+) -> None:
+    world = World(tmp_path, request_timeout=30.0)
+    await world.swap(made[0])
+    began = asyncio.get_running_loop().time()
+    await service(world).embed(msgspec.structs.replace(ASKED, timeout=wanted))
+    ended = asyncio.get_running_loop().time()
+    (deadline,) = world.engine.deadlines
+    assert deadline is not None
+    assert began + seconds <= deadline <= ended + seconds
+
+
+async def test_a_client_that_waits_no_longer_is_answered_so(tmp_path: Path, made: list[str]) -> None:
+    world = World(tmp_path, request_timeout=3600.0)
+    await world.swap(made[0])
+    world.engine.gate.clear()
+    with pytest.raises(DeadlineExceeded, match=r"within 0\.01 s"):
+        await service(world).embed(msgspec.structs.replace(ASKED, timeout=0.01))
+    world.engine.gate.set()
 
 
 async def test_a_rollback_is_asked_for_by_any_spelling_and_refused_without_costing_the_live_generation(

@@ -41,6 +41,7 @@ class Engine:
     def __init__(self) -> None:
         self.live: dict[str, Generation] = {}
         self.pinned: set[str] = set()
+        self.deadlines: list[float | None] = []  # of the requests that came
         self.loaded: dict[str, Generation] = {}
         self.loads: list[str] = []
         self.unloads: list[str] = []
@@ -53,7 +54,10 @@ class Engine:
         self.gate.set()
         self.loading = asyncio.Event()  # a load has begun
 
-    async def embed(self, generation: Generation, texts: list[str], options: Options) -> Vectors:
+    async def embed(
+        self, generation: Generation, texts: list[str], options: Options, deadline: float | None = None
+    ) -> Vectors:
+        self.deadlines.append(deadline)
         await self.load(generation)
         vectors = np.stack([vector(generation, text) for text in texts]).astype("<f4")
         return Vectors(vectors.tobytes(), len(texts), generation.manifest.dim, 1, 0.0, 0.0, 0.0)
@@ -98,7 +102,8 @@ class Engine:
 
     def residences(self) -> dict[str, list[Residence]]:
         return {
-            digest: [Residence(digest, "cpu", "loaded", 10, 0, digest in self.pinned, 1.0)] for digest in self.loaded
+            digest: [Residence(digest, "cpu", "loaded", 10, 0, digest in self.pinned, 1.0 + number)]
+            for number, digest in enumerate(self.loaded)
         }
 
     def quarantined(self, digest: str) -> float | None:

@@ -166,7 +166,8 @@ async def test_too_much_work_is_refused_early_and_what_takes_too_long_is_given_u
         for _ in range(2):
             done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             for status, error, retry_after in [task.result() for task in done]:
-                assert (status, error["code"], error["queued"]) == (429, "overloaded", 27)
+                assert (status, error["code"]) == (429, "overloaded")
+                assert 20 < error["queued"] < 40  # what is not tokenized yet is counted by its length
                 assert retry_after >= 1
             if len(waiting) == 1:
                 break
@@ -174,7 +175,9 @@ async def test_too_much_work_is_refused_early_and_what_takes_too_long_is_given_u
         leaving.cancel()
         left = await gateway.wait_for_log("request", status=499)
         assert left["route"] == "/embed"
-        status, error, _ = await post(gateway, text, MODELS[0])  # there is room for it again
+        status = 429
+        while status == 429:  # the host hears of it a moment later, and then there is room again
+            status, error, _ = await post(gateway, text, MODELS[0])
         assert (status, error["code"]) == (504, "deadline_exceeded")
         status, error, _ = await hanging
         assert (status, error["code"]) == (504, "deadline_exceeded")
@@ -182,7 +185,12 @@ async def test_too_much_work_is_refused_early_and_what_takes_too_long_is_given_u
 
         os.kill(stuck["pid"], signal.SIGKILL)
         await until(lambda: answered(gateway))
-        assert (await devices(gateway))[0]["queue_tokens"] == 0
+        await until(lambda: unqueued(gateway))
+
+
+async def unqueued(gateway: RunningGateway) -> bool:
+    """Whether nothing waits; reports come a moment late."""
+    return (await devices(gateway))[0]["queue_tokens"] == 0
 
 
 async def answered(gateway: RunningGateway) -> bool:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from gateway.host import __main__ as host
-from gateway.host import encoder
+from gateway.host import runtimes
 from gateway.host.encoder import Encoder
 from gateway.host.tokenize import Tokenizer
 
@@ -44,7 +44,7 @@ FAULTS: dict[str, tuple[int, Callable[[], None]]] = {
     "please hang": (-2, hang),
     "please poison": (-3, poison),
 }
-right_encode, right_embed, right_load = Tokenizer.encode, Encoder.embed, encoder.load
+right_encode, right_embed, right_load = Tokenizer.encode, Encoder.embed, runtimes.load
 
 
 def encode(self: Tokenizer, texts: Sequence[str], **options: Any) -> list[Any]:
@@ -60,14 +60,14 @@ def embed(self: Encoder, batch: Sequence[Any], *rest: Any) -> Any:
     return right_embed(self, batch, *rest)
 
 
-def load(generation: Any, device: str) -> Encoder:
+def load(generation: Any, *rest: Any) -> Any:
     if "crash-on-load" in generation.path:
         crash()
-    return right_load(generation, device)
+    return right_load(generation, *rest)
 
 
 if __name__ == "__main__":
     Tokenizer.encode = encode  # type: ignore[method-assign]  # the faults are the point
     Encoder.embed = embed  # type: ignore[method-assign]  # likewise
-    encoder.load = load
+    runtimes.load = load
     sys.exit(host.main(sys.argv[1:]))

@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -58,6 +59,7 @@ async def rig(
     load_timeout: float = 60.0,
     limit: int = 0,
     command: tuple[str, ...] = FAULTY,
+    **options: Any,
 ) -> AsyncIterator[Rig]:
     bus, told = events.Events(), []
     bus.subscribe(told.append)
@@ -73,7 +75,8 @@ async def rig(
         )
         for device in devices
     ]
-    engine = ProcessEngine(hosts, bus, lambda digest: (digest[:4],), lambda g: g.manifest.parameters * 4, limit)
+    names = lambda digest: (digest[:4],)  # noqa: E731 - it has no use elsewhere
+    engine = ProcessEngine(hosts, bus, names, lambda g: g.manifest.parameters * 4, limit, **options)
     lives = [asyncio.create_task(host.supervise()) for host in hosts]
     try:
         yield Rig(engine, hosts, told)

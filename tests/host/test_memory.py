@@ -70,6 +70,23 @@ def test_a_load_takes_no_more_bytes_than_were_predicted(recipe: dict[str, Any], 
     assert 0.8 * memory.predict(generation.manifest) <= taken <= memory.predict(generation.manifest)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("recipe", [{}, {"family": "roberta"}, {"dense": 16, "layer_norm": True}], ids=str)
+def test_half_precision_is_predicted_to_take_about_half_and_takes_no_more(
+    dtype: encoder.Dtype, recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    generation = making.generation(making.encoder(tmp_path / "model", **recipe))
+    predicted = memory.predict(generation.manifest, dtype)
+    assert predicted < 0.6 * memory.predict(generation.manifest)
+    taken = encoder.load(generation, "cpu", dtype).bytes
+    assert 0.8 * predicted <= taken <= predicted
+
+
+def test_what_is_computed_in_less_than_half_is_predicted_to_take_all(tmp_path: Path) -> None:
+    manifest = making.generation(making.encoder(tmp_path / "model")).manifest
+    assert memory.predict(manifest, "int8") == memory.predict(manifest, "auto") == memory.predict(manifest)
+
+
 def test_resident_memory_follows_what_is_held_and_released() -> None:
     memory.release("cpu")
     before = memory.resident()

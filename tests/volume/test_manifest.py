@@ -21,7 +21,8 @@ from safetensors.numpy import load_file, save_file
 from gateway.model import Accepted, Dense, LayerNorm, Manifest, Normalize, Pooling, Reason, Rejected, Verdict
 from gateway.volume import reasons
 from gateway.volume.architectures import FAMILIES
-from gateway.volume.manifest import WORD_EMBEDDING, judge, read_metadata
+from gateway.volume.manifest import WORD_EMBEDDING, judge
+from gateway.volume.metadata import read_metadata
 from gateway.volume.modules import ACTIVATIONS, LEGACY_MODES, SPELLINGS
 from tests import making
 

@@ -22,7 +22,8 @@ from gateway.volume.generations import Store
 from gateway.volume.pulls import Pulls
 from gateway.volume.settle import Snapshot
 from gateway.web import errors, native
-from gateway.web.native import EmbedBody, decode
+from gateway.web.body import decode
+from gateway.web.native import EmbedBody
 
 Client = TestClient[web.Request, web.Application]
 DECODER = msgspec.json.Decoder(EmbedBody)
@@ -33,7 +34,9 @@ class NoHost:
 
     ready = False
 
-    async def embed(self, generation: Generation, texts: list[str], options: Options) -> Vectors:
+    async def embed(
+        self, generation: Generation, texts: list[str], options: Options, deadline: float | None = None
+    ) -> Vectors:
         raise HostFailed("no host", retry_after=5.0)
 
     async def load(self, generation: Generation) -> None:

@@ -25,7 +25,7 @@ from typing import Any, Final
 
 from bench.drop.endurance import kills, loads, swaps
 from bench.drop.endurance.served import Broken
-from bench.http import machine
+from bench.machine import describe as machine
 
 COUNTS: Final = {"swaps": 1000, "loads": 10_000, "failures": 10_000, "kills": 200}
 MODELS: Final = 24  # of the loads

@@ -21,7 +21,7 @@ import aiohttp
 DEADLINE: Final = 120.0  # seconds; generous, it only ends a run that hangs
 GLANCE: Final = 0.01  # seconds between looks at what cannot be waited for
 PROMPT: Final = ("--settle-seconds=0.05", "--settle-in-place-seconds=0.3", "--settle-writer-seconds=0.05")
-ALARMS: Final = (b"ledger_unreadable", b"judge_failed", b'"level": "error"')
+ALARMS: Final = (b"ledger_unreadable", b"judge_failed", b'"level":"error"')
 
 
 class Broken(AssertionError):
@@ -106,7 +106,7 @@ class Served:
     async def _read(self, listening: asyncio.Future[str]) -> None:
         assert self._process.stderr is not None
         async for line in self._process.stderr:
-            if b'"event": "request"' not in line:
+            if b'"event":"request"' not in line:
                 self._end.append(line)
             if any(alarm in line for alarm in ALARMS):
                 self.alarms.append(line.decode(errors="replace"))

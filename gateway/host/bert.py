@@ -1,0 +1,80 @@
+"""The forward pass of BERT and its relatives over rows of tokens, without padding and in few, large operations.
+
+The numbers are those of transformers' own modules: post-norm layers, queries, keys and values in one product, the
+activation and the residual sums inside the products. What attends to what is the caller's: see `attention`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from gateway.host.attention import Attend, Bias, relative
+from gateway.host.blueprint import Blueprint
+from gateway.host.linear import Linear
+
+
+class Norm(nn.Module):
+    """Layer normalisation over the last axis."""
+
+    def __init__(self, weight: Tensor, bias: Tensor, epsilon: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.bias = nn.Parameter(bias, requires_grad=False)
+        self._epsilon = epsilon
+        self._shape = list(weight.shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.layer_norm(x, self._shape, self.weight, self.bias, self._epsilon)
+
+
+class Layer(nn.Module):
+    def __init__(
+        self, *, qkv: Linear, out: Linear, out_norm: Norm, inner: Linear, outer: Linear, outer_norm: Norm
+    ) -> None:
+        super().__init__()
+        self.qkv = qkv
+        self.out = out
+        self.out_norm = out_norm
+        self.inner = inner
+        self.outer = outer
+        self.outer_norm = outer_norm
+
+    def forward(self, x: Tensor, attend: Attend) -> Tensor:
+        # `.forward` and not a call: torch's hooks, which nobody has here, cost more than some of these steps
+        x = self.out_norm.forward(self.out.added(attend(self.qkv.forward(x)), x))
+        return self.outer_norm.forward(self.outer.added(self.inner.forward(x), x))
+
+
+class Bert(nn.Module):
+    """`words` [vocab, width] and `places` [positions, width], into which the vector of token type 0 is summed already.
+
+    `bias` [buckets, heads] is MPNet's.
+    """
+
+    def __init__(
+        self, plan: Blueprint, *, words: Tensor, places: Tensor, norm: Norm, layers: list[Layer], bias: Tensor | None
+    ) -> None:
+        super().__init__()
+        self.plan = plan
+        self.words = nn.Parameter(words, requires_grad=False)
+        self.places = nn.Parameter(places, requires_grad=False)
+        self.norm = norm
+        self.layers = nn.ModuleList(layers)
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.words.dtype
+
+    def relative_bias(self) -> Bias | None:
+        return None if self.bias is None else relative(self.bias)
+
+    def forward(self, ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+        """Token vectors [rows, width] in the network's type; `ids` and `positions` are [rows]."""
+        x: Tensor = self.norm(
+            nn.functional.embedding(ids, self.words) + nn.functional.embedding(positions, self.places)
+        )
+        for layer in self.layers:
+            x = layer(x, attend)
+        return x

@@ -1,0 +1,194 @@
+"""Generations to the device and away from it: what the pool has done, in the right lanes and turns.
+
+The disk lane reads weights into host memory, the device lane places them and runs the probe, and nobody else may use a
+model before that. A load that runs out of memory has everything idle unloaded, and is tried once more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from gateway.errors import DoesNotFit, GatewayError, LoadFailed
+from gateway.host import cuda, encoder, library, memory, runtimes, wire
+from gateway.host.device import Device
+from gateway.host.openvino_runtime import OpenVino
+from gateway.host.recorder import LOADS, Recorder
+from gateway.host.slot import Runtime
+from gateway.host.tokenize import TokenIds, Tokenizer, shared
+from gateway.host.work import Vectors
+from gateway.lane import Lane
+from gateway.model import Generation
+from gateway.volume.pagecache import read_ahead
+from gateway.wish import Wish, Wishes
+
+LOADS_AT_ONCE: Final = 2  # one is read while another is placed; more only fight for the disk
+assert len(LOADS) >= LOADS_AT_ONCE
+# Families whose network and tokenizer we read ourselves, as they usually come. A hint: the rest is found at the load.
+WITHOUT_LIBRARY: Final = frozenset({"bert", "distilbert"})
+
+
+class Model:
+    """A loaded generation: its runtime and its tokenizer."""
+
+    def __init__(self, generation: Generation, chosen: runtimes.Chosen, tokenizer: Tokenizer) -> None:
+        self.generation = generation
+        self.numerics = chosen.numerics
+        self.encoder = chosen.runtime
+        self.tokenizer = tokenizer
+
+    @property
+    def bytes(self) -> int:
+        return self.encoder.bytes
+
+    @property
+    def packed(self) -> bool:
+        return self.encoder.packed
+
+    def embed(self, rows: Sequence[TokenIds], prompt_tokens: Sequence[int]) -> Vectors:
+        """Token ids -> float32 [rows, dim]. A call that the device has no memory for is halved until it fits."""
+        try:
+            return self.encoder.embed(rows, prompt_tokens)
+        except memory.OutOfMemory as error:
+            memory.release(self.encoder.device)
+            if len(rows) == 1:
+                raise DoesNotFit(f"one text of {len(rows[0])} tokens does not fit into the device's memory") from error
+        half = len(rows) // 2
+        return np.concatenate(
+            [self.embed(rows[:half], prompt_tokens[:half]), self.embed(rows[half:], prompt_tokens[half:])]
+        )
+
+
+class Loader:
+    """The pool's loader. `make_room` unloads all that is idle."""
+
+    def __init__(
+        self,
+        device: Device,
+        recorder: Recorder,
+        send: Callable[[wire.Report, bytes | memoryview], None],
+        make_room: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._device = device
+        self._recorder = recorder
+        self._send = send
+        self._wishes: dict[str, Wish] = {}
+        self._make_room = make_room
+        self._failures = runtimes.Failures()
+        self._disk = Lane("disk")  # one thread: transformers patches globals while it builds a model
+        self._ahead = Lane("ahead")
+        self._library: Lane | None = Lane("library")  # until the library is imported
+        self._loads = asyncio.Semaphore(LOADS_AT_ONCE)
+        self._tasks: set[asyncio.Task[None]] = set()  # that nobody waits for
+
+    async def prepare(self) -> None:
+        if memory.on_cuda(self._device.name):
+            await self._disk.run(cuda.prepare, self._device.name)
+
+    def expect(self, generation: Generation, wish: Wish) -> None:
+        """It may be asked for, and is to be computed like this when it is loaded next."""
+        self._wishes[generation.digest] = wish
+        if self._library is not None and generation.manifest.model_type not in WITHOUT_LIBRARY:
+            self._background(self._import(self._library))
+            self._library = None
+
+    async def _import(self, lane: Lane) -> None:
+        """Takes seconds, and a hundred megabytes that a host of BERTs can do without; the first load need not wait for
+        it, and those that do not need it do not: it has a lane of its own."""
+        await lane.run(library.transformers)
+        lane.close()
+
+    def forget_wishes(self, keep: frozenset[str]) -> None:
+        self._wishes = {digest: wish for digest, wish in self._wishes.items() if digest in keep}
+
+    def predict(self, generation: Generation) -> int:
+        return runtimes.predict(generation, self._wished(generation), self._device.name)
+
+    async def load(self, generation: Generation) -> Runtime:
+        await self._ahead.run(read_ahead, generation)  # so that the disk works while another load is being built
+        async with self._loads, self._device.turn([generation.digest]):
+            with self._recorder.load(generation.digest):
+                try:
+                    model = await self._read_or_make_room(generation)
+                except GatewayError:
+                    await self._device.release()  # what it had read goes back now, not some day
+                    raise
+        self._device.suspects.discard(generation.digest)
+        return model
+
+    async def close(self, runtime: Runtime) -> None:
+        assert isinstance(runtime, Model)
+        await self._device.run(runtime.encoder.close)
+        await self._device.release()
+
+    async def park(self, runtime: Runtime) -> None:
+        """Where the device is host memory the model is there already."""
+        assert isinstance(runtime, Model)
+        if memory.on_cuda(self._device.name):
+            await self._move(runtime, runtime.encoder.park)
+
+    async def unpark(self, runtime: Runtime) -> None:
+        assert isinstance(runtime, Model)
+        if memory.on_cuda(self._device.name):
+            await self._move(runtime, functools.partial(runtime.encoder.place, self._device.name))
+            self._tidy(runtime.encoder)
+
+    async def _read_or_make_room(self, generation: Generation) -> Model:
+        try:
+            return await self._read(generation)
+        except memory.OutOfMemory:
+            await self._make_room()
+            await self._device.release()
+        try:
+            return await self._read(generation)
+        except memory.OutOfMemory as error:
+            message = "the device has no memory left for the model, with all idle ones unloaded"
+            raise DoesNotFit(message) from error
+
+    async def _read(self, generation: Generation) -> Model:
+        """Disk to host memory on the disk lane, then to the device, and a probe before anybody else may use it."""
+        wish, name = self._wished(generation), self._device.name
+        tokenizer, chosen = await self._disk.run(_read, generation, wish, name, self._failures)
+        for failure in self._failures.news():
+            self._send(failure, b"")
+        await self._device.run(chosen.runtime.place, name)
+        try:
+            await self._device.run(encoder.probe, chosen.runtime, tokenizer, generation.manifest)
+        except BaseException:
+            await self._device.run(chosen.runtime.close)
+            raise
+        return Model(generation, chosen, tokenizer)
+
+    def _wished(self, generation: Generation) -> Wish:
+        return self._wishes.get(generation.digest) or Wishes().of((), generation.manifest.wish)
+
+    def _tidy(self, runtime: encoder.Encoder | OpenVino) -> None:
+        """Behind the back of the requests that the model was brought back for."""
+        if isinstance(runtime, encoder.Encoder):
+            self._background(self._disk.run(runtime.tidy))
+
+    def _background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _move(self, model: Model, move: Callable[[], None]) -> None:
+        digest = model.generation.digest
+        try:
+            async with self._device.turn([digest]):
+                await self._device.note(move, digest, [])
+        except Exception as error:  # no memory there, or whatever a driver says: it comes from the disk again
+            await self._device.run(model.encoder.close)
+            raise LoadFailed(f"the model could not be moved: {error}") from error
+        finally:
+            await self._device.release()
+
+
+def _read(
+    generation: Generation, wish: Wish, device: str, failures: runtimes.Failures
+) -> tuple[Tokenizer, runtimes.Chosen]:
+    return shared(generation), runtimes.load(generation, wish, device, failures)

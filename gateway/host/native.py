@@ -1,0 +1,177 @@
+"""The network of a BERT-like model as we run it ourselves: read without transformers, computed without padding.
+
+What is unusual in any way - the config, the names, shapes or types of the tensors - makes `read` give None, and
+transformers runs or refuses the model. So this module never refuses one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gateway.host import linear, segments, tensors
+from gateway.host.attention import BUCKETS, Grouped
+from gateway.host.bert import Bert, Layer, Norm
+from gateway.host.blueprint import Blueprint
+from gateway.host.blueprint import read as read_blueprint
+from gateway.host.crew import crew
+from gateway.host.linear import Activation, Linear
+from gateway.host.pooling import pool
+from gateway.host.segments import Integers, Segments
+from gateway.model import Generation, Pooling
+
+STORED: Final = (torch.float32, torch.float16, torch.bfloat16)
+LEAST_PART: Final = 96  # tokens below which a thread of its own costs more than it saves
+SLACK: Final = 1.3  # how much more than the mean one thread may have to do
+
+
+class Native(nn.Module):
+    """Token ids to pooled vectors."""
+
+    packed: Final = True  # a device call costs its tokens, and no padding
+
+    def __init__(self, bert: Bert, pooling: Pooling) -> None:
+        super().__init__()
+        self.bert = bert
+        self._pooling = pooling
+
+    def pooled(self, batch: Sequence[Integers], left_out: Integers) -> Tensor:
+        """On a CPU: [texts, width * modes] in float32. `left_out` [texts] tokens at the head of each are not pooled."""
+        threads = torch.get_num_threads()
+        parts = segments.parts(batch, threads, LEAST_PART, SLACK)
+        if len(parts) == 1:  # all threads work on each of its products
+            return self._part(batch, left_out)
+
+        def part(texts: list[int]) -> Tensor:
+            return self._part([batch[index] for index in texts], left_out[texts])
+
+        return _in_order(torch.cat(crew(threads).map(part, parts)), np.concatenate(parts))
+
+    def _part(self, batch: Sequence[Integers], left_out: Integers) -> Tensor:
+        laid = segments.lay(batch, linear.rounded)
+        return _in_order(self._pool(self._tokens(laid).float(), laid, left_out[laid.order]), laid.order)
+
+    def _tokens(self, laid: Segments) -> Tensor:
+        """Token vectors [rows, width], in the network's type."""
+        plan = self.bert.plan
+        positions = laid.places() if plan.skipped is None else laid.counted(plan.skipped) + plan.skipped
+        attend = Grouped(laid.groups, plan.heads, self.bert.relative_bias())
+        return self.bert.forward(torch.from_numpy(laid.ids), torch.from_numpy(positions), attend)
+
+    def _pool(self, tokens: Tensor, laid: Segments, left_out: Integers) -> Tensor:
+        """In the order of the laid texts."""
+        found = []
+        begin = 0
+        for group in laid.groups:
+            block = tokens[group.begin : group.end].view(group.count, group.length, -1)
+            heads = left_out[begin : begin + group.count, None]
+            kept = torch.from_numpy((np.arange(group.length) >= heads).astype(np.float32))
+            found.append(pool(block, kept, self._pooling.modes))
+            begin += group.count
+        return found[0] if len(found) == 1 else torch.cat(found)
+
+
+def read(generation: Generation, pooling: Pooling, dtype: torch.dtype, *, reorder: bool) -> Native | None:
+    """The network in host memory with its numbers in `dtype`, reordered if asked and possible, or None. Raises OSError,
+    and ValueError for a file that is not whole."""
+    plan = _plan(generation)
+    if plan is None:
+        return None
+    paths = [os.path.join(generation.path, name) for name in generation.manifest.weights]
+    mapped = generation.place is None
+    # Two mappings of the same files: one goes when the rest is reordered, and the word vectors alone stay mapped.
+    reorder = reorder and linear.can_reorder(dtype)
+    held = Held(tensors.read_all(paths, mapped=mapped), plan.names.prefix, dtype, reorder=reorder)
+    words = Held(tensors.read_all(paths, mapped=True), plan.names.prefix, dtype) if mapped else held
+    try:
+        bert = _bert(plan, held, words)
+    except Unusual:
+        return None
+    tensors.page_in(bert)
+    return Native(bert, pooling)
+
+
+class Unusual(Exception):
+    """A tensor is not there under its usual name, or is not of the shape and type that the config promises."""
+
+
+class Held:
+    """The tensors of the files, by the names that the bare network has for them."""
+
+    def __init__(self, found: dict[str, Tensor], prefix: str, dtype: torch.dtype, *, reorder: bool = False) -> None:
+        headed = any(name.startswith(prefix) for name in found)
+        found = {name: tensor for name, tensor in found.items() if name.startswith(prefix) or not headed}
+        self._found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
+        self._dtype = dtype
+        self._reorder = reorder
+
+    def take(self, name: str, *shape: int) -> Tensor:
+        """Raises Unusual."""
+        tensor = self._found.pop(name, None)
+        if tensor is None or tensor.shape != shape or tensor.dtype not in STORED:
+            raise Unusual(name)
+        return tensor.to(self._dtype)
+
+    def norm(self, name: str, plan: Blueprint) -> Norm:
+        weight, bias = (self.take(f"{name}.{part}", plan.width).clone() for part in ("weight", "bias"))
+        return Norm(weight, bias, plan.epsilon)
+
+    def linear(self, names: Sequence[str], outs: int, ins: int, activation: Activation = "none") -> Linear:
+        """Layers of the same input as one, their outputs side by side."""
+        weights = [self.take(f"{name}.weight", outs, ins) for name in names]
+        biases = [self.take(f"{name}.bias", outs) for name in names]
+        made = Linear(weights[0] if len(weights) == 1 else torch.cat(weights), torch.cat(biases), activation)
+        if self._reorder:  # at once, so that not all of the plain weights are held at the same time
+            made.reorder()
+        return made
+
+
+def _bert(plan: Blueprint, held: Held, mapped: Held) -> Bert:
+    names = plan.names
+    words = mapped.take("embeddings.word_embeddings.weight", plan.vocab, plan.width)
+    places = held.take("embeddings.position_embeddings.weight", plan.positions, plan.width).clone()
+    if names.types is not None:  # every token of a text that stands alone is of type 0
+        places += held.take(f"{names.types}.weight", plan.types, plan.width)[0]
+    norm = held.norm("embeddings.LayerNorm", plan)
+    layers = [_layer(plan, held, f"{names.layer}.{number}.") for number in range(plan.layers)]
+    bias = None if names.bias is None else held.take(f"{names.bias}.weight", BUCKETS, plan.heads).clone()
+    return Bert(plan, words=words, places=places, norm=norm, layers=layers, bias=bias)
+
+
+def _layer(plan: Blueprint, held: Held, at: str) -> Layer:
+    names, width, inner = plan.names, plan.width, plan.inner
+    return Layer(
+        qkv=held.linear([at + names.query, at + names.key, at + names.value], width, width),
+        out=held.linear([at + names.out], width, width),
+        out_norm=held.norm(at + names.out_norm, plan),
+        inner=held.linear([at + names.inner], inner, width, plan.activation),
+        outer=held.linear([at + names.outer], width, inner),
+        outer_norm=held.norm(at + names.outer_norm, plan),
+    )
+
+
+def _plan(generation: Generation) -> Blueprint | None:
+    manifest = generation.manifest
+    if manifest.quantization is not None or not all(name.endswith(".safetensors") for name in manifest.weights):
+        return None
+    path = os.path.join(generation.path, manifest.transformer_path, "config.json")
+    try:
+        with open(path, "rb") as stream:
+            return read_blueprint(msgspec.json.decode(stream.read()))
+    except msgspec.DecodeError:
+        return None
+
+
+def _in_order(found: Tensor, order: Integers) -> Tensor:
+    """Row `i` of `found` belongs to text `order[i]`."""
+    if len(order) == 1 or (order[1:] > order[:-1]).all():
+        return found
+    placed = torch.empty_like(found)
+    placed[torch.from_numpy(order).to(found.device)] = found
+    return placed

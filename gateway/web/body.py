@@ -1,0 +1,57 @@
+"""What a client sends: read within the limit, decoded into its type, and refused in words that name the field.
+
+A body that says it is too large is not read at all, and one that has come whole with its headers is taken at once.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, TypeVar
+
+import msgspec
+from aiohttp import web
+
+from gateway.errors import BodyTooLarge, InvalidBody, InvalidHeader, InvalidJson
+
+T = TypeVar("T")
+TIMEOUT: Final = "X-Request-Timeout"
+DURATION: Final = re.compile(r"(\d{1,9}(?:\.\d{1,9})?|\.\d{1,9})(ms|s|)", re.ASCII)
+
+
+async def read(request: web.Request) -> bytes:
+    """Raises BodyTooLarge, and what the server raises for a body that is not packed as its headers say."""
+    if (request.content_length or 0) > request.client_max_size:
+        raise too_large(request)
+    if not request.content.is_eof():  # more is to come
+        return await request.read()
+    body = request.content.read_nowait()
+    if len(body) > request.client_max_size:  # unpacked
+        raise too_large(request)
+    return body
+
+
+def too_large(request: web.Request) -> BodyTooLarge:
+    return BodyTooLarge(f"the body is over the limit of {request.client_max_size} bytes", limit=request.client_max_size)
+
+
+def decode(decoder: msgspec.json.Decoder[T], raw: bytes) -> T:
+    """A typed body. Raises InvalidJson or InvalidBody, which names the field."""
+    try:
+        return decoder.decode(raw)
+    except msgspec.ValidationError as error:
+        what, _, where = str(error).partition(" - at `")
+        raise InvalidBody(what, field=where.rstrip("`").removeprefix("$.") or None) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidJson(f"the body is not JSON: {error}") from error
+
+
+def timeout(request: web.Request) -> float | None:
+    """Seconds that the client will wait: `0.5`, `30s` or `250ms`. Raises InvalidHeader."""
+    text = request.headers.get(TIMEOUT)
+    if text is None:
+        return None
+    found = DURATION.fullmatch(text.strip())
+    seconds = float(found[1]) / (1000 if found[2] == "ms" else 1) if found else 0.0
+    if not seconds:
+        raise InvalidHeader(f"{TIMEOUT} takes seconds, such as 0.5, 30s or 250ms, more than none", header=TIMEOUT)
+    return seconds

@@ -1,0 +1,209 @@
+"""A host in this process, with a small real model: what it answers to the commands of the wire, and when."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gateway.host import encoder, host, wire
+from gateway.host.host import Config, Host
+from gateway.host.recorder import Recorder
+from gateway.host.tokenize import SHORT, Tokenizer
+from gateway.model import Generation
+from tests import making
+
+PLAIN = wire.Options()
+DEADLINE = 60.0  # of a test: generous, since the machine may be busy; never what decides
+
+
+class Rig:
+    """A host that is being served, and what it has said."""
+
+    def __init__(self, generation: Generation, **config: int) -> None:
+        self.generation = generation
+        self.recorder = Recorder.create()
+        self.said: list[tuple[wire.Report, bytes]] = []
+        self._heard = asyncio.Event()
+        self.host = Host(Config("cpu", compute_threads=1, **config), self.recorder, self.hear)
+        self.serving = asyncio.create_task(self.host.serve())
+        self.tell(wire.Offer(generation))
+
+    def hear(self, report: wire.Report, payload: bytes | memoryview) -> None:
+        self.said.append((report, bytes(payload)))
+        self._heard.set()
+
+    def tell(self, command: wire.Command) -> None:
+        self.host.receive(command, b"")
+
+    def ask(self, number: int, *texts: str, **options: Any) -> None:
+        self.tell(wire.Embed(number, self.generation.digest, list(texts), PLAIN, **options))
+
+    def of(self, kind: type[Any]) -> list[Any]:
+        return [report for report, _ in self.said if isinstance(report, kind)]
+
+    def answers(self) -> dict[int, tuple[Any, bytes]]:
+        return {said.id: (said, payload) for said, payload in self.said if isinstance(said, wire.Done | wire.Failed)}
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(DEADLINE):
+            while not condition():
+                self._heard.clear()
+                await self._heard.wait()
+
+    async def answer(self, number: int) -> tuple[Any, bytes]:
+        await self.until(lambda: number in self.answers())
+        return self.answers()[number]
+
+    async def load(self) -> None:
+        self.tell(wire.Load(1_000_000, self.generation.digest))
+        done, _ = await self.answer(1_000_000)
+        assert isinstance(done, wire.Done)
+
+    async def close(self) -> None:
+        self.serving.cancel()
+        await asyncio.wait({self.serving})
+        await self.host.pool.close()
+        self.recorder.close()
+
+
+@pytest.fixture(scope="module")
+def generation(tmp_path_factory: pytest.TempPathFactory) -> Generation:
+    return making.generation(making.encoder(tmp_path_factory.mktemp("models") / "m"))
+
+
+@pytest.fixture
+async def rig(generation: Generation) -> AsyncIterator[Rig]:
+    made = Rig(generation, max_queue_tokens=1000)
+    yield made
+    await made.close()
+
+
+def block(rig: Rig) -> threading.Event:
+    """Keeps the device busy until the event is set."""
+    gate = threading.Event()
+    rig.host._device._lane._threads.submit(gate.wait)
+    return gate
+
+
+async def test_many_requests_at_once_get_their_own_vectors(rig: Rig, generation: Generation) -> None:
+    texts = ["alpha", "beta gamma", "alpha " * 50, "delta", "beta " * (SHORT // 2)]
+    for number, text in enumerate(texts):
+        rig.ask(number + 1, text, "gamma")
+    expected = encoder.load(generation, "cpu").embed(Tokenizer(generation).encode([*texts, "gamma"]))
+    for number in range(len(texts)):
+        done, payload = await rig.answer(number + 1)
+        vectors = np.frombuffer(payload, "<f4").reshape(done.rows, done.dim)
+        np.testing.assert_allclose(vectors, expected[[number, -1]], atol=1e-5)
+
+
+async def test_a_full_queue_refuses_before_a_request_has_cost_anything(rig: Rig) -> None:
+    """At once: no text was tokenized and no task made, for the answer is there when the command has been read."""
+    await rig.load()
+    gate = block(rig)
+    for number in range(1, 10):
+        rig.ask(number, *["alpha beta gamma"] * 20)
+        await asyncio.sleep(0)
+    refused, _ = rig.answers()[9]
+    assert isinstance(refused, wire.Failed)
+    assert refused.code == "overloaded"
+    assert refused.retry_after is not None
+    assert refused.retry_after > 0
+    said = len(rig.said)
+    rig.ask(10, "alpha")
+    assert [type(report) for report, _ in rig.said[said:]] == [wire.Failed]
+    gate.set()
+    assert isinstance((await rig.answer(1))[0], wire.Done)
+    await rig.until(lambda: all(number in rig.answers() for number in range(1, 11)))
+    rig.ask(11, "alpha")
+    assert isinstance((await rig.answer(11))[0], wire.Done)
+
+
+async def test_one_tenants_flood_leaves_room_for_another(rig: Rig) -> None:
+    await rig.load()
+    gate = block(rig)
+    for number in range(1, 30):
+        rig.ask(number, *["alpha beta gamma"] * 20, flow="bulk")
+        await asyncio.sleep(0)
+    assert rig.of(wire.Failed)
+    rig.ask(100, "alpha", flow="another")
+    gate.set()
+    assert isinstance((await rig.answer(100))[0], wire.Done)
+    await rig.until(lambda: len(rig.answers()) == 31)
+
+
+async def test_what_waits_for_a_load_is_in_the_queue_too(rig: Rig) -> None:
+    for number in range(1, 30):
+        rig.ask(number, *["alpha beta gamma"] * 20)
+        await asyncio.sleep(0)
+    assert rig.host.batcher.queue_tokens > 0
+    refused = [failed.id for failed in rig.of(wire.Failed)]
+    assert refused
+    await rig.until(lambda: len(rig.answers()) == 29)
+    served = [number for number, (report, _) in rig.answers().items() if isinstance(report, wire.Done)]
+    assert sorted(served + refused) == list(range(1, 30))
+    assert rig.host.batcher.queue_tokens == 0
+
+
+async def test_a_request_whose_deadline_passes_in_the_queue_is_not_computed(rig: Rig) -> None:
+    await rig.load()
+    rig.ask(1, "alpha", deadline=0.0)
+    rig.ask(2, "beta", deadline=DEADLINE)
+    failed, _ = await rig.answer(1)
+    assert failed.code == "deadline_exceeded"
+    assert isinstance((await rig.answer(2))[0], wire.Done)
+    assert [batch.texts for batch in rig.of(wire.Batch)] == [1]
+
+
+async def test_a_request_that_is_withdrawn_is_neither_computed_nor_answered(rig: Rig) -> None:
+    await rig.load()
+    gate = block(rig)
+    rig.ask(1, "alpha")
+    await rig.until(lambda: rig.host.batcher.queue_tokens == 0)
+    rig.ask(2, *["beta"] * 10)
+    await asyncio.sleep(0)
+    rig.tell(wire.Cancel(2))
+    rig.ask(3, "gamma")
+    gate.set()
+    await rig.answer(3)
+    assert 2 not in rig.answers()
+    assert [batch.texts for batch in rig.of(wire.Batch)] == [1, 1]
+    assert rig.host.batcher.queue_tokens == 0
+
+
+async def test_long_texts_are_tokenized_off_the_loop_and_short_ones_on_it(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await rig.load()
+    threads: list[bool] = []
+    right = host._tokenize
+
+    def tokenize(*arguments: Any) -> Any:
+        threads.append(threading.current_thread() is threading.main_thread())
+        return right(*arguments)
+
+    monkeypatch.setattr(host, "_tokenize", tokenize)
+    rig.ask(1, "alpha")
+    rig.ask(2, "alpha " * SHORT)
+    await rig.answer(1)
+    await rig.answer(2)
+    assert threads == [True, False]
+
+
+async def test_many_changes_in_a_turn_are_one_report_and_a_load_is_in_it_at_once(rig: Rig) -> None:
+    await rig.load()
+    before = len(rig.of(wire.Residency))
+    for _ in range(100):
+        rig.host.reports.changed()
+    assert len(rig.of(wire.Residency)) == before
+    await rig.until(lambda: len(rig.of(wire.Residency)) == before + 1)
+    loaded = next(index for index, (report, _) in enumerate(rig.said) if isinstance(report, wire.Loaded))
+    states = [report for report, _ in rig.said[loaded:] if isinstance(report, wire.Residency)]
+    assert [resident.state for resident in states[0].residents] == ["loaded"]
+    rig.tell(wire.Unload(5, rig.generation.digest))
+    await rig.answer(5)
+    assert rig.of(wire.Residency)[-1].residents == []
