@@ -16,9 +16,10 @@ import msgspec
 import uvloop
 
 # OpenMP's threads spin between two matrix products, by default for milliseconds, and one that a neighbour displaced
-# then finds its processor taken by spinning. Some 50 microseconds bridge what lies between two products of one call;
-# with more, a short text beside busy neighbours takes ten times as long. It is read when torch is imported.
-os.environ["GOMP_SPINCOUNT"] = "1000"
+# then finds its processor taken by spinning. So many turns just bridge what lies between two products of one call: with
+# a tenth of them a lone short text takes twice as long, with thirty times as many (the default) it does so beside busy
+# neighbours. It is read when torch is imported.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 from gateway.host import wire
 from gateway.host.host import Config, Host

@@ -15,10 +15,9 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
 import msgspec
-import torch
 
 from gateway.errors import GatewayError, Internal, ModelNotFound, Overloaded
-from gateway.host import encoder, memory, wire
+from gateway.host import encoder, memory, threads, wire
 from gateway.host.backlog import Hold
 from gateway.host.batcher import Batcher
 from gateway.host.device import Device
@@ -65,7 +64,7 @@ class Host:
         self._send = send
         on_cuda = memory.on_cuda(config.device)
         cores = len(os.sched_getaffinity(0))
-        torch.set_num_threads(config.compute_threads or cores)
+        threads.use(config.compute_threads or cores)
         if not on_cuda:
             in_one_thread()
         self._device = Device(config.device, recorder)
@@ -81,7 +80,7 @@ class Host:
         )
         self.batcher = Batcher(
             self._device.call,
-            max_tokens=config.max_batch_tokens or (CUDA_BATCH if on_cuda else _cpu_batch(torch.get_num_threads())),
+            max_tokens=config.max_batch_tokens or (CUDA_BATCH if on_cuda else _cpu_batch(threads.count())),
             enough_tokens=min(CUDA_ENOUGH, config.max_batch_tokens or CUDA_ENOUGH) if on_cuda else 0,
             max_texts=config.max_batch_texts,
             max_queue_tokens=config.max_queue_tokens or (CUDA_QUEUE if on_cuda else CPU_QUEUE),

@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from gateway.errors import DoesNotFit, GatewayError, LoadFailed
-from gateway.host import cuda, encoder, library, memory, runtimes, wire
+from gateway.host import cuda, encoder, library, memory, runtimes, threads, wire
 from gateway.host.device import Device
 from gateway.host.openvino_runtime import OpenVino
 from gateway.host.recorder import LOADS, Recorder
@@ -88,6 +88,9 @@ class Loader:
     async def prepare(self) -> None:
         if memory.on_cuda(self._device.name):
             await self._disk.run(cuda.prepare, self._device.name)
+            return
+        await self._disk.run(threads.alone)
+        threads.use(threads.count())
 
     def expect(self, generation: Generation, wish: Wish) -> None:
         """It may be asked for, and is to be computed like this when it is loaded next."""

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from gateway.errors import LoadFailed
-from gateway.host import memory, padded, planes, precision, shelf, stages
+from gateway.host import memory, padded, planes, precision, shelf, stages, threads
 from gateway.host.pooling import pool
 from gateway.host.tokenize import TokenIds, shared
 from gateway.model import Generation, Manifest, Pooling
@@ -202,7 +202,7 @@ def _compile(model: Any, dtype: str) -> Any:
     """Raises LoadFailed where the processor would compute with other numbers than those asked for."""
     config = {
         "INFERENCE_PRECISION_HINT": HINTS[dtype],
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "INFERENCE_NUM_THREADS": threads.count(),
         "NUM_STREAMS": 1,
         "CPU_RUNTIME_CACHE_CAPACITY": SHAPES,
         "ENABLE_CPU_PINNING": False,  # the cores are shared with the gateway, and with who knows whom
