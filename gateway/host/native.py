@@ -28,6 +28,7 @@ from gateway.model import Generation, Pooling
 
 STORED: Final = (torch.float32, torch.float16, torch.bfloat16)
 LEAST_PART: Final = 96  # tokens below which a thread of its own costs more than it saves
+FINE_PART: Final = 256  # tokens of which a thread computes as many in a second as of more
 SLACK: Final = 1.3  # how much more than the mean one thread may have to do
 
 
@@ -44,7 +45,7 @@ class Native(nn.Module):
     def pooled(self, batch: Sequence[Integers], left_out: Integers) -> Tensor:
         """On a CPU: [texts, width * modes] in float32. `left_out` [texts] tokens at the head of each are not pooled."""
         threads = torch.get_num_threads()
-        parts = segments.parts(batch, threads, LEAST_PART, SLACK)
+        parts = _parts(batch, threads)
         if len(parts) == 1:  # all threads work on each of its products
             return self._part(batch, left_out)
 
@@ -166,6 +167,13 @@ def _plan(generation: Generation) -> Blueprint | None:
             return read_blueprint(msgspec.json.decode(stream.read()))
     except msgspec.DecodeError:
         return None
+
+
+def _parts(batch: Sequence[Integers], threads: int) -> list[list[int]]:
+    """For each thread a part of the call; two where there is enough for it, so that a thread whose processor is wanted
+    by a neighbour leaves the rest to the others."""
+    parts = segments.parts(batch, 2 * threads, FINE_PART, SLACK)
+    return parts if len(parts) > threads else segments.parts(batch, threads, LEAST_PART, SLACK)
 
 
 def _in_order(found: Tensor, order: Integers) -> Tensor:
