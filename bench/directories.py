@@ -71,7 +71,7 @@ def _random(folder: Path, seed: int, shape: dict[str, int]) -> None:
         network = BertModel(config, add_pooling_layer=False)
     generator = torch.Generator().manual_seed(seed)
     tensors = {
-        name: torch.empty(tensor.shape).normal_(0, 0.02, generator=generator)
+        name: torch.empty(tensor.shape).normal_(float(name.endswith("Norm.weight")), 0.02, generator=generator)
         for name, tensor in network.state_dict().items()
         if tensor.is_floating_point()
     }

@@ -19,7 +19,7 @@ import uvloop
 # then finds its processor taken by spinning. So many turns just bridge what lies between two products of one call: with
 # a tenth of them a lone short text takes twice as long, with thirty times as many (the default) it does so beside busy
 # neighbours. It is read when torch is imported.
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+os.environ["GOMP_SPINCOUNT"] = "10000"
 
 from gateway.host import wire
 from gateway.host.host import Config, Host

@@ -27,7 +27,7 @@ from gateway.host.segments import Integers, Segments
 from gateway.model import Generation, Pooling
 
 STORED: Final = (torch.float32, torch.float16, torch.bfloat16)
-LEAST_PART: Final = 96  # tokens below which a thread of its own costs more than it saves
+LEAST_PART: Final = 64  # tokens below which a thread of its own costs more than it saves
 FINE_PART: Final = 256  # tokens of which a thread computes as many in a second as of more
 SLACK: Final = 1.3  # how much more than the mean one thread may have to do
 
