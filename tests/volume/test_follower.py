@@ -20,6 +20,7 @@ from tests.volume.test_source import drop, exchange, one
 NEVER = 100_000.0  # seconds of the timer: only hints and what was asked for bring a look
 DEADLINE = 60.0  # only ends a test that hangs
 ROUNDS = 6
+MOST_ROUNDS = 200
 
 
 def threads() -> int:
@@ -30,7 +31,7 @@ def threads() -> int:
 async def test_publishing_by_exchange_again_and_again_is_seen_without_the_timer_and_leaves_no_thread(
     tmp_path: Path,
 ) -> None:
-    """Each exchange kills a thread of watchdog's: it is replaced at once, and its like do not pile up."""
+    """An exchange may kill a thread of watchdog's: it is replaced at once, and its like do not pile up."""
     live = drop(tmp_path / "root/finetuned/m", "config.json", "1_Pooling/config.json")
     fingerprints: set[str] = set()
     looked = asyncio.Event()
@@ -58,7 +59,9 @@ async def test_publishing_by_exchange_again_and_again_is_seen_without_the_timer_
     try:
         await until_seen()
         after_first = 0
-        for number in range(ROUNDS):
+        for number in range(MOST_ROUNDS):  # whether an exchange kills one is a race inside watchdog
+            if number >= ROUNDS and any(isinstance(event, events.WatcherRebuilt) for event in told):
+                break
             stage = drop(tmp_path / f"root/finetuned/.m.{number}", "config.json", "1_Pooling/config.json")
             exchange(stage, live)
             shutil.rmtree(stage)
