@@ -36,7 +36,7 @@ from gateway.volume.follower import Follower
 from gateway.volume.generations import Store
 from gateway.volume.pulls import Pulls
 from gateway.volume.settle import Snapshot
-from gateway.web import errors, metrics, native, pull, server, stream
+from gateway.web import asking, errors, metrics, native, pull, server, stream
 from gateway.wish import Wish
 
 TIDY_SECONDS: Final = 5.0
@@ -159,7 +159,7 @@ class Gateway:
         app = web.Application(
             middlewares=[errors.middleware(self.events)], client_max_size=self.settings.max_body_bytes
         )
-        app[native.SERVICE] = self.service
+        app[asking.SERVICE] = self.service
         app[stream.EVENTS] = self.events
         app[stream.STOPPING] = self.stopping
         app[metrics.METRICS] = self.metrics

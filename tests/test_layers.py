@@ -33,7 +33,17 @@ ORDER: Final = [
     *("catalog.aliases", "catalog.alias_file", "catalog.names", "catalog.lookup", "catalog.listing", "catalog.warm"),
     *("catalog.trial", "catalog.judge", "catalog.catalog"),
     *("service", "log", "telemetry"),
-    *("web.errors", "web.body", "web.vectors", "web.native", "web.pull", "web.stream", "web.metrics", "web.server"),
+    *(
+        "web.errors",
+        "web.body",
+        "web.vectors",
+        "web.asking",
+        "web.native",
+        "web.pull",
+        "web.stream",
+        "web.metrics",
+        "web.server",
+    ),
     *("app", "examples", "check", "pull", "remote", "cli", "__main__"),
 ]
 THREADS: Final = {"threading", "_thread", "concurrent", "multiprocessing"}

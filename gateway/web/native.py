@@ -8,15 +8,13 @@ import msgspec
 import orjson
 from aiohttp import web
 
-from gateway.catalog.lookup import Found
 from gateway.errors import InvalidBody
 from gateway.model import PREFIX, ModelId
-from gateway.service import Embedding, EmbedRequest, Service
-from gateway.web import vectors
-from gateway.web.body import decode, read, timeout
+from gateway.web import asking, vectors
+from gateway.web.asking import SERVICE
+from gateway.web.body import decode, read
 from gateway.web.errors import LINE
 
-SERVICE: Final = web.AppKey("service", Service)
 routes: Final = web.RouteTableDef()
 Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]  # what JSON can be answered with
 
@@ -54,28 +52,21 @@ async def embed(request: web.Request) -> web.StreamResponse:
     texts = body.inputs if body.inputs is not msgspec.UNSET else body.texts
     if isinstance(texts, msgspec.UnsetType):
         raise InvalidBody("the body lacks `inputs`: a text or a list of texts", field="inputs")
-    asked = EmbedRequest(
-        texts=[texts] if isinstance(texts, str) else texts,
-        model=request.match_info.get("model") or body.model or request.headers.get("X-Model"),
+    embedding = await asking.embed(
+        request,
+        [texts] if isinstance(texts, str) else texts,
+        model=body.model,
         normalize=body.normalize,
         truncate=body.truncate is not False,
         prompt=body.prompt,
         prompt_name=body.prompt_name,
         dimensions=body.dimensions,
-        key=_client(request),
-        timeout=timeout(request),
     )
-    request[LINE]["texts"] = len(asked.texts)
-    embedding = await request.app[SERVICE].embed(asked, lambda found: _tell_found(request, found))
-    _tell(request, embedding)
     if vectors.OCTETS in request.headers.get("Accept", ""):
         response = vectors.octets(embedding)
     else:
         response = vectors.json(embedding, body.encoding_format)
-    response.headers["X-Model"] = str(embedding.model)
-    response.headers["X-Model-Generation"] = embedding.generation.short
-    if embedding.alias is not None:
-        response.headers["X-Model-Alias"] = str(embedding.alias)
+    asking.name(response, embedding)
     return response
 
 
@@ -184,29 +175,6 @@ async def info(request: web.Request) -> web.Response:
 
 def answer(document: Any, status: int = 200) -> web.Response:
     return web.Response(status=status, body=orjson.dumps(document), content_type="application/json")
-
-
-def _client(request: web.Request) -> str:
-    """What an alias's canary knows a client by, so that it stays on one side."""
-    headers = request.headers
-    return headers.get("X-Canary-Key") or headers.get("Authorization") or request.remote or ""
-
-
-def _tell_found(request: web.Request, found: Found) -> None:
-    request[LINE].update(
-        model=found.model.path,
-        generation=found.generation.short,
-        alias=found.alias.path if found.alias else None,
-        arm=found.arm,
-    )
-
-
-def _tell(request: web.Request, embedding: Embedding) -> None:
-    request[LINE].update(
-        tokens=embedding.tokens,
-        queue_seconds=embedding.load_seconds + embedding.queue_seconds,
-        compute_seconds=embedding.compute_seconds,
-    )
 
 
 def _finetuned(entry: dict[str, Any]) -> dict[str, Any]:

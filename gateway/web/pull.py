@@ -9,9 +9,10 @@ from aiohttp import web
 
 from gateway.service import Service
 from gateway.volume.pulls import Pull, show
+from gateway.web.asking import SERVICE
 from gateway.web.body import decode, read
 from gateway.web.errors import LINE
-from gateway.web.native import SERVICE, answer
+from gateway.web.native import answer
 
 routes: Final = web.RouteTableDef()
 

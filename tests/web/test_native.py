@@ -21,7 +21,7 @@ from gateway.settings import Settings
 from gateway.volume.generations import Store
 from gateway.volume.pulls import Pulls
 from gateway.volume.settle import Snapshot
-from gateway.web import errors, native
+from gateway.web import asking, errors, native
 from gateway.web.body import decode
 from gateway.web.native import EmbedBody
 
@@ -78,7 +78,7 @@ class Young:
         pulls = Pulls(settings, tell, spawn=lambda work: pytest.fail("nothing is pulled"), look_again=lambda: None)
         self.service = Service(self.catalog, self.engine, pulls, settings)
         self.app = web.Application(middlewares=[errors.middleware(tell)])
-        self.app[native.SERVICE] = self.service
+        self.app[asking.SERVICE] = self.service
         self.app.add_routes(native.routes)
 
     async def look(self) -> None:
