@@ -193,10 +193,12 @@ class Host:
             await self._use_pause(model)
 
     async def _use_pause(self, model: Model) -> None:
-        """What makes later calls faster is done while nobody waits, or when it has been put off for long."""
+        """What makes later calls faster is done while nobody waits, or a step at a time."""
         runtime = model.encoder
-        if isinstance(runtime, encoder.Encoder) and runtime.wants_pause(busy=self.batcher.queue_tokens > 0):
+        while isinstance(runtime, encoder.Encoder) and runtime.wants_pause(busy=self.batcher.queue_tokens > 0):
             await self._device.note(runtime.use_pause, model.generation.digest, [])
+            if self.batcher.queue_tokens:
+                return  # the next request does the next step
 
     async def _tokenized(self, tokenizer: Tokenizer, command: wire.Embed) -> tuple[list[TokenIds], int]:
         """A short text is done before a thread could have been told of it."""
