@@ -39,6 +39,7 @@ ORDER: Final = [
         "web.vectors",
         "web.asking",
         "web.native",
+        "web.openai",
         "web.pull",
         "web.stream",
         "web.metrics",
