@@ -36,12 +36,18 @@ from gateway.volume.follower import Follower
 from gateway.volume.generations import Store
 from gateway.volume.pulls import Pulls
 from gateway.volume.settle import Snapshot
-from gateway.web import asking, errors, metrics, native, openai, pull, server, stream
+from gateway.web import asking, errors, metrics, native, ollama, openai, pull, server, stream, tei, triton
 from gateway.wish import Wish
 
 TIDY_SECONDS: Final = 5.0
-PROTOCOLS: Final = (metrics, stream, pull, native, openai)
-DIALECTS: Final = (openai.DIALECT,)  # the first that is spoken on a path counts
+PROTOCOLS: Final = (metrics, stream, pull, native, openai, tei, ollama, triton)
+DIALECTS: Final = (
+    openai.DIALECT,
+    tei.OPENAI_DIALECT,
+    tei.DIALECT,
+    ollama.DIALECT,
+    triton.DIALECT,
+)  # the first that is spoken on a path counts
 CLOSE_SECONDS: Final = 2.0  # for connections that are idle or stream events, once the work is done
 
 

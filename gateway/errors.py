@@ -9,6 +9,7 @@ a type to its status (`gateway/web/errors.py`), and a test holds the table and t
     │   ├── InvalidHttp                  invalid_http
     │   ├── InvalidModelId               invalid_model_id
     │   ├── InvalidInput                 invalid_input
+    │   ├── EmptyInput                   empty_input
     │   ├── UnknownPrompt                unknown_prompt
     │   ├── InvalidDimensions            invalid_dimensions
     │   └── NoDefaultModel               no_default_model
@@ -97,6 +98,10 @@ class InvalidModelId(InvalidRequest):
 
 class InvalidInput(InvalidRequest):
     code = "invalid_input"
+
+
+class EmptyInput(InvalidRequest):
+    code = "empty_input"
 
 
 class UnknownPrompt(InvalidRequest):

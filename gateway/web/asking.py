@@ -40,9 +40,20 @@ async def embed(request: web.Request, texts: list[Input], *, model: str | None, 
     return embedding
 
 
+def listing(request: web.Request) -> list[dict[str, Any]]:
+    """Every model, as `GET /models` shows it."""
+    return request.app[SERVICE].catalog.listing()
+
+
 def served(request: web.Request) -> list[dict[str, Any]]:
-    """The listing of what can be asked for now."""
-    return [entry for entry in request.app[SERVICE].catalog.listing() if entry["generation"]]
+    """Those that can be asked for now."""
+    return [entry for entry in listing(request) if entry["generation"]]
+
+
+def show(request: web.Request, spelling: str) -> dict[str, Any]:
+    """One model, whatever its state. Raises ModelNotFound."""
+    service = request.app[SERVICE]
+    return service.catalog.show(service.resolve(spelling))
 
 
 def aliases(request: web.Request) -> list[dict[str, Any]]:

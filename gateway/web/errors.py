@@ -80,7 +80,7 @@ def answer(error: errors.GatewayError, dialect: Dialect = NATIVE) -> web.Respons
     code = status(error, dialect)
     content = orjson.dumps(dialect.body(error, code), default=str)
     response = web.Response(status=code, body=content, content_type="application/json")
-    response.headers["X-Error-Code"] = error.code
+    response.headers["X-Gateway-Error"] = error.code
     if code in {429, 503}:
         response.headers["Retry-After"] = str(math.ceil(error.retry_after or DEFAULT_RETRY))
     return response

@@ -13,7 +13,7 @@ import orjson
 from aiohttp import web
 
 from gateway import errors
-from gateway.errors import InvalidBody
+from gateway.errors import EmptyInput
 from gateway.model import PREFIX
 from gateway.web import asking, vectors
 from gateway.web.asking import SERVICE
@@ -66,10 +66,10 @@ async def embeddings(request: web.Request) -> web.StreamResponse:
 
 
 def given(body: EmbeddingsBody) -> list[Any]:
-    """At least one input, as OpenAI asks for. Raises InvalidBody."""
+    """At least one input, as OpenAI asks for. Raises EmptyInput."""
     found = inputs(body.input, "input")
     if not found:
-        raise InvalidBody("`input` is an empty list; give a text, or a list of texts", field="input")
+        raise EmptyInput("`input` is an empty list; give a text, or a list of texts")
     return found
 
 
@@ -135,7 +135,7 @@ def _parameter(error: errors.GatewayError) -> str | None:
     match error:
         case errors.ModelNotFound() | errors.GenerationNotFound() | errors.InvalidModelId() | errors.NotServable():
             return "model"
-        case errors.InvalidInput() | errors.TooManyInputs() | errors.InputTooLong():
+        case errors.InvalidInput() | errors.EmptyInput() | errors.TooManyInputs() | errors.InputTooLong():
             return "input"
         case errors.InvalidDimensions():
             return "dimensions"

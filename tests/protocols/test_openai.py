@@ -113,7 +113,7 @@ async def test_one_card_is_found_by_any_spelling(gateway: RunningGateway, spelli
         ({"input": "x", "model": "finetuned/half"}, 409, "model", "model_rejected"),
         ({"input": "x", "model": "../etc"}, 400, "model", "invalid_model_id"),
         ({"model": "finetuned/physics"}, 400, None, "invalid_body"),
-        ({"input": [], "model": "finetuned/physics"}, 400, "input", "invalid_body"),
+        ({"input": [], "model": "finetuned/physics"}, 400, "input", "empty_input"),
         ({"input": ["a", 3], "model": "finetuned/physics"}, 400, "input", "invalid_body"),
         ({"input": ["a", None], "model": "finetuned/physics"}, 400, "input[1]", "invalid_body"),
         ({"input": ["x"] * 65, "model": "finetuned/physics"}, 400, "input", "too_many_inputs"),
@@ -148,7 +148,7 @@ async def test_what_is_refused_before_any_handler_has_the_shape_too(gateway: Run
         assert reply.headers["Allow"] == "POST"
     async with gateway.session.post("/v1/embeddings", data=b"{") as reply:
         assert (reply.status, (await reply.json())["error"]["code"]) == (400, "invalid_json")
-        assert reply.headers["X-Error-Code"] == "invalid_json"
+        assert reply.headers["X-Gateway-Error"] == "invalid_json"
     async with gateway.session.get("/v1/models/finetuned/nothing") as reply:
         assert (reply.status, (await reply.json())["error"]["code"]) == (404, "model_not_found")
 
@@ -156,7 +156,7 @@ async def test_what_is_refused_before_any_handler_has_the_shape_too(gateway: Run
 @pytest.mark.parametrize("kind", list(leaves().values()), ids=list(leaves()))
 async def test_every_error_can_be_said(kind: type[errors.GatewayError]) -> None:
     reply = answer(kind("it failed", retry_after=2.0), DIALECT)
-    assert reply.headers["X-Error-Code"] == kind.code
+    assert reply.headers["X-Gateway-Error"] == kind.code
     kinds = {400: "invalid_request_error", 429: "rate_limit_error", 503: "server_error"}
     assert kinds.get(reply.status, "") in (reply.text or "")
     assert ("Retry-After" in reply.headers) == (reply.status in {429, 503})
