@@ -12,6 +12,7 @@ a type to its status (`gateway/web/errors.py`), and a test holds the table and t
     │   ├── EmptyInput                   empty_input
     │   ├── UnknownPrompt                unknown_prompt
     │   ├── InvalidDimensions            invalid_dimensions
+    │   ├── WrongKind                    wrong_kind
     │   └── NoDefaultModel               no_default_model
     ├── TooLarge                       the request is over a limit that the operator set
     │   ├── BodyTooLarge                 body_too_large
@@ -110,6 +111,10 @@ class UnknownPrompt(InvalidRequest):
 
 class InvalidDimensions(InvalidRequest):
     code = "invalid_dimensions"
+
+
+class WrongKind(InvalidRequest):
+    code = "wrong_kind"
 
 
 class NoDefaultModel(InvalidRequest):
