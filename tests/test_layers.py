@@ -35,6 +35,8 @@ ORDER: Final = [
     *("catalog.trial", "catalog.judge", "catalog.catalog"),
     *("service", "log", "telemetry"),
     *(
+        "web.answers",
+        "web.contract",
         "web.errors",
         "web.body",
         "web.vectors",
@@ -46,6 +48,7 @@ ORDER: Final = [
         "web.tei",
         "web.ollama",
         "web.triton",
+        "web.openapi",
         "web.pull",
         "web.stream",
         "web.metrics",
