@@ -14,6 +14,11 @@ function element(kind, attributes = {}, ...children) {
   return made;
 }
 
+// Text in which `words` are code.
+function prose(text) {
+  return text.split("`").map((part, number) => (number % 2 ? element("code", {}, part) : part));
+}
+
 function field(parameter) {
   const input = element("input", { "data-name": parameter.name, "data-in": parameter.in, autocomplete: "off" });
   if (parameter.name === "model") input.setAttribute("list", "models");
@@ -42,7 +47,7 @@ function card(path, method, operation, components) {
   inside.append(send, answer, failures(operation, components));
   send.addEventListener("click", () => ask(path, method, fields, text, send, answer));
   const summary = element("summary", {}, element("span", { class: `method ${method}` }, method),
-    element("span", { class: "path" }, path), element("span", { class: "what" }, operation.summary));
+    element("span", { class: "path" }, path), element("span", { class: "what" }, ...prose(operation.summary)));
   return element("details", { class: "operation" }, summary, inside);
 }
 
@@ -123,7 +128,7 @@ async function show() {
   const order = Object.keys(NAMES);
   const place = (tag) => (order.indexOf(tag.name) + order.length) % order.length;
   for (const tag of description.tags.sort((one, other) => place(one) - place(other))) {
-    const section = element("section", {}, element("h2", {}, NAMES[tag.name] ?? tag.name), element("p", {}, tag.description));
+    const section = element("section", {}, element("h2", {}, NAMES[tag.name] ?? tag.name), element("p", {}, ...prose(tag.description)));
     for (const [path, methods] of Object.entries(description.paths))
       for (const [method, operation] of Object.entries(methods))
         if (operation.tags[0] === tag.name) section.append(card(path, method, operation, description.components));
