@@ -56,6 +56,7 @@ from gateway.wish import Wish
 TIDY_SECONDS: Final = 5.0
 PROTOCOLS: Final = (metrics, stream, pull, native, openai, rerank, tei, ollama, triton, openapi)
 DIALECTS: Final = (
+    rerank.DIALECT,
     openai.DIALECT,
     tei.OPENAI_DIALECT,
     tei.DIALECT,
