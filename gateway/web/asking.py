@@ -32,39 +32,43 @@ Answer = Embedding | TokenVectors | Reranking | Tokenization | Decoding
 Measured = TypeVar("Measured", Embedding, TokenVectors, Reranking)
 
 
+def service(request: web.Request) -> Service:
+    return request.app[SERVICE]
+
+
 async def embed(request: web.Request, texts: list[Input], *, model: str | None, **options: Any) -> Embedding:
     """`options` are those of EmbedRequest."""
     asked = EmbedRequest(texts=cast(list[str], texts), **_who(request, model), **options)
     request[LINE]["texts"] = len(texts)
-    return _told(request, await request.app[SERVICE].embed(asked, _teller(request)))
+    return _told(request, await service(request).embed(asked, _teller(request)))
 
 
 async def embed_tokens(request: web.Request, texts: list[Input], *, model: str | None, **options: Any) -> TokenVectors:
     """`options` are those of EmbedRequest."""
     asked = EmbedRequest(texts=cast(list[str], texts), **_who(request, model), **options)
     request[LINE]["texts"] = len(texts)
-    return _told(request, await request.app[SERVICE].embed_tokens(asked, _teller(request)))
+    return _told(request, await service(request).embed_tokens(asked, _teller(request)))
 
 
 async def rerank(request: web.Request, query: str, texts: list[str], *, model: str | None, **options: Any) -> Reranking:
     """`options` are those of RerankRequest."""
     asked = RerankRequest(query=query, texts=texts, **_who(request, model), **options)
     request[LINE]["texts"] = len(texts)
-    return _told(request, await request.app[SERVICE].rerank(asked, _teller(request)))
+    return _told(request, await service(request).rerank(asked, _teller(request)))
 
 
 async def tokenize(request: web.Request, texts: list[str], *, model: str | None, **options: Any) -> Tokenization:
     """`options` are those of TokenizeRequest."""
     asked = TokenizeRequest(texts=texts, **_who(request, model), **options)
     request[LINE]["texts"] = len(texts)
-    return await request.app[SERVICE].tokenize(asked, _teller(request))
+    return await service(request).tokenize(asked, _teller(request))
 
 
 async def decode(request: web.Request, ids: list[list[int]], *, model: str | None, **options: Any) -> Decoding:
     """`options` are those of DecodeRequest."""
     asked = DecodeRequest(ids=ids, **_who(request, model), **options)
     request[LINE]["texts"] = len(ids)
-    return await request.app[SERVICE].decode(asked, _teller(request))
+    return await service(request).decode(asked, _teller(request))
 
 
 def _who(request: web.Request, model: str | None) -> dict[str, Any]:
@@ -92,7 +96,7 @@ def _told(request: web.Request, done: Measured) -> Measured:
 
 def listing(request: web.Request) -> list[dict[str, Any]]:
     """Every model, as `GET /models` shows it."""
-    return request.app[SERVICE].catalog.listing()
+    return service(request).catalog.listing()
 
 
 def served(request: web.Request) -> list[dict[str, Any]]:
@@ -102,13 +106,13 @@ def served(request: web.Request) -> list[dict[str, Any]]:
 
 def show(request: web.Request, spelling: str) -> dict[str, Any]:
     """One model, whatever its state. Raises ModelNotFound."""
-    service = request.app[SERVICE]
-    return service.catalog.show(service.resolve(spelling))
+    asked = service(request)
+    return asked.catalog.show(asked.resolve(spelling))
 
 
 def aliases(request: web.Request) -> list[dict[str, Any]]:
     """The listing of other names."""
-    return request.app[SERVICE].catalog.aliases()
+    return service(request).catalog.aliases()
 
 
 def client(request: web.Request) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -20,7 +21,6 @@ from gateway import __version__, errors
 from gateway.errors import InvalidBody
 from gateway.model import PREFIX, Generation
 from gateway.web import answers, asking, vectors
-from gateway.web.asking import SERVICE
 from gateway.web.body import Input, Int64, decode, read
 from gateway.web.contract import TEXT, says
 from gateway.web.errors import Dialect
@@ -139,9 +139,9 @@ async def generate(request: web.Request) -> web.Response:
     if body.prompt:
         raise InvalidBody(f'"{body.model}" does not support generate', field="prompt")
     if leave:
-        await _unload(request, body.model)
+        await asking.service(request).unload(spelling(body.model))
     else:
-        await request.app[SERVICE].load(spelling(body.model))
+        await asking.service(request).load(spelling(body.model))
     done = {"response": "", "done": True, "done_reason": "unload" if leave else "load"}
     return answer({"model": body.model, "created_at": _stamp(time.time()), **done})
 
@@ -150,7 +150,7 @@ async def generate(request: web.Request) -> web.Response:
 @says(answer=answers.OllamaModels)
 async def tags(request: web.Request) -> web.Response:
     """What can be asked for now, as Ollama lists models."""
-    service = request.app[SERVICE]
+    service = asking.service(request)
     found = []
     for entry in asking.served(request):
         _, generation = service.live(entry["id"])
@@ -166,7 +166,7 @@ async def tags(request: web.Request) -> web.Response:
 @says(answer=answers.OllamaModels)
 async def ps(request: web.Request) -> web.Response:
     """What is loaded, as Ollama tells it."""
-    service = request.app[SERVICE]
+    service = asking.service(request)
     found = []
     for entry in asking.served(request):
         if entry["state"] != "loaded":
@@ -189,7 +189,7 @@ async def show(request: web.Request) -> web.Response:
     body = decode(_show_body, await read(request))
     if not (name := body.model or body.name):
         raise InvalidBody("model is required", field="model")
-    service = request.app[SERVICE]
+    service = asking.service(request)
     model, generation = service.live(spelling(name))
     entry = service.catalog.show(model)
     family, manifest = generation.manifest.model_type, generation.manifest
@@ -248,7 +248,9 @@ def _leaves(keep_alive: KeepAlive) -> bool:
 
 
 async def _unload(request: web.Request, name: str) -> None:
-    await request.app[SERVICE].unload(spelling(name))
+    """After the answer was made: that the model may not go, or has gone, is no reason to lose it."""
+    with suppress(errors.GatewayError):
+        await asking.service(request).unload(spelling(name))
 
 
 def _named(entry: dict[str, Any]) -> dict[str, str]:

@@ -17,7 +17,6 @@ from gateway.errors import EmptyInput
 from gateway.host.wire import Side
 from gateway.model import PREFIX
 from gateway.web import answers, asking, vectors
-from gateway.web.asking import SERVICE
 from gateway.web.body import Input, Inputs, Int64, decode, inputs, read
 from gateway.web.contract import says
 from gateway.web.errors import Dialect
@@ -95,7 +94,7 @@ async def models(request: web.Request) -> web.Response:
 async def model(request: web.Request) -> web.Response:
     """One of them, by any spelling of its id."""
     spelling = request.match_info["model"]
-    service = request.app[SERVICE]
+    service = asking.service(request)
     found, _ = service.live(spelling)
     names = {alias["id"] for alias in asking.aliases(request)} & {spelling, PREFIX + spelling}
     return answer(_card(service.catalog.show(found), min(names, default=str(found))))

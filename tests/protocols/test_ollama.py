@@ -162,3 +162,8 @@ async def test_what_is_no_duration_is_refused(given: str) -> None:
 
 async def test_sizes_are_written_as_ollama_writes_them() -> None:
     assert [_count(number) for number in (999, 1000, 22_713_216, 7_241_732_096)] == ["999", "1.0K", "22.7M", "7.2B"]
+
+
+async def test_what_is_not_there_is_not_unloaded(gateway: RunningGateway) -> None:
+    status, body = await ask(gateway, "/api/generate", model="nothing", keep_alive=0)
+    assert (status, body.keys()) == (404, {"error"})
