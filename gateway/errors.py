@@ -11,6 +11,7 @@ a type to its status (`gateway/web/errors.py`), and a test holds the table and t
     │   ├── InvalidInput                 invalid_input
     │   ├── UnknownPrompt                unknown_prompt
     │   ├── InvalidDimensions            invalid_dimensions
+    │   ├── WrongKind                    wrong_kind
     │   └── NoDefaultModel               no_default_model
     ├── TooLarge                       the request is over a limit that the operator set
     │   ├── BodyTooLarge                 body_too_large
@@ -105,6 +106,10 @@ class UnknownPrompt(InvalidRequest):
 
 class InvalidDimensions(InvalidRequest):
     code = "invalid_dimensions"
+
+
+class WrongKind(InvalidRequest):
+    code = "wrong_kind"
 
 
 class NoDefaultModel(InvalidRequest):
