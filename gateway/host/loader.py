@@ -130,7 +130,9 @@ class Loader:
     def expect(self, generation: Generation, wish: Wish) -> None:
         """It may be asked for, and is to be computed like this when it is loaded next."""
         self._wishes[generation.digest] = wish
-        if self._library is not None and generation.manifest.model_type not in WITHOUT_LIBRARY:
+        manifest = generation.manifest
+        without = manifest.model_type in WITHOUT_LIBRARY and manifest.kind == "encoder"
+        if self._library is not None and not without:
             self._background(self._import(self._library))
             self._library = None
 
