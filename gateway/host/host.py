@@ -127,7 +127,7 @@ class Host:
         """Counted at once: many commands come in one read, and the next is refused by what this one holds."""
         hold = self.batcher.backlog.hold(command.digest, command.flow, _expected(command), command.weight)
         if isinstance(command, wire.Tokenize | wire.Decode):
-            task = self._start(command, self._spell(command, generation))
+            task = self._start(command, self._spell(command, generation, hold))
         else:
             task = self._start(command, self._embed(command, generation, hold))
         task.add_done_callback(lambda _: hold.end())
@@ -200,18 +200,21 @@ class Host:
             await self._deliver(command, model.generation, work, loaded - began)
             await self._use_pause(model)
 
-    async def _spell(self, command: wire.Tokenize | wire.Decode, generation: Generation | None) -> None:
+    async def _spell(self, command: wire.Tokenize | wire.Decode, generation: Generation | None, hold: Hold) -> None:
         """What the tokenizer does alone. What it makes is many times as large as the texts: never on the loop."""
         async with self.pool.lease(_known(generation)) as model:
             assert isinstance(model, Model)
             payload = await self._tokens.run(_spelled, model.tokenizer, command)
+            hold.end()
             self._send(wire.Done(command.id), payload)
 
     async def _use_pause(self, model: Model) -> None:
-        """What makes later calls faster is done while nobody waits, or when it has been put off for long."""
+        """What makes later calls faster is done while nobody waits, or a step at a time."""
         runtime = model.encoder
-        if isinstance(runtime, encoder.Encoder) and runtime.wants_pause(busy=self.batcher.queue_tokens > 0):
+        while isinstance(runtime, encoder.Encoder) and runtime.wants_pause(busy=self.batcher.queue_tokens > 0):
             await self._device.note(runtime.use_pause, model.generation.digest, [])
+            if self.batcher.queue_tokens:
+                return  # the next request does the next step
 
     async def _tokenized(self, tokenizer: Tokenizer, command: wire.Embed | wire.Rerank) -> tuple[list[TokenIds], int]:
         """A short text is done before a thread could have been told of it."""

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 
 import numpy as np
+from cachetools import LRUCache
 
 from gateway.errors import DoesNotFit, GatewayError, LoadFailed
 from gateway.host import cuda, encoder, library, memory, runtimes, threads, wire
@@ -26,6 +27,8 @@ from gateway.model import Generation
 from gateway.volume.pagecache import read_ahead
 from gateway.wish import Wish, Wishes
 
+T = TypeVar("T")
+REMEMBERED: Final = 4096  # generations
 LOADS_AT_ONCE: Final = 2  # one is read while another is placed; more only fight for the disk
 assert len(LOADS) >= LOADS_AT_ONCE
 # Families whose network and tokenizer we read ourselves, as they usually come. A hint: the rest is found at the load.
@@ -40,7 +43,7 @@ class Model:
         self.numerics = chosen.numerics
         self.encoder = chosen.runtime
         self.tokenizer = tokenizer
-        self.tokens = TokenEmbedder(self)
+        self.tokens = TokenEmbedder(chosen.runtime)
 
     @property
     def bytes(self) -> int:
@@ -52,45 +55,46 @@ class Model:
 
     def embed(self, rows: Sequence[TokenIds], prompt_tokens: Sequence[int]) -> Vectors:
         """Token ids -> float32 [rows, dim]. A call that the device has no memory for is halved until it fits."""
-        return self.halving(self.encoder.embed, rows, prompt_tokens)
-
-    def halving(
-        self,
-        run: Callable[[Sequence[TokenIds], Sequence[int]], Vectors],
-        rows: Sequence[TokenIds],
-        prompt_tokens: Sequence[int],
-    ) -> Vectors:
-        """What `run` makes of the rows, of as many at once as the device has memory for."""
-        try:
-            return run(rows, prompt_tokens)
-        except memory.OutOfMemory as error:
-            memory.release(self.encoder.device)
-            if len(rows) == 1:
-                raise DoesNotFit(f"one text of {len(rows[0])} tokens does not fit into the device's memory") from error
-        half = len(rows) // 2
-        halves = ((rows[:half], prompt_tokens[:half]), (rows[half:], prompt_tokens[half:]))
-        return np.concatenate([self.halving(run, *part) for part in halves])
+        return _halving(self.encoder, self.encoder.embed, rows, prompt_tokens)
 
 
 class TokenEmbedder:
     """A loaded generation where vectors of single tokens are wanted. It shares its model's queue."""
 
-    def __init__(self, model: Model) -> None:
-        self._model = model
+    def __init__(self, runtime: encoder.Encoder | OpenVino) -> None:
+        self._runtime = runtime
 
     @property
     def packed(self) -> bool:
-        return self._model.packed
+        return self._runtime.packed
 
     def embed(self, rows: Sequence[TokenIds], prompt_tokens: Sequence[int]) -> Vectors:
         """-> [rows, 1] of objects, each float32 [tokens, width]: rows differ, and to the batcher one is as another."""
-        return self._model.halving(self._embed, rows, prompt_tokens)
+        return _halving(self._runtime, self._embed, rows, prompt_tokens)
 
     def _embed(self, rows: Sequence[TokenIds], prompt_tokens: Sequence[int]) -> Vectors:
         found = np.empty((len(rows), 1), dtype=object)
-        for index, tokens in enumerate(self._model.encoder.token_vectors(rows)):
+        for index, tokens in enumerate(self._runtime.token_vectors(rows)):
             found[index, 0] = tokens
         return cast(Vectors, found)
+
+
+def _halving(
+    runtime: encoder.Encoder | OpenVino,
+    run: Callable[[Sequence[TokenIds], Sequence[int]], Vectors],
+    rows: Sequence[TokenIds],
+    prompt_tokens: Sequence[int],
+) -> Vectors:
+    """What `run` makes of the rows, of as many at once as the device has memory for."""
+    try:
+        return run(rows, prompt_tokens)
+    except memory.OutOfMemory as error:
+        memory.release(runtime.device)
+        if len(rows) == 1:
+            raise DoesNotFit(f"one text of {len(rows[0])} tokens does not fit into the device's memory") from error
+    half = len(rows) // 2
+    halves = ((rows[:half], prompt_tokens[:half]), (rows[half:], prompt_tokens[half:]))
+    return np.concatenate([_halving(runtime, run, *part) for part in halves])
 
 
 class Loader:
@@ -110,6 +114,8 @@ class Loader:
         self._make_room = make_room
         self._failures = runtimes.Failures()
         self._disk = Lane("disk")  # one thread: transformers patches globals while it builds a model
+        self._words = Lane("words")  # makes tokenizers, beside the weights
+        self._proven: LRUCache[tuple[str, wire.Numerics], bool] = LRUCache(REMEMBERED)  # those that passed the probe
         self._ahead = Lane("ahead")
         self._library: Lane | None = Lane("library")  # until the library is imported
         self._loads = asyncio.Semaphore(LOADS_AT_ONCE)
@@ -125,7 +131,9 @@ class Loader:
     def expect(self, generation: Generation, wish: Wish) -> None:
         """It may be asked for, and is to be computed like this when it is loaded next."""
         self._wishes[generation.digest] = wish
-        if self._library is not None and generation.manifest.model_type not in WITHOUT_LIBRARY:
+        manifest = generation.manifest
+        without = manifest.model_type in WITHOUT_LIBRARY and manifest.kind == "encoder"
+        if self._library is not None and not without:
             self._background(self._import(self._library))
             self._library = None
 
@@ -185,16 +193,27 @@ class Loader:
     async def _read(self, generation: Generation) -> Model:
         """Disk to host memory on the disk lane, then to the device, and a probe before anybody else may use it."""
         wish, name = self._wished(generation), self._device.name
-        tokenizer, chosen = await self._disk.run(_read, generation, wish, name, self._failures)
+        weights = self._disk.run(runtimes.load, generation, wish, name, self._failures)
+        words, read = await asyncio.gather(self._words.run(shared, generation), weights, return_exceptions=True)
         for failure in self._failures.news():
             self._send(failure, b"")
-        await self._device.run(chosen.runtime.place, name)
+        chosen = _or_raise(read)
         try:
-            await self._device.run(encoder.probe, chosen.runtime, tokenizer, generation.manifest)
+            tokenizer = _or_raise(words)
+            await self._device.run(chosen.runtime.place, name)
+            await self._probe(generation, chosen, tokenizer)
         except BaseException:
             await self._device.run(chosen.runtime.close)
             raise
         return Model(generation, chosen, tokenizer)
+
+    async def _probe(self, generation: Generation, chosen: runtimes.Chosen, tokenizer: Tokenizer) -> None:
+        """Once in the life of a host: the content of a generation never changes, except where it is served in place."""
+        key = (generation.digest, chosen.numerics)
+        if generation.place is None and key in self._proven:
+            return
+        await self._device.run(encoder.probe, chosen.runtime, tokenizer, generation.manifest)
+        self._proven[key] = True
 
     def _wished(self, generation: Generation) -> Wish:
         return self._wishes.get(generation.digest) or Wishes().of((), generation.manifest.wish)
@@ -221,7 +240,7 @@ class Loader:
             await self._device.release()
 
 
-def _read(
-    generation: Generation, wish: Wish, device: str, failures: runtimes.Failures
-) -> tuple[Tokenizer, runtimes.Chosen]:
-    return shared(generation), runtimes.load(generation, wish, device, failures)
+def _or_raise(found: T | BaseException) -> T:
+    if isinstance(found, BaseException):
+        raise found
+    return found
