@@ -32,11 +32,12 @@ from gateway.model import Generation, ModelId
 from gateway.service import Service
 from gateway.settings import Settings, SettingsError
 from gateway.telemetry import Metrics
+from gateway.tenants.keyring import Keyring, opened
 from gateway.volume.follower import Follower
 from gateway.volume.generations import Store
 from gateway.volume.pulls import Pulls
 from gateway.volume.settle import Snapshot
-from gateway.web import asking, errors, metrics, native, pull, server, stream
+from gateway.web import auth, cors, errors, metrics, native, pull, server, stream
 from gateway.wish import Wish
 
 TIDY_SECONDS: Final = 5.0
@@ -52,6 +53,8 @@ class Gateway:
         devices: Sequence[str],
         tell: events.Events,
         group: asyncio.TaskGroup,
+        *,
+        keyring: Keyring,
         host_command: Sequence[str] = HOST_COMMAND,
     ) -> None:
         self.settings = settings
@@ -92,6 +95,7 @@ class Gateway:
         )
         pulls = Pulls(settings, tell, spawn=self.spawn, look_again=self.follower.look_again)
         self.service = Service(self.catalog, self.engine, pulls, settings)
+        self.keyring = keyring
         self.warm = Warm(
             settings,
             self.engine,
@@ -144,6 +148,7 @@ class Gateway:
         self._store.sweep()
         for host in self.hosts:
             self.spawn(host.supervise())
+        self.spawn(self.keyring.follow())
         self.spawn(self.follower.follow())
         self.spawn(_tidy_when_quiet(self.service))
         self.spawn(self.warm.follow(self.catalog.looked))
@@ -156,13 +161,19 @@ class Gateway:
                 task.cancel()
 
     def web(self) -> web.Application:
+        pages = cors.Pages(self.settings.cors_origins, lenient=self.settings.insecure)
+        open_paths = auth.OPEN_TO_ALL | ({"/metrics"} if self.settings.open_metrics else set())
+        guard = auth.Guard(self.keyring, pages, frozenset(open_paths))
         app = web.Application(
-            middlewares=[errors.middleware(self.events)], client_max_size=self.settings.max_body_bytes
+            middlewares=[errors.middleware(self.events), auth.middleware(self.service, guard)],
+            client_max_size=self.settings.max_body_bytes,
         )
-        app[asking.SERVICE] = self.service
+        app.on_response_prepare.append(pages.sign)
         app[stream.EVENTS] = self.events
         app[stream.STOPPING] = self.stopping
+        app[stream.KEYRING] = self.keyring
         app[metrics.METRICS] = self.metrics
+        app[metrics.OPEN_METRICS] = self.settings.open_metrics
         for table in (metrics.routes, stream.routes, pull.routes, native.routes):
             app.add_routes(table)
         return app
@@ -203,9 +214,11 @@ async def run(
     async with AsyncExitStack() as stack:
         stack.enter_context(_alone(settings.state_dir))
         devices = find_devices(settings.device)  # outside the group, which would wrap what an operator must change
+        keyring = opened(settings, tell)
         listener = stack.enter_context(_listen(settings))
+        _refuse_exposure(settings, keyring, listener)
         group = await stack.enter_async_context(asyncio.TaskGroup())
-        gateway = Gateway(settings, devices, tell, group, host_command)
+        gateway = Gateway(settings, devices, tell, group, keyring=keyring, host_command=host_command)
         runner = web.AppRunner(gateway.web(), handler_cancellation=True, shutdown_timeout=CLOSE_SECONDS)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
@@ -273,6 +286,17 @@ def _listen(settings: Settings) -> socket.socket:
             f"cannot listen on {settings.host}:{settings.port}: {getattr(error, 'strerror', None) or error}; choose "
             f"another with --port or DROPGATE_PORT, or another address with --host"
         ) from error
+
+
+def _refuse_exposure(settings: Settings, keyring: Keyring, listener: socket.socket) -> None:
+    """Raises SettingsError where other machines could come in and nobody would ask who they are."""
+    address = listener.getsockname()[0]
+    if keyring.empty and not settings.insecure and not cors.is_local(address):
+        raise SettingsError(
+            f"--host {settings.host}: other machines could use this gateway, and there is no API key; make one with "
+            f"`gateway keys create NAME --keys-file {keyring.path}`, or say --insecure (DROPGATE_INSECURE=true) where "
+            "something else keeps others out"
+        )
 
 
 def _url(listener: socket.socket) -> str:

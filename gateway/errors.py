@@ -12,6 +12,10 @@ a type to its status (`gateway/web/errors.py`), and a test holds the table and t
     │   ├── UnknownPrompt                unknown_prompt
     │   ├── InvalidDimensions            invalid_dimensions
     │   └── NoDefaultModel               no_default_model
+    ├── NotAllowed                     who asks may not
+    │   ├── Unauthenticated              unauthenticated
+    │   ├── Forbidden                    forbidden
+    │   └── ForeignOrigin                foreign_origin
     ├── TooLarge                       the request is over a limit that the operator set
     │   ├── BodyTooLarge                 body_too_large
     │   ├── TooManyInputs                too_many_inputs
@@ -109,6 +113,22 @@ class InvalidDimensions(InvalidRequest):
 
 class NoDefaultModel(InvalidRequest):
     code = "no_default_model"
+
+
+class NotAllowed(GatewayError):
+    pass
+
+
+class Unauthenticated(NotAllowed):
+    code = "unauthenticated"
+
+
+class Forbidden(NotAllowed):
+    code = "forbidden"
+
+
+class ForeignOrigin(NotAllowed):
+    code = "foreign_origin"
 
 
 class TooLarge(GatewayError):

@@ -42,6 +42,16 @@ class Settings:
         "state", "where accepted generations are kept; a disk, outside the models directory", parse="path"
     )
     host: str = _setting("127.0.0.1", "address to listen on", "SERVE_HOST")
+    insecure: bool = _setting(
+        False, "serve other machines, and whatever they are called, without API keys too", parse="switch"
+    )
+    keys_file: str = _setting(
+        "", "where the API keys are; keys.json in the state directory if unset", parse="maybe_path"
+    )
+    open_metrics: bool = _setting(False, "let anybody read /metrics, also without a key", parse="switch")
+    cors_origins: str = _setting(
+        "", "web pages that may ask, such as https://app.example, with commas between", parse="origins"
+    )
     port: int = _setting(8001, "port to listen on; 0 takes a free one", "SERVE_PORT", parse="port")
     default_model: str = _setting(
         "",
@@ -230,6 +240,13 @@ def _path(text: str) -> str:
         raise ValueError(str(error)) from error
 
 
+def _origins(text: str) -> str:
+    found = [origin.strip().lower().rstrip("/") for origin in text.split(",") if origin.strip()]
+    if not all(re.fullmatch(r"https?://[^\s/?#@*,]+", origin) for origin in found):
+        raise ValueError("expected origins, such as https://app.example or http://localhost:3000")
+    return ",".join(found)
+
+
 def _url(text: str) -> str:
     url = text.strip().rstrip("/")
     if not re.fullmatch(r"https?://[^\s/?#]+(?:/[^\s?#]*)?", url):
@@ -250,6 +267,8 @@ def _shares(text: str) -> str:
 PARSERS: Final[dict[str, Callable[[str], Any]]] = {
     "text": str.strip,
     "path": _path,
+    "maybe_path": lambda text: _path(text) if text.strip() else "",
+    "origins": _origins,
     "bytes": parse_bytes,
     "bytes_or_auto": lambda text: None if text.strip().lower() == "auto" else parse_bytes(text),
     "switch": _switch,

@@ -16,7 +16,7 @@ from gateway.service import Embedding, EmbedRequest, Service
 from gateway.web.body import timeout
 from gateway.web.errors import LINE
 
-SERVICE: Final = web.AppKey("service", Service)
+SERVICE: Final = web.RequestKey("service", Service)  # on behalf of whoever asks
 
 
 async def embed(request: web.Request, texts: Sequence[str], *, model: str | None, **options: Any) -> Embedding:
@@ -29,7 +29,7 @@ async def embed(request: web.Request, texts: Sequence[str], *, model: str | None
         **options,
     )
     request[LINE]["texts"] = len(asked.texts)
-    embedding = await request.app[SERVICE].embed(asked, lambda found: tell_found(request, found))
+    embedding = await request[SERVICE].embed(asked, lambda found: tell_found(request, found))
     request[LINE].update(
         tokens=embedding.tokens,
         queue_seconds=embedding.load_seconds + embedding.queue_seconds,
@@ -41,7 +41,8 @@ async def embed(request: web.Request, texts: Sequence[str], *, model: str | None
 def client(request: web.Request) -> str:
     """What an alias's canary knows a client by, so that it stays on one side."""
     headers = request.headers
-    return headers.get("X-Canary-Key") or headers.get("Authorization") or request.remote or ""
+    key = request[SERVICE].caller.key or headers.get("Authorization")
+    return headers.get("X-Canary-Key") or key or request.remote or ""
 
 
 def tell_found(request: web.Request, found: Found) -> None:

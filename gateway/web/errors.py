@@ -18,6 +18,8 @@ from gateway import errors, events
 
 STATUSES: Final[dict[type[errors.GatewayError], int]] = {
     errors.InvalidRequest: 400,
+    errors.NotAllowed: 403,
+    errors.Unauthenticated: 401,
     errors.TooLarge: 413,
     errors.NotFound: 404,
     errors.MethodNotAllowed: 405,
@@ -40,6 +42,7 @@ STATUSES: Final[dict[type[errors.GatewayError], int]] = {
     errors.DeadlineExceeded: 504,
     errors.Internal: 500,
 }
+CHALLENGE: Final = 'Bearer realm="dropgate"'
 DEFAULT_RETRY: Final = 1.0  # seconds, where a 429 or 503 knows nothing better
 
 LINE: Final = web.RequestKey("line", dict[str, Any])  # what a handler adds to the request's one log line
@@ -60,6 +63,8 @@ def answer(error: errors.GatewayError) -> web.Response:
     response = web.Response(status=status(error), body=content, content_type="application/json")
     if response.status in {429, 503}:
         response.headers["Retry-After"] = str(math.ceil(error.retry_after or DEFAULT_RETRY))
+    if response.status == 401:
+        response.headers["WWW-Authenticate"] = CHALLENGE
     return response
 
 
