@@ -29,6 +29,9 @@ a type to its status (`gateway/web/errors.py`), and a test holds the table and t
     │   ├── ModelCopying                 model_copying
     │   ├── ModelRejected                model_rejected
     │   └── DoesNotFit                   model_does_not_fit
+    ├── LimitReached                   a key has used up what it may, for now
+    │   ├── RateLimited                  rate_limited
+    │   └── TooManyInFlight              too_many_in_flight
     ├── Overloaded                       overloaded
     ├── Unavailable                    try again after `retry_after` seconds
     │   ├── LoadFailed                   load_failed
@@ -181,6 +184,18 @@ class ModelRejected(NotServable):
 
 class DoesNotFit(NotServable):
     code = "model_does_not_fit"
+
+
+class LimitReached(GatewayError):
+    pass
+
+
+class RateLimited(LimitReached):
+    code = "rate_limited"
+
+
+class TooManyInFlight(LimitReached):
+    code = "too_many_in_flight"
 
 
 class Overloaded(GatewayError):

@@ -17,6 +17,7 @@ from gateway.lane import Lane
 from gateway.settings import Settings, SettingsError
 from gateway.tenants.caller import OPEN, Caller
 from gateway.tenants.keys import FILE, NO_DIGEST, Key, KeyFault, KeyFile, digest, id_of
+from gateway.tenants.limits import Account, Accounts
 
 INTERVAL: Final = 1.0  # seconds between looks at the file, and so until a revoked key is refused
 
@@ -29,6 +30,7 @@ class Keyring:
         self._events = tell
         self._clock = clock
         self._lane = Lane("keys")
+        self.accounts = Accounts()
         self._keys: dict[str, Key] | None = None  # None: nobody has made any, and everybody may come in
         self._callers: dict[str, Caller] = {}
         self._stamp: tuple[int, ...] | None = None
@@ -51,8 +53,10 @@ class Keyring:
     def path(self) -> str:
         return self._file.path
 
-    def key(self, id: str) -> Key | None:
-        return (self._keys or {}).get(id)
+    def account(self, caller: Caller) -> Account | None:
+        """Of a caller that has a key."""
+        key = (self._keys or {}).get(caller.key)
+        return self.accounts.of(key) if key else None
 
     def find(self, text: str) -> Caller | None:
         """Whose key a client has sent. An unknown id costs as much time as a wrong secret."""
@@ -113,6 +117,7 @@ class Keyring:
 
     def _take(self, keys: tuple[Key, ...]) -> None:
         self._keys = {key.id: key for key in keys}
+        self.accounts.follow(keys)
         self._callers = {key.id: key.caller for key in keys}
 
     def _reject(self, message: str) -> None:

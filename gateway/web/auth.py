@@ -14,11 +14,13 @@ from gateway.errors import Unauthenticated
 from gateway.service import Service
 from gateway.tenants.caller import NOBODY, OPEN, Caller
 from gateway.tenants.keyring import Keyring
+from gateway.tenants.limits import Account
 from gateway.web.asking import SERVICE
 from gateway.web.cors import Pages
 from gateway.web.errors import LINE
 
 OPEN_TO_ALL: Final = frozenset({"/healthz", "/readyz"})
+WAITING: Final = frozenset({"/events"})  # what only listens takes no place among requests at once
 API_KEY: Final = "X-API-Key"
 
 
@@ -58,9 +60,25 @@ def middleware(service: Service, guard: Guard) -> Middleware:
         if caller.key:
             request[LINE].update(tenant=caller.tenant, key=caller.key)
         request[SERVICE] = service.on_behalf_of(caller)
-        return await handler(request)
+        account = guard.keyring.account(caller)
+        if account is None:
+            return await handler(request)
+        return await _within(account, request, handler)
 
     return handle
+
+
+async def _within(account: Account, request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Tokens are charged when they have been counted, also for an answer that is then lost."""
+    account.admit()
+    if request.path in WAITING:
+        return await handler(request)
+    account.enter()
+    try:
+        return await handler(request)
+    finally:
+        account.leave()
+        account.charge(request[LINE].get("tokens", 0))
 
 
 def key_of(request: web.Request) -> str | None:

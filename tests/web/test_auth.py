@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from gateway import events
+from gateway.errors import InvalidBody
 from gateway.service import Service
 from gateway.tenants.caller import NOBODY, OPEN
 from gateway.tenants.keyring import Keyring
@@ -48,10 +50,10 @@ class Door:
         caller = request[SERVICE].caller
         return native.answer({"tenant": caller.tenant, "open": caller is OPEN, "nobody": caller is NOBODY})
 
-    def add(self, name: str) -> str:
+    def add(self, name: str, **limits: int) -> str:
         secret = new_secret(new_id())
         fields = {"id": secret.split("_")[1], "name": name, "tenant": name, "sha256": digest(secret), "created": 1.0}
-        KeyFile(str(self.path)).change(lambda keys: (*keys, msgspec.convert(fields, Key)))
+        KeyFile(str(self.path)).change(lambda keys: (*keys, msgspec.convert(fields | limits, Key)))
         self.keyring.read()
         return secret
 
@@ -203,3 +205,69 @@ async def test_a_page_that_is_not_listed_gets_no_leave(paged: tuple[Door, Client
 async def test_no_page_gets_leave_where_none_is_listed(client: Client) -> None:
     async with client.get("/who", headers={"Origin": "http://localhost:3000"}) as answer:
         assert not [name for name in answer.headers if name.startswith("Access-Control")]
+
+
+class Busy:
+    """A route whose requests wait until they are let go, and count as so many tokens."""
+
+    def __init__(self, door: Door) -> None:
+        self.go = asyncio.Event()
+        self.begun = asyncio.Semaphore(0)
+        door.app.router.add_get("/busy", self.busy)
+
+    async def busy(self, request: web.Request) -> web.Response:
+        self.begun.release()
+        await self.go.wait()
+        request[errors.LINE]["tokens"] = 100
+        if "fail" in request.query:
+            raise InvalidBody("it is none")
+        return web.Response()
+
+
+async def limited(client: Client, secret: str, path: str = "/who") -> tuple[int, str, int]:
+    """Status, code and Retry-After."""
+    async with client.get(path, headers={"X-API-Key": secret}) as answer:
+        code = (await answer.json())["error"]["code"] if answer.status != 200 else ""
+        return answer.status, code, int(answer.headers.get("Retry-After", 0))
+
+
+async def test_a_key_over_its_requests_is_told_when_to_come_back_and_others_are_not(door: Door, client: Client) -> None:
+    one, other = door.add("a", requests_per_minute=2), door.add("b", requests_per_minute=1)
+    assert (await limited(client, one))[0] == 200
+    assert (await limited(client, one, "/no/such/route"))[0] == 404  # is asked for, and counts
+    status, code, wait = await limited(client, one)
+    assert (status, code) == (429, "rate_limited")
+    assert 1 <= wait <= 30
+    assert (await limited(client, other))[0] == 200
+    async with client.get("/healthz", headers={"X-API-Key": one}) as answer:
+        assert answer.status == 200
+
+
+async def test_so_many_requests_of_a_key_at_once_and_a_client_that_leaves_makes_room(door: Door) -> None:
+    busy = Busy(door)
+    async with TestClient(TestServer(door.app, handler_cancellation=True)) as client:
+        one, other = door.add("a", concurrency=1), door.add("b", concurrency=1)
+        first = asyncio.create_task(limited(client, one, "/busy"))
+        await busy.begun.acquire()
+        assert await limited(client, one, "/busy") == (429, "too_many_in_flight", 1)
+        second = asyncio.create_task(limited(client, other, "/busy"))
+        await busy.begun.acquire()
+        first.cancel()
+        await asyncio.wait({first})
+        async with asyncio.timeout(60):  # the server hears of it a little later
+            while (await limited(client, one))[0] == 429:
+                await asyncio.sleep(0)
+        busy.go.set()
+        assert (await second)[0] == 200
+
+
+@pytest.mark.parametrize("how", ["/busy", "/busy?fail"])
+async def test_tokens_that_were_computed_are_charged_whatever_came_of_the_request(door: Door, how: str) -> None:
+    busy = Busy(door)
+    busy.go.set()
+    async with TestClient(TestServer(door.app)) as client:
+        secret = door.add("a", tokens_per_minute=60)
+        await limited(client, secret, how) if "?" not in how else await client.get(how, headers={"X-API-Key": secret})
+        status, code, wait = await limited(client, secret)
+        assert (status, code) == (429, "rate_limited")
+        assert 35 <= wait <= 41  # 40 tokens and the next one, at one a second
