@@ -32,12 +32,13 @@ from gateway.model import Generation, ModelId
 from gateway.service import Service
 from gateway.settings import Settings, SettingsError
 from gateway.telemetry import Metrics
+from gateway.tenants.audit import Audit, AuditFile
 from gateway.tenants.keyring import Keyring, opened
 from gateway.volume.follower import Follower
 from gateway.volume.generations import Store
 from gateway.volume.pulls import Pulls
 from gateway.volume.settle import Snapshot
-from gateway.web import auth, cors, errors, metrics, native, pull, server, stream
+from gateway.web import audit, auth, cors, errors, metrics, native, pull, server, stream
 from gateway.wish import Wish
 
 TIDY_SECONDS: Final = 5.0
@@ -55,6 +56,7 @@ class Gateway:
         group: asyncio.TaskGroup,
         *,
         keyring: Keyring,
+        audit_file: AuditFile | None = None,
         host_command: Sequence[str] = HOST_COMMAND,
     ) -> None:
         self.settings = settings
@@ -104,6 +106,7 @@ class Gateway:
             names=self._models_of,
             predict=self._bytes,
         )
+        self.audit = Audit(audit_file, tell) if audit_file else None
         self.metrics = Metrics(self.engine, self.catalog.models_of)
         self.stopping = asyncio.Event()
         tell.subscribe(self.metrics)
@@ -164,8 +167,9 @@ class Gateway:
         pages = cors.Pages(self.settings.cors_origins, lenient=self.settings.insecure)
         open_paths = auth.OPEN_TO_ALL | ({"/metrics"} if self.settings.open_metrics else set())
         guard = auth.Guard(self.keyring, pages, frozenset(open_paths))
+        audited = [audit.middleware(self.audit, texts=self.settings.audit_texts)] if self.audit else []
         app = web.Application(
-            middlewares=[errors.middleware(self.events), auth.middleware(self.service, guard)],
+            middlewares=[*audited, errors.middleware(self.events), auth.middleware(self.service, guard)],
             client_max_size=self.settings.max_body_bytes,
         )
         app.on_response_prepare.append(pages.sign)
@@ -215,10 +219,15 @@ async def run(
         stack.enter_context(_alone(settings.state_dir))
         devices = find_devices(settings.device)  # outside the group, which would wrap what an operator must change
         keyring = opened(settings, tell)
+        audit_file = _audit_file(settings)
         listener = stack.enter_context(_listen(settings))
         _refuse_exposure(settings, keyring, listener)
         group = await stack.enter_async_context(asyncio.TaskGroup())
-        gateway = Gateway(settings, devices, tell, group, keyring=keyring, host_command=host_command)
+        gateway = Gateway(
+            settings, devices, tell, group, keyring=keyring, audit_file=audit_file, host_command=host_command
+        )
+        if gateway.audit is not None:
+            stack.push_async_callback(gateway.audit.close)
         runner = web.AppRunner(gateway.web(), handler_cancellation=True, shutdown_timeout=CLOSE_SECONDS)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
@@ -248,6 +257,18 @@ def _site(tell: events.Events, runner: web.AppRunner, listener: socket.socket) -
         tell.emit(events.Notice(code="connections_full", message=message))
 
     return server.Site(runner, listener, most=most, full=full, access_log=None, logger=errors.complaints(tell))
+
+
+def _audit_file(settings: Settings) -> AuditFile | None:
+    """Raises SettingsError where it cannot be written."""
+    if not settings.audit_log:
+        return None
+    file = AuditFile(settings.audit_log, settings.audit_log_bytes, settings.audit_log_files)
+    try:
+        file.append(b"")
+    except OSError as error:
+        raise SettingsError(f"--audit-log {settings.audit_log}: {error.strerror}") from error
+    return file
 
 
 def _tidy(event: events.Event) -> None:

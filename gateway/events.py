@@ -172,6 +172,16 @@ class KeysRejected(Event, frozen=True, kw_only=True):
     message: str
 
 
+class AuditLost(Event, frozen=True, kw_only=True):
+    """So many lines of the audit log could not be written; once for each try."""
+
+    name = "audit_lost"
+    public = False
+    level = "error"
+    lines: int
+    message: str
+
+
 class GenerationLoaded(Event, frozen=True, kw_only=True):
     """`seconds` from the decision to load to ready; `bytes` as measured on the device; `runtime` and `dtype` that
     compute it; `returned`: from host memory, not from the disk."""

@@ -162,6 +162,10 @@ class Settings:
     hub_allow: str = _setting(
         "", "hub ids, or patterns such as intfloat/*, with commas between: the first request for one pulls it"
     )
+    audit_log: str = _setting("", "file for a line about each use and change; none if unset", parse="maybe_path")
+    audit_log_bytes: int = _setting(100 * 1000**2, "bytes of it until the next file is begun", parse="bytes")
+    audit_log_files: int = _setting(10, "how many of them are kept", parse="positive")
+    audit_texts: bool = _setting(False, "what was asked for stands in it too", parse="switch")
     log_format: str = _setting("auto", "json, console, or auto: console on a terminal")
     log_level: str = _setting("info", "debug, info, warning or error")
 

@@ -145,6 +145,9 @@ class Metrics:
         self.unreadable = Counter(
             "dropgate_volume_unreadable", "Times that the volume could not be read.", registry=registry
         )
+        self.audit_lost = Counter(
+            "dropgate_audit_lines_lost", "Lines of the audit log that the disk did not take.", registry=registry
+        )
         self._answers: dict[tuple[str, str, int], Counter] = {}
         self._routes: dict[str, Histogram] = {}
         self._models: dict[str, tuple[Counter, Counter, Histogram]] = {}
@@ -229,6 +232,8 @@ class Metrics:
                 self.deafness.set(0)
             case events.WatcherDeaf():
                 self.deafness.set(1)
+            case events.AuditLost():
+                self.audit_lost.inc(event.lines)
 
     def _request(self, event: events.RequestFinished) -> None:
         self._answer(event.route, event.method, event.status).inc()

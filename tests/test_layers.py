@@ -13,7 +13,7 @@ ROOT: Final = Path(__file__).parents[1]
 # docs/architecture.md shows this order, folder by folder.
 ORDER: Final = [
     *("errors", "wish", "shares", "model", "events", "settings", "lane", "heap"),
-    *("tenants.caller", "tenants.keys", "tenants.limits", "tenants.keyring"),
+    *("tenants.caller", "tenants.keys", "tenants.limits", "tenants.keyring", "tenants.audit"),
     *("volume.reasons", "volume.files", "volume.documents", "volume.mounts", "volume.directory", "volume.source"),
     *("volume.writers", "volume.sums", "volume.evidence", "volume.settle", "volume.watch", "volume.follower"),
     *("volume.pickles", "volume.weights", "volume.architectures", "volume.transformer", "volume.tokenizer"),
@@ -41,6 +41,7 @@ ORDER: Final = [
         "web.asking",
         "web.cors",
         "web.auth",
+        "web.audit",
         "web.native",
         "web.pull",
         "web.stream",

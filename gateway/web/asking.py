@@ -18,6 +18,8 @@ from gateway.web.errors import LINE
 
 SERVICE: Final = web.RequestKey("service", Service)  # on behalf of whoever asks
 
+INPUTS: Final = web.RequestKey("inputs", Sequence[Any])
+
 
 async def embed(request: web.Request, texts: Sequence[str], *, model: str | None, **options: Any) -> Embedding:
     """`options` are those of EmbedRequest. A model in the path wins over `model`, and that over the header X-Model."""
@@ -28,7 +30,7 @@ async def embed(request: web.Request, texts: Sequence[str], *, model: str | None
         timeout=timeout(request),
         **options,
     )
-    request[LINE]["texts"] = len(asked.texts)
+    count(request, asked.texts)
     embedding = await request[SERVICE].embed(asked, lambda found: tell_found(request, found))
     request[LINE].update(
         tokens=embedding.tokens,
@@ -36,6 +38,12 @@ async def embed(request: web.Request, texts: Sequence[str], *, model: str | None
         compute_seconds=embedding.compute_seconds,
     )
     return embedding
+
+
+def count(request: web.Request, inputs: Sequence[Any]) -> None:
+    """What is asked for, for the log; the inputs themselves are for an audit log that wants them."""
+    request[LINE]["texts"] = len(inputs)
+    request[INPUTS] = inputs
 
 
 def client(request: web.Request) -> str:

@@ -46,6 +46,7 @@ STATUSES: Final[dict[type[errors.GatewayError], int]] = {
 CHALLENGE: Final = 'Bearer realm="dropgate"'
 DEFAULT_RETRY: Final = 1.0  # seconds, where a 429 or 503 knows nothing better
 
+REQUEST_ID: Final = web.RequestKey("request_id", str)
 LINE: Final = web.RequestKey("line", dict[str, Any])  # what a handler adds to the request's one log line
 
 
@@ -90,7 +91,7 @@ def middleware(tell: events.Events) -> Middleware:
         began = time.monotonic()
         line: dict[str, Any] = {}
         request[LINE] = line
-        request_id = _request_id(request)
+        request_id = request[REQUEST_ID] = _request_id(request)
         status_code = 499  # the client went away: nobody reads the answer
         try:
             try:
@@ -106,7 +107,7 @@ def middleware(tell: events.Events) -> Middleware:
                 events.RequestFinished(
                     request_id=request_id,
                     method=request.method,
-                    route=_route(request),
+                    route=route(request),
                     status=status_code,
                     seconds=time.monotonic() - began,
                     **line,
@@ -173,6 +174,6 @@ def _request_id(request: web.Request) -> str:
     return f"{random.getrandbits(128):032x}"
 
 
-def _route(request: web.Request) -> str:
+def route(request: web.Request) -> str:
     resource = request.match_info.route.resource
     return resource.canonical if resource is not None else "unmatched"

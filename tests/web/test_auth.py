@@ -33,7 +33,7 @@ class Door:
     def __init__(self, base: Path, *, origins: str = "", lenient: bool = False) -> None:
         self.path = base / "keys.json"
         self.told: list[events.Event] = []
-        tell = events.Events()
+        tell = self.tell = events.Events()
         tell.subscribe(self.told.append)
         world = World(base)
         pulls = Pulls(world.settings, tell, spawn=world.spawn, look_again=lambda: None)
