@@ -34,11 +34,12 @@ from gateway.settings import Settings, SettingsError
 from gateway.telemetry import Metrics
 from gateway.tenants.audit import Audit, AuditFile
 from gateway.tenants.keyring import Keyring, opened
+from gateway.tenants.usage import Keeper, Usage, UsageFile
 from gateway.volume.follower import Follower
 from gateway.volume.generations import Store
 from gateway.volume.pulls import Pulls
 from gateway.volume.settle import Snapshot
-from gateway.web import audit, auth, cors, errors, metrics, native, pull, server, stream
+from gateway.web import audit, auth, cors, errors, metrics, native, pull, server, stream, usage
 from gateway.wish import Wish
 
 TIDY_SECONDS: Final = 5.0
@@ -107,9 +108,12 @@ class Gateway:
             predict=self._bytes,
         )
         self.audit = Audit(audit_file, tell) if audit_file else None
-        self.metrics = Metrics(self.engine, self.catalog.models_of)
+        self.usage = Usage(self._is_there)
+        self.keeper = Keeper(self.usage, UsageFile(settings.state_dir), tell)
+        self.metrics = Metrics(self.engine, self.catalog.models_of, self.usage)
         self.stopping = asyncio.Event()
         tell.subscribe(self.metrics)
+        tell.subscribe(self.usage)
         tell.subscribe(self._check_dimension)
         tell.subscribe(_tidy)
 
@@ -132,6 +136,9 @@ class Gateway:
     def _weight(self, digest: str) -> float:
         return self._shares.of(self.catalog.owners(digest))
 
+    def _is_there(self, tenant: str, model: str) -> bool:
+        return tenant in self.keyring.tenants and (not model or self.catalog.has(ModelId.of(model)))
+
     def _served(self) -> Mapping[ModelId, int | None]:
         return self.catalog.served()
 
@@ -148,10 +155,12 @@ class Gateway:
     async def running(self) -> AsyncIterator[None]:
         """The hosts and the follower, until the block ends."""
         await self.catalog.restore()
+        await self.keeper.restore()
         self._store.sweep()
         for host in self.hosts:
             self.spawn(host.supervise())
         self.spawn(self.keyring.follow())
+        self.spawn(self.keeper.follow())
         self.spawn(self.follower.follow())
         self.spawn(_tidy_when_quiet(self.service))
         self.spawn(self.warm.follow(self.catalog.looked))
@@ -159,6 +168,7 @@ class Gateway:
             yield
         finally:
             await self.warm.remember()
+            await self.keeper.write()
             await asyncio.gather(*(host.stop() for host in self.hosts))
             for task in list(self._tasks):
                 task.cancel()
@@ -177,8 +187,9 @@ class Gateway:
         app[stream.STOPPING] = self.stopping
         app[stream.KEYRING] = self.keyring
         app[metrics.METRICS] = self.metrics
+        app[usage.USAGE] = self.usage
         app[metrics.OPEN_METRICS] = self.settings.open_metrics
-        for table in (metrics.routes, stream.routes, pull.routes, native.routes):
+        for table in (metrics.routes, usage.routes, stream.routes, pull.routes, native.routes):
             app.add_routes(table)
         return app
 

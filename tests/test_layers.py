@@ -14,6 +14,7 @@ ROOT: Final = Path(__file__).parents[1]
 ORDER: Final = [
     *("errors", "wish", "shares", "model", "events", "settings", "lane", "heap"),
     *("tenants.caller", "tenants.keys", "tenants.limits", "tenants.keyring", "tenants.audit"),
+    *("tenants.usage",),
     *("volume.reasons", "volume.files", "volume.documents", "volume.mounts", "volume.directory", "volume.source"),
     *("volume.writers", "volume.sums", "volume.evidence", "volume.settle", "volume.watch", "volume.follower"),
     *("volume.pickles", "volume.weights", "volume.architectures", "volume.transformer", "volume.tokenizer"),
@@ -46,6 +47,7 @@ ORDER: Final = [
         "web.pull",
         "web.stream",
         "web.metrics",
+        "web.usage",
         "web.server",
     ),
     *("app", "examples", "check", "pull", "remote", "keys", "cli", "__main__"),

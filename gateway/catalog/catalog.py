@@ -128,6 +128,10 @@ class Catalog:
         """The table in force, with what each alias leads to now."""
         return self._lookup.aliases()
 
+    def has(self, model: ModelId) -> bool:
+        """Whether it is on the volume, whatever its state."""
+        return model in self._entries
+
     def models_of(self, digest: str) -> tuple[str, ...]:
         """The models whose live generation has this digest."""
         return self._holdings.by_digest.get(digest, ())

@@ -33,6 +33,7 @@ class Keyring:
         self.accounts = Accounts()
         self._keys: dict[str, Key] | None = None  # None: nobody has made any, and everybody may come in
         self._callers: dict[str, Caller] = {}
+        self._tenants = frozenset({OPEN.tenant})
         self._stamp: tuple[int, ...] | None = None
         self._told = ""
 
@@ -47,7 +48,8 @@ class Keyring:
 
     @property
     def tenants(self) -> frozenset[str]:
-        return frozenset(key.tenant for key in (self._keys or {}).values())
+        """Those that have a key; without keys the one of no name, which everybody is."""
+        return self._tenants
 
     @property
     def path(self) -> str:
@@ -117,6 +119,7 @@ class Keyring:
 
     def _take(self, keys: tuple[Key, ...]) -> None:
         self._keys = {key.id: key for key in keys}
+        self._tenants = frozenset(key.tenant for key in keys)
         self.accounts.follow(keys)
         self._callers = {key.id: key.caller for key in keys}
 

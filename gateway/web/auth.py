@@ -57,8 +57,8 @@ def middleware(service: Service, guard: Guard) -> Middleware:
         if preflight is not None:
             return preflight
         caller = guard.caller(request)
-        if caller.key:
-            request[LINE].update(tenant=caller.tenant, key=caller.key)
+        if caller is not NOBODY:
+            request[LINE].update(tenant=caller.tenant, key=caller.key or None)
         request[SERVICE] = service.on_behalf_of(caller)
         account = guard.keyring.account(caller)
         if account is None:

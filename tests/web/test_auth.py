@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -50,10 +51,17 @@ class Door:
         caller = request[SERVICE].caller
         return native.answer({"tenant": caller.tenant, "open": caller is OPEN, "nobody": caller is NOBODY})
 
-    def add(self, name: str, **limits: int) -> str:
+    def add(self, tenant: str, **more: Any) -> str:
+        """A key of the tenant; `more` of its fields."""
         secret = new_secret(new_id())
-        fields = {"id": secret.split("_")[1], "name": name, "tenant": name, "sha256": digest(secret), "created": 1.0}
-        KeyFile(str(self.path)).change(lambda keys: (*keys, msgspec.convert(fields | limits, Key)))
+        fields = {
+            "id": secret.split("_")[1],
+            "name": tenant,
+            "tenant": tenant,
+            "sha256": digest(secret),
+            "created": 1.0,
+        }
+        KeyFile(str(self.path)).change(lambda keys: (*keys, msgspec.convert(fields | more, Key)))
         self.keyring.read()
         return secret
 
