@@ -39,7 +39,7 @@ from gateway.volume.follower import Follower
 from gateway.volume.generations import Store
 from gateway.volume.pulls import Pulls
 from gateway.volume.settle import Snapshot
-from gateway.web import audit, auth, cors, errors, metrics, native, pull, server, stream, usage
+from gateway.web import audit, auth, body, cors, errors, metrics, native, pull, server, stream, usage
 from gateway.wish import Wish
 
 TIDY_SECONDS: Final = 5.0
@@ -183,6 +183,7 @@ class Gateway:
             client_max_size=self.settings.max_body_bytes,
         )
         app.on_response_prepare.append(pages.sign)
+        app[body.SECONDS] = self.settings.body_timeout
         app[stream.EVENTS] = self.events
         app[stream.STOPPING] = self.stopping
         app[stream.KEYRING] = self.keyring
@@ -242,7 +243,7 @@ async def run(
         runner = web.AppRunner(gateway.web(), handler_cancellation=True, shutdown_timeout=CLOSE_SECONDS)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
-        await _site(tell, runner, listener).start()
+        await _site(settings, tell, runner, listener).start()
         await stack.enter_async_context(gateway.running())
         tell.emit(
             events.Listening(
@@ -260,14 +261,23 @@ async def run(
         await _drain(gateway, why[0])
 
 
-def _site(tell: events.Events, runner: web.AppRunner, listener: socket.socket) -> web.BaseSite:
-    most = server.most_connections()
+def _site(settings: Settings, tell: events.Events, runner: web.AppRunner, listener: socket.socket) -> web.BaseSite:
+    most = server.most_connections(settings.max_connections)
 
     def full() -> None:
-        message = f"{most} connections are open, as many as the limit of open files allows: more are refused"
+        message = f"{most} connections are open, as many as there may be: more are refused"
         tell.emit(events.Notice(code="connections_full", message=message))
 
-    return server.Site(runner, listener, most=most, full=full, access_log=None, logger=errors.complaints(tell))
+    return server.Site(
+        runner,
+        listener,
+        most=most,
+        full=full,
+        header_seconds=settings.header_timeout,
+        keepalive_timeout=settings.idle_timeout,
+        access_log=None,
+        logger=errors.complaints(tell),
+    )
 
 
 def _audit_file(settings: Settings) -> AuditFile | None:

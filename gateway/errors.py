@@ -7,6 +7,7 @@ a type to its status (`gateway/web/errors.py`), and a test holds the table and t
     │   ├── InvalidBody                  invalid_body
     │   ├── InvalidHeader                invalid_header
     │   ├── InvalidHttp                  invalid_http
+    │   ├── BodyTooSlow                  body_too_slow
     │   ├── InvalidModelId               invalid_model_id
     │   ├── InvalidInput                 invalid_input
     │   ├── UnknownPrompt                unknown_prompt
@@ -19,6 +20,7 @@ a type to its status (`gateway/web/errors.py`), and a test holds the table and t
     ├── TooLarge                       the request is over a limit that the operator set
     │   ├── BodyTooLarge                 body_too_large
     │   ├── TooManyInputs                too_many_inputs
+    │   ├── TooManyTokens                too_many_tokens
     │   └── InputTooLong                 input_too_long
     ├── NotFound
     │   ├── RouteNotFound                route_not_found
@@ -98,6 +100,10 @@ class InvalidHttp(InvalidRequest):
     code = "invalid_http"
 
 
+class BodyTooSlow(InvalidRequest):
+    code = "body_too_slow"
+
+
 class InvalidModelId(InvalidRequest):
     code = "invalid_model_id"
 
@@ -144,6 +150,10 @@ class BodyTooLarge(TooLarge):
 
 class TooManyInputs(TooLarge):
     code = "too_many_inputs"
+
+
+class TooManyTokens(TooLarge):
+    code = "too_many_tokens"
 
 
 class InputTooLong(TooLarge):

@@ -271,7 +271,8 @@ class Service:
                 f"dimensions must lie between 1 and {manifest.dim}", dimensions=request.dimensions, dim=manifest.dim
             )
         normalize = self.settings.normalize if request.normalize is None else request.normalize
-        return Options(normalize, request.truncate, self._prompt(request, manifest), request.dimensions)
+        prompt, most = self._prompt(request, manifest), self.settings.max_request_tokens
+        return Options(normalize, request.truncate, prompt, request.dimensions, most)
 
     def _prompt(self, request: EmbedRequest, manifest: Manifest) -> str:
         if request.prompt is not None:

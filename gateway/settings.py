@@ -119,6 +119,19 @@ class Settings:
     compute_threads: int = _setting(0, "threads of a CPU host's arithmetic; 0 takes the cores there are", parse="count")
     max_inputs: int = _setting(2048, "texts in one request", parse="positive")
     max_body_bytes: int = _setting(16 * 1024**2, "bytes of one request's body", parse="bytes")
+    max_request_tokens: int = _setting(
+        0, "tokens in one request, all its texts and prompts together; 0 is no limit", parse="count"
+    )
+    max_connections: int = _setting(
+        0, "connections at once; 0 takes what the limit of open files leaves, 10,000 at most", parse="count"
+    )
+    header_timeout: float = _setting(
+        30.0, "seconds in which a request's headers must have come; 0 is no limit", parse="seconds"
+    )
+    body_timeout: float = _setting(60.0, "the same for its body; 0 is no limit", parse="seconds")
+    idle_timeout: float = _setting(
+        620.0, "seconds that an idle connection is kept: longer than load balancers do", parse="seconds"
+    )
     request_timeout: float = _setting(60.0, "seconds after which a request is given up", parse="seconds")
     hang_timeout: float = _setting(
         120.0, "seconds that one device call may take before its host is restarted", parse="seconds"

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
-from gateway.errors import GatewayError, Internal, ModelNotFound, Overloaded
+from gateway.errors import GatewayError, Internal, ModelNotFound, Overloaded, TooManyTokens
 from gateway.host import encoder, memory, threads, wire
 from gateway.host.backlog import Hold
 from gateway.host.batcher import Batcher
@@ -177,6 +177,7 @@ class Host:
             assert isinstance(model, Model)
             loaded = time.monotonic()
             rows, prompt_tokens = await self._tokenized(model.tokenizer, command)
+            _refuse_too_many(rows, command.options.most_tokens)
             hold.end()  # from here on its tokens are counted as they are
             work = await self.batcher.embed(
                 command.digest,
@@ -263,6 +264,14 @@ def _known(generation: Generation | None) -> Generation:
     if generation is None:
         raise ModelNotFound("the generation was withdrawn")
     return generation
+
+
+def _refuse_too_many(rows: Sequence[TokenIds], most: int) -> None:
+    """Before they are queued. Raises TooManyTokens."""
+    if most and (tokens := sum(map(len, rows))) > most:
+        raise TooManyTokens(
+            f"{tokens} tokens are more than the {most} that one request may have", limit=most, tokens=tokens
+        )
 
 
 def _cpu_batch(threads: int) -> int:

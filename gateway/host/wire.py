@@ -21,12 +21,14 @@ Payload = bytes | bytearray
 
 
 class Options(msgspec.Struct, frozen=True):
-    """How the texts of one request become vectors. `prompt` stands before every text."""
+    """How the texts of one request become vectors. `prompt` stands before every text. `most_tokens` that they may have
+    together, 0 for any number."""
 
     normalize: bool | None = None
     truncate: bool = True
     prompt: str = ""
     dimensions: int | None = None
+    most_tokens: int = 0
 
 
 class Offer(msgspec.Struct, frozen=True, tag=True):

@@ -18,6 +18,7 @@ from gateway import errors, events
 
 STATUSES: Final[dict[type[errors.GatewayError], int]] = {
     errors.InvalidRequest: 400,
+    errors.BodyTooSlow: 408,
     errors.NotAllowed: 403,
     errors.Unauthenticated: 401,
     errors.TooLarge: 413,
@@ -65,6 +66,8 @@ def answer(error: errors.GatewayError) -> web.Response:
     response = web.Response(status=status(error), body=content, content_type="application/json")
     if response.status in {429, 503}:
         response.headers["Retry-After"] = str(math.ceil(error.retry_after or DEFAULT_RETRY))
+    if response.status == 408:
+        response.force_close()  # the rest of it may yet come
     if response.status == 401:
         response.headers["WWW-Authenticate"] = CHALLENGE
     return response
