@@ -39,10 +39,37 @@ from gateway.volume.follower import Follower
 from gateway.volume.generations import Store
 from gateway.volume.pulls import Pulls
 from gateway.volume.settle import Snapshot
-from gateway.web import audit, auth, body, cors, errors, metrics, native, pull, server, stream, usage
+from gateway.web import (
+    audit,
+    auth,
+    body,
+    cors,
+    errors,
+    metrics,
+    native,
+    ollama,
+    openai,
+    openapi,
+    pull,
+    rerank,
+    server,
+    stream,
+    tei,
+    triton,
+    usage,
+)
 from gateway.wish import Wish
 
 TIDY_SECONDS: Final = 5.0
+PROTOCOLS: Final = (metrics, usage, stream, pull, native, openai, rerank, tei, ollama, triton, openapi)
+DIALECTS: Final = (
+    rerank.DIALECT,
+    openai.DIALECT,
+    tei.OPENAI_DIALECT,
+    tei.DIALECT,
+    ollama.DIALECT,
+    triton.DIALECT,
+)  # the first that is spoken on a path counts
 CLOSE_SECONDS: Final = 2.0  # for connections that are idle or stream events, once the work is done
 
 
@@ -179,7 +206,7 @@ class Gateway:
         guard = auth.Guard(self.keyring, pages, frozenset(open_paths))
         audited = [audit.middleware(self.audit, texts=self.settings.audit_texts)] if self.audit else []
         app = web.Application(
-            middlewares=[*audited, errors.middleware(self.events), auth.middleware(self.service, guard)],
+            middlewares=[*audited, errors.middleware(self.events, DIALECTS), auth.middleware(self.service, guard)],
             client_max_size=self.settings.max_body_bytes,
         )
         app.on_response_prepare.append(pages.sign)
@@ -190,8 +217,9 @@ class Gateway:
         app[metrics.METRICS] = self.metrics
         app[usage.USAGE] = self.usage
         app[metrics.OPEN_METRICS] = self.settings.open_metrics
-        for table in (metrics.routes, usage.routes, stream.routes, pull.routes, native.routes):
-            app.add_routes(table)
+        for module in PROTOCOLS:
+            app.add_routes(module.routes)
+        app[openapi.DOCUMENT] = openapi.encoded(app.router.routes(), DIALECTS)
         return app
 
     def _check_dimension(self, event: events.Event) -> None:

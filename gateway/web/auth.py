@@ -19,7 +19,9 @@ from gateway.web.asking import SERVICE
 from gateway.web.cors import Pages
 from gateway.web.errors import LINE
 
-OPEN_TO_ALL: Final = frozenset({"/healthz", "/readyz"})
+HEALTH: Final = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"})
+DESCRIPTION: Final = frozenset({"/openapi.json", "/docs", "/docs/docs.css", "/docs/docs.js"})  # the same for everybody
+OPEN_TO_ALL: Final = HEALTH | DESCRIPTION
 WAITING: Final = frozenset({"/events"})  # what only listens takes no place among requests at once
 API_KEY: Final = "X-API-Key"
 

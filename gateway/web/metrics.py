@@ -9,6 +9,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from gateway.telemetry import Metrics
 from gateway.web.asking import SERVICE
+from gateway.web.contract import JSON, TEXT, says
 from gateway.web.native import answer
 
 METRICS: Final = web.AppKey("metrics", Metrics)
@@ -17,6 +18,7 @@ routes: Final = web.RouteTableDef()
 
 
 @routes.get("/metrics")
+@says(media=(TEXT, JSON))
 async def metrics(request: web.Request) -> web.Response:
     """Prometheus text; JSON with `Accept: application/json`. With keys, for one that operates all namespaces."""
     if not request.app[OPEN_METRICS]:

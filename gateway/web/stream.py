@@ -16,6 +16,7 @@ from gateway.events import Event, Events
 from gateway.tenants.caller import OPEN, Caller
 from gateway.tenants.keyring import Keyring
 from gateway.web.asking import SERVICE
+from gateway.web.contract import says
 
 KEYRING: Final = web.AppKey("keyring", Keyring)
 EVENTS: Final = web.AppKey("events", Events)
@@ -70,6 +71,7 @@ class Backlog:
 
 
 @routes.get("/events")
+@says(answer=str, media=("text/event-stream",))
 async def events(request: web.Request) -> web.StreamResponse:
     """Model accepted, rejected, loaded, unloaded, swapped, and the rest, from now on; what the caller sees of it."""
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
