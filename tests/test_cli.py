@@ -376,3 +376,10 @@ def test_checking_a_reranker_says_what_its_scores_are(tmp_path: Path, capsys: py
     assert "reranker (transformers)" in shown
     assert "scores        Sigmoid" in shown
     assert "vectors" not in shown
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", ""])
+def test_other_machines_are_not_served_without_a_key_and_the_message_says_what_to_do(tmp_path: Path, host: str) -> None:
+    told = refused(tmp_path, "--device=cpu", "--port=0", f"--host={host}")
+    assert "gateway keys create" in told
+    assert "--insecure" in told

@@ -17,7 +17,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from gateway.errors import GatewayError, Internal, ModelNotFound, Overloaded, TooManyInputs
+from gateway.errors import GatewayError, Internal, ModelNotFound, Overloaded, TooManyInputs, TooManyTokens
 from gateway.host import encoder, memory, pairs, spelling, stages, threads, wire
 from gateway.host.backlog import Hold
 from gateway.host.batcher import Batcher
@@ -182,6 +182,7 @@ class Host:
             assert isinstance(model, Model)
             loaded = time.monotonic()
             rows, prompt_tokens = await self._tokenized(model.tokenizer, command)
+            _refuse_too_many(rows, command.options.most_tokens)
             pooled = command.options.pooled
             if not pooled:
                 _demand_room(rows, model.generation)
@@ -289,6 +290,14 @@ def _known(generation: Generation | None) -> Generation:
     if generation is None:
         raise ModelNotFound("the generation was withdrawn")
     return generation
+
+
+def _refuse_too_many(rows: Sequence[TokenIds], most: int) -> None:
+    """Before they are queued. Raises TooManyTokens."""
+    if most and (tokens := sum(map(len, rows))) > most:
+        raise TooManyTokens(
+            f"{tokens} tokens are more than the {most} that one request may have", limit=most, tokens=tokens
+        )
 
 
 def _cpu_batch(threads: int) -> int:

@@ -21,6 +21,7 @@ from gateway import __version__, errors
 from gateway.errors import InvalidBody
 from gateway.model import PREFIX, Generation
 from gateway.web import answers, asking, vectors
+from gateway.web.asking import SERVICE
 from gateway.web.body import Input, Int64, decode, read
 from gateway.web.contract import TEXT, says
 from gateway.web.errors import Dialect
@@ -98,7 +99,7 @@ async def embed(request: web.Request) -> web.StreamResponse:
         dimensions=body.dimensions or None,  # its clients send 0 for all
     )
     if leave:
-        await _unload(request, body.model)
+        await _let_go(request, body.model)
     facts = {
         "total_duration": time.monotonic_ns() - began,
         "load_duration": round(embedding.load_seconds * NANO),
@@ -123,7 +124,7 @@ async def embeddings(request: web.Request) -> web.StreamResponse:
     texts: list[Input] = [body.prompt] if body.prompt else []
     embedding = await asking.embed(request, texts, model=spelling(body.model))
     if leave:
-        await _unload(request, body.model)
+        await _let_go(request, body.model)
     head = b'{"embedding":' if texts else b'{"embedding":['
     response = vectors.framed(embedding, vectors.Frame(head, b"}" if texts else b"]}"))
     asking.name(response, embedding)
@@ -139,9 +140,9 @@ async def generate(request: web.Request) -> web.Response:
     if body.prompt:
         raise InvalidBody(f'"{body.model}" does not support generate', field="prompt")
     if leave:
-        await asking.service(request).unload(spelling(body.model))
+        await request[SERVICE].unload(spelling(body.model))
     else:
-        await asking.service(request).load(spelling(body.model))
+        await request[SERVICE].load(spelling(body.model))
     done = {"response": "", "done": True, "done_reason": "unload" if leave else "load"}
     return answer({"model": body.model, "created_at": _stamp(time.time()), **done})
 
@@ -150,7 +151,7 @@ async def generate(request: web.Request) -> web.Response:
 @says(answer=answers.OllamaModels)
 async def tags(request: web.Request) -> web.Response:
     """What can be asked for now, as Ollama lists models."""
-    service = asking.service(request)
+    service = request[SERVICE]
     found = []
     for entry in asking.served(request):
         _, generation = service.live(entry["id"])
@@ -166,7 +167,7 @@ async def tags(request: web.Request) -> web.Response:
 @says(answer=answers.OllamaModels)
 async def ps(request: web.Request) -> web.Response:
     """What is loaded, as Ollama tells it."""
-    service = asking.service(request)
+    service = request[SERVICE]
     found = []
     for entry in asking.served(request):
         if entry["state"] != "loaded":
@@ -189,7 +190,7 @@ async def show(request: web.Request) -> web.Response:
     body = decode(_show_body, await read(request))
     if not (name := body.model or body.name):
         raise InvalidBody("model is required", field="model")
-    service = asking.service(request)
+    service = request[SERVICE]
     model, generation = service.live(spelling(name))
     entry = service.catalog.show(model)
     family, manifest = generation.manifest.model_type, generation.manifest
@@ -247,10 +248,12 @@ def _leaves(keep_alive: KeepAlive) -> bool:
             raise InvalidBody('`keep_alive` takes seconds, or a duration such as "5m"', field="keep_alive")
 
 
-async def _unload(request: web.Request, name: str) -> None:
-    """After the answer was made: that the model may not go, or has gone, is no reason to lose it."""
-    with suppress(errors.GatewayError):
-        await asking.service(request).unload(spelling(name))
+async def _let_go(request: web.Request, name: str) -> None:
+    """A wish beside an answer, which many clients send with each request: the answer is neither refused for it nor
+    lost."""
+    if request[SERVICE].caller.may("operate"):
+        with suppress(errors.GatewayError):
+            await request[SERVICE].unload(spelling(name))
 
 
 def _named(entry: dict[str, Any]) -> dict[str, str]:

@@ -17,6 +17,7 @@ from gateway.errors import EmptyInput
 from gateway.host.wire import Side
 from gateway.model import PREFIX
 from gateway.web import answers, asking, vectors
+from gateway.web.asking import SERVICE
 from gateway.web.body import Input, Inputs, Int64, decode, inputs, read
 from gateway.web.contract import says
 from gateway.web.errors import Dialect
@@ -94,7 +95,7 @@ async def models(request: web.Request) -> web.Response:
 async def model(request: web.Request) -> web.Response:
     """One of them, by any spelling of its id."""
     spelling = request.match_info["model"]
-    service = asking.service(request)
+    service = request[SERVICE]
     found, _ = service.live(spelling)
     names = {alias["id"] for alias in asking.aliases(request)} & {spelling, PREFIX + spelling}
     return answer(_card(service.catalog.show(found), min(names, default=str(found))))

@@ -17,6 +17,7 @@ from gateway import __version__, errors
 from gateway.errors import InvalidBody, ModelLoading, ModelNotFound, Starting
 from gateway.model import PREFIX
 from gateway.web import answers, asking
+from gateway.web.asking import SERVICE
 from gateway.web.body import decode, read
 from gateway.web.contract import says
 from gateway.web.errors import LINE, Dialect
@@ -60,7 +61,7 @@ async def live(request: web.Request) -> web.Response:
 @says(answer=None)
 async def ready(request: web.Request) -> web.Response:
     """200 when requests may be sent here."""
-    if not asking.service(request).ready:
+    if not request[SERVICE].ready:
         raise Starting("the gateway is not ready; /readyz says why", retry_after=1.0)
     return web.Response()
 
@@ -99,7 +100,7 @@ async def operate(request: web.Request) -> web.Response:
     if strange := sorted(set(body.parameters or ()) - {"unload_dependents"}):
         message = f"a model is changed by dropping its directory, not by the parameters {', '.join(strange)}"
         raise InvalidBody(message, field="parameters")
-    service, spelling = asking.service(request), request.match_info["model"]
+    service, spelling = request[SERVICE], request.match_info["model"]
     loads = request.match_info["verb"] == "load"
     done = await (service.load(spelling) if loads else service.unload(spelling))
     request[LINE]["model"] = done.path
