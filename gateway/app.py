@@ -229,7 +229,8 @@ class Gateway:
             return
         with contextlib.suppress(Exception):  # no default model, or not yet
             model, generation = self.service.live(None)
-            if model.path == event.model and generation.manifest.dim != wanted:
+            makes_vectors = generation.manifest.kind == "encoder"
+            if makes_vectors and model.path == event.model and generation.manifest.dim != wanted:
                 message = f"{model} makes {generation.manifest.dim} numbers a vector; {wanted} were expected"
                 self.events.emit(events.Notice(code="unexpected_dimension", message=message))
 

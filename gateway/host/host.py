@@ -127,7 +127,7 @@ class Host:
         """Counted at once: many commands come in one read, and the next is refused by what this one holds."""
         hold = self.batcher.backlog.hold(command.digest, command.flow, _expected(command), command.weight)
         if isinstance(command, wire.Tokenize | wire.Decode):
-            task = self._start(command, self._spell(command, generation))
+            task = self._start(command, self._spell(command, generation, hold))
         else:
             task = self._start(command, self._embed(command, generation, hold))
         task.add_done_callback(lambda _: hold.end())
@@ -201,11 +201,12 @@ class Host:
             await self._deliver(command, model.generation, work, loaded - began)
             await self._use_pause(model)
 
-    async def _spell(self, command: wire.Tokenize | wire.Decode, generation: Generation | None) -> None:
+    async def _spell(self, command: wire.Tokenize | wire.Decode, generation: Generation | None, hold: Hold) -> None:
         """What the tokenizer does alone. What it makes is many times as large as the texts: never on the loop."""
         async with self.pool.lease(_known(generation)) as model:
             assert isinstance(model, Model)
             payload = await self._tokens.run(_spelled, model.tokenizer, command)
+            hold.end()
             self._send(wire.Done(command.id), payload)
 
     async def _use_pause(self, model: Model) -> None:

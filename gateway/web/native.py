@@ -93,7 +93,7 @@ async def older_listing(request: web.Request) -> web.Response:
     catalog = request[SERVICE].catalog
     if request.path.endswith("/llms"):
         return answer({"models": []})  # language models are not served yet, and none is claimed
-    served = [entry for entry in catalog.listing() if entry["generation"]]
+    served = [entry for entry in catalog.listing() if entry["generation"] and entry["kind"] == "encoder"]
     if request.path.endswith("/embeddings"):
         aliases = [alias["id"] for alias in catalog.aliases() if alias["model"] in {entry["id"] for entry in served}]
         return answer({"models": [*(entry["id"] for entry in served), *aliases]})

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -139,7 +140,7 @@ async def generate(request: web.Request) -> web.Response:
     if body.prompt:
         raise InvalidBody(f'"{body.model}" does not support generate', field="prompt")
     if leave:
-        await _unload(request, body.model)
+        await request[SERVICE].unload(spelling(body.model))
     else:
         await request[SERVICE].load(spelling(body.model))
     done = {"response": "", "done": True, "done_reason": "unload" if leave else "load"}
@@ -248,13 +249,11 @@ def _leaves(keep_alive: KeepAlive) -> bool:
 
 
 async def _let_go(request: web.Request, name: str) -> None:
-    """A wish beside an answer, which is not refused for it: many clients send one with each request."""
+    """A wish beside an answer, which many clients send with each request: the answer is neither refused for it nor
+    lost."""
     if request[SERVICE].caller.may("operate"):
-        await _unload(request, name)
-
-
-async def _unload(request: web.Request, name: str) -> None:
-    await request[SERVICE].unload(spelling(name))
+        with suppress(errors.GatewayError):
+            await request[SERVICE].unload(spelling(name))
 
 
 def _named(entry: dict[str, Any]) -> dict[str, str]:

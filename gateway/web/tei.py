@@ -175,7 +175,7 @@ async def neither(request: web.Request) -> web.StreamResponse:
     """Refused, as text-embeddings-inference does for a model that cannot: classifiers and SPLADE are not served."""
     model, generation = request[SERVICE].live(request.match_info["model"])
     what = "a classifier" if request.path.endswith("/predict") else "a SPLADE model"
-    raise WrongKind(f"{model.path} is not {what} but an {generation.manifest.kind}", model=str(model))
+    raise WrongKind(f"{model.path} is not {what}: its kind is {generation.manifest.kind}", model=str(model))
 
 
 @routes.post("/tei/{model:.+}/embeddings")

@@ -34,7 +34,7 @@ def root(tmp_path_factory: pytest.TempPathFactory, minilm: str) -> Path:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def gateway(root: Path) -> AsyncIterator[RunningGateway]:
-    options = ("--device=cpu", "--default-model=finetuned/physics", "--max-inputs=64", "--max-body-bytes=1000000")
+    options = ("--device=cpu", "--default-model=finetuned/physics", "--max-inputs=256", "--max-body-bytes=1000000")
     async with RunningGateway(root, root.parent / "state", *options) as running:
         for model in ("finetuned/physics", "finetuned/prompted", "finetuned/long", "finetuned/judge", "rooted"):
             await running.wait_for(f"huggingface:{model}", "ready", "loaded")

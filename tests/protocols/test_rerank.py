@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.protocols.closeness import close
 from tests.running import RunningGateway
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -52,9 +53,7 @@ async def test_so_many_of_the_best_with_their_texts(gateway: RunningGateway) -> 
         gateway, "/v1/rerank", model=JUDGE, query=QUERY, documents=documents, top_n=2, return_documents=True
     )
     assert status == 200
-    assert [{**result, "document": None} for result in body["results"]] == [
-        {**result, "document": None} for result in whole["results"][:2]
-    ]
+    assert [result["index"] for result in body["results"]] == [result["index"] for result in whole["results"][:2]]
     assert [result["document"]["text"] for result in body["results"]] == [
         TEXTS[result["index"]] for result in body["results"]
     ]
@@ -69,9 +68,9 @@ async def test_a_document_is_cut_to_the_tokens_that_it_may_have(gateway: Running
     )
     _, meant = await ask(gateway, "/rerank", model=JUDGE, query=QUERY, documents=[short])
     _, whole = await ask(gateway, "/rerank", model=JUDGE, query=QUERY, documents=[long], max_tokens_per_doc=5)
-    assert cut["results"][0]["relevance_score"] == meant["results"][0]["relevance_score"]
+    close(cut["results"][0]["relevance_score"], meant["results"][0]["relevance_score"])
     assert cut["results"][0]["document"] == {"text": long}
-    assert whole["results"][0]["relevance_score"] != meant["results"][0]["relevance_score"]
+    assert abs(whole["results"][0]["relevance_score"] - meant["results"][0]["relevance_score"]) > 1e-3
 
 
 async def test_text_embeddings_inference_reranks_at_its_base_url_too(gateway: RunningGateway, expected: Any) -> None:
@@ -110,7 +109,7 @@ async def test_the_headers_and_the_info_are_those_of_a_reranker(gateway: Running
         ({"query": "x", "documents": [{"title": "y"}], "model": JUDGE}, 400),
         ({"query": "x", "documents": ["y"], "model": JUDGE, "top_n": 0}, 400),
         ({"documents": ["y"], "model": JUDGE}, 400),
-        ({"query": "x", "documents": ["y"] * 65, "model": JUDGE}, 413),
+        ({"query": "x", "documents": ["y"] * 257, "model": JUDGE}, 413),
     ],
 )
 async def test_what_is_wrong_is_one_text(gateway: RunningGateway, body: Any, status: int) -> None:
