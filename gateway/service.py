@@ -6,7 +6,6 @@ Nothing here waits for anything but the engine. A request that cannot be served 
 from __future__ import annotations
 
 import asyncio
-import copy
 from collections.abc import Awaitable, Callable, Sequence, Sized
 from typing import Final, TypeVar
 
@@ -195,7 +194,8 @@ class Service:
         """The same service, for this caller."""
         if caller == self.caller:
             return self
-        service = copy.copy(self)
+        service = Service.__new__(Service)  # a copy, in a tenth of the time: this is for every request
+        vars(service).update(vars(self))
         service.caller = caller
         service.catalog = View(self._catalog, caller)
         return service
