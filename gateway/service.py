@@ -6,7 +6,6 @@ Nothing here waits for anything but the engine. A request that cannot be served 
 from __future__ import annotations
 
 import asyncio
-import copy
 from collections.abc import Awaitable, Callable, Sequence, Sized
 from typing import Final, TypeVar
 
@@ -195,7 +194,8 @@ class Service:
         """The same service, for this caller."""
         if caller == self.caller:
             return self
-        service = copy.copy(self)
+        service = Service.__new__(Service)  # a copy, in a tenth of the time: this is for every request
+        vars(service).update(vars(self))
         service.caller = caller
         service.catalog = View(self._catalog, caller)
         return service
@@ -270,7 +270,13 @@ class Service:
             if not request.texts:
                 return Vectors(b"", 0, 1, 0, 0.0, 0.0, 0.0)
             return await self.engine.rerank(
-                found.generation, request.query, request.texts, options, raw=request.raw_scores, deadline=deadline
+                found.generation,
+                request.query,
+                request.texts,
+                options,
+                raw=request.raw_scores,
+                deadline=deadline,
+                flow=self.caller.tenant,
             )
 
         found, vectors = await self._answer(request, request.texts, on_found, run)
@@ -293,7 +299,11 @@ class Service:
             if not request.texts:
                 return []
             return await self.engine.tokenize(
-                found.generation, request.texts, prompt=prompt, add_special_tokens=request.add_special_tokens
+                found.generation,
+                request.texts,
+                prompt=prompt,
+                add_special_tokens=request.add_special_tokens,
+                flow=self.caller.tenant,
             )
 
         found, texts = await self._answer(request, request.texts, on_found, run)
@@ -307,7 +317,10 @@ class Service:
             if not request.ids:
                 return []
             return await self.engine.decode(
-                found.generation, request.ids, skip_special_tokens=request.skip_special_tokens
+                found.generation,
+                request.ids,
+                skip_special_tokens=request.skip_special_tokens,
+                flow=self.caller.tenant,
             )
 
         found, texts = await self._answer(request, request.ids, on_found, run)
@@ -325,7 +338,7 @@ class Service:
                 return Vectors(b"", 0, dim, 0, 0.0, 0.0, 0.0)
             if not isinstance(texts[0], str):
                 _demand_known(texts, manifest)
-            return await self.engine.embed(found.generation, texts, options, deadline)
+            return await self.engine.embed(found.generation, texts, options, deadline, flow=self.caller.tenant)
 
         return await self._answer(request, texts, on_found, run)
 

@@ -61,11 +61,17 @@ class Engine(Protocol):
     """Every method that runs a generation may raise what `gateway.errors` has, and nothing else."""
 
     async def embed(
-        self, generation: Generation, texts: list[str] | Ids, options: Options, deadline: float | None = None
+        self,
+        generation: Generation,
+        texts: list[str] | Ids,
+        options: Options,
+        deadline: float | None = None,
+        *,
+        flow: str = "",
     ) -> Vectors:
         """Loads the generation if need be. Retries what a dying host took with it. `deadline` is the time of the
         running loop after which nobody waits for the answer; the caller ends its own waiting. Token ids are of the
-        model's vocabulary."""
+        model's vocabulary. `flow` is whose request it is: flows of a model share it equally."""
 
     async def rerank(
         self,
@@ -76,15 +82,24 @@ class Engine(Protocol):
         *,
         raw: bool = False,
         deadline: float | None = None,
+        flow: str = "",
     ) -> Vectors:
         """As `embed`, of a reranker: its scores [texts, 1], or `raw` its logits."""
 
     async def tokenize(
-        self, generation: Generation, texts: list[str], *, prompt: str = "", add_special_tokens: bool = True
+        self,
+        generation: Generation,
+        texts: list[str],
+        *,
+        prompt: str = "",
+        add_special_tokens: bool = True,
+        flow: str = "",
     ) -> list[list[Token]]:
         """All tokens of each text, with the prompt before it."""
 
-    async def decode(self, generation: Generation, ids: Ids, *, skip_special_tokens: bool = True) -> list[str]:
+    async def decode(
+        self, generation: Generation, ids: Ids, *, skip_special_tokens: bool = True, flow: str = ""
+    ) -> list[str]:
         """Token ids of the model's vocabulary to texts."""
 
     async def load(self, generation: Generation) -> None:

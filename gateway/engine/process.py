@@ -79,16 +79,22 @@ class ProcessEngine:
         return any(host.up for host in self._hosts)
 
     async def embed(
-        self, generation: Generation, texts: list[str] | wire.Ids, options: wire.Options, deadline: float | None = None
+        self,
+        generation: Generation,
+        texts: list[str] | wire.Ids,
+        options: wire.Options,
+        deadline: float | None = None,
+        *,
+        flow: str = "",
     ) -> Vectors:
         digest = generation.digest
 
         def request(alone: bool, number: int) -> wire.Command:
             words, ids = _apart(texts)
             weight, left = self._weight(digest), _left(deadline)
-            return wire.Embed(number, digest, words, options, alone, weight=weight, deadline=left, ids=ids)
+            return wire.Embed(number, digest, words, options, alone, flow, weight, left, ids)
 
-        return _vectors(*await self._work(generation, texts, request, deadline))
+        return _vectors(*await self._work(generation, texts, request, flow, deadline))
 
     async def rerank(
         self,
@@ -99,35 +105,44 @@ class ProcessEngine:
         *,
         raw: bool = False,
         deadline: float | None = None,
+        flow: str = "",
     ) -> Vectors:
         digest = generation.digest
 
         def request(alone: bool, number: int) -> wire.Command:
             weight, left = self._weight(digest), _left(deadline)
-            return wire.Rerank(number, digest, query, texts, options, raw, alone, weight=weight, deadline=left)
+            return wire.Rerank(number, digest, query, texts, options, raw, alone, flow, weight, left)
 
         pairs = [query] * len(texts) + texts
-        return _vectors(*await self._work(generation, pairs, request, deadline))
+        return _vectors(*await self._work(generation, pairs, request, flow, deadline))
 
     async def tokenize(
-        self, generation: Generation, texts: list[str], *, prompt: str = "", add_special_tokens: bool = True
+        self,
+        generation: Generation,
+        texts: list[str],
+        *,
+        prompt: str = "",
+        add_special_tokens: bool = True,
+        flow: str = "",
     ) -> list[list[wire.Token]]:
         digest = generation.digest
 
         def request(alone: bool, number: int) -> wire.Command:
             weight = self._weight(digest)
-            return wire.Tokenize(number, digest, texts, prompt, add_special_tokens, alone, weight=weight)
+            return wire.Tokenize(number, digest, texts, prompt, add_special_tokens, alone, flow, weight)
 
-        _, payload = await self._work(generation, texts, request)
+        _, payload = await self._work(generation, texts, request, flow)
         return wire.tokens.decode(payload)
 
-    async def decode(self, generation: Generation, ids: wire.Ids, *, skip_special_tokens: bool = True) -> list[str]:
+    async def decode(
+        self, generation: Generation, ids: wire.Ids, *, skip_special_tokens: bool = True, flow: str = ""
+    ) -> list[str]:
         digest = generation.digest
 
         def request(alone: bool, number: int) -> wire.Command:
-            return wire.Decode(number, digest, ids, skip_special_tokens, alone, weight=self._weight(digest))
+            return wire.Decode(number, digest, ids, skip_special_tokens, alone, flow, self._weight(digest))
 
-        _, payload = await self._work(generation, ids, request)
+        _, payload = await self._work(generation, ids, request, flow)
         return wire.texts.decode(payload)
 
     async def load(self, generation: Generation) -> None:
@@ -209,17 +224,18 @@ class ProcessEngine:
         generation: Generation,
         inputs: Inputs,
         request: Callable[[bool, int], wire.Command],
+        flow: str,
         deadline: float | None = None,
     ) -> tuple[wire.Done, wire.Payload]:
-        """What a host may refuse for want of room."""
-        digest = generation.digest
+        """What a host may refuse for want of room: to one flow, and not for that to another."""
+        queue = generation.digest, flow
         self._refuse_quarantined(generation)
         self._refuse_too_early(generation, deadline)
-        self._refusals.check(digest, inputs)
+        self._refusals.check(queue, inputs)
         try:
             answer = await self._ask(generation, request)
         except Overloaded as refusal:
-            self._refusals.remember(digest, inputs, refusal)
+            self._refusals.remember(queue, inputs, refusal)
             raise
         self._refusals.forget()
         return answer

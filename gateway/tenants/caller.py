@@ -66,9 +66,9 @@ def _covers(pattern: str, model: ModelId) -> bool:
         return True
     if model.namespace is None:
         return pattern == ROOT
-    if "/" in pattern:
-        return fnmatchcase(model.family.path, pattern)
-    return fnmatchcase(model.namespace, pattern)
+    if pattern == model.namespace:
+        return True
+    return fnmatchcase(f"{model.namespace}/{model.name}" if "/" in pattern else model.namespace, pattern)
 
 
 def check_pattern(pattern: str) -> None:

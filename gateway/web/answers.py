@@ -37,6 +37,26 @@ class Models(msgspec.Struct):
     ignored: list[dict[str, Any]]
 
 
+class TenantUsage(msgspec.Struct):
+    """Times in Unix seconds."""
+
+    tenant: str
+    model: str | None
+    requests: int
+    texts: int
+    tokens: int
+    compute_seconds: float
+    refusals: int
+    first: float
+    last: float
+
+
+class Usage(msgspec.Struct):
+    """Of `GET /usage`."""
+
+    usage: list[TenantUsage]
+
+
 class OlderModels(msgspec.Struct):
     models: list[str | dict[str, Any]]
 

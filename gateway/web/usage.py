@@ -9,7 +9,9 @@ from aiohttp import web
 from gateway.model import ModelId
 from gateway.tenants.caller import Caller
 from gateway.tenants.usage import Row, Usage
+from gateway.web import answers
 from gateway.web.asking import SERVICE
+from gateway.web.contract import says
 from gateway.web.native import answer
 
 USAGE: Final = web.AppKey("usage", Usage)
@@ -17,6 +19,7 @@ routes: Final = web.RouteTableDef()
 
 
 @routes.get("/usage")
+@says(query={"tenant": "this tenant alone; only an administrator of everything sees others"}, answer=answers.Usage)
 async def usage(request: web.Request) -> web.Response:
     """What the caller's tenant has used of each model; an administrator of everything sees all, or `?tenant=`."""
     caller, wanted = request[SERVICE].caller, request.query.get("tenant")

@@ -36,7 +36,13 @@ class NoHost:
     ready = False
 
     async def embed(
-        self, generation: Generation, texts: list[str], options: Options, deadline: float | None = None
+        self,
+        generation: Generation,
+        texts: list[str],
+        options: Options,
+        deadline: float | None = None,
+        *,
+        flow: str = "",
     ) -> Vectors:
         raise HostFailed("no host", retry_after=5.0)
 
