@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import numpy as np
 from cachetools import LRUCache
@@ -43,6 +43,7 @@ class Model:
         self.numerics = chosen.numerics
         self.encoder = chosen.runtime
         self.tokenizer = tokenizer
+        self.tokens = TokenEmbedder(chosen.runtime)
 
     @property
     def bytes(self) -> int:
@@ -54,16 +55,46 @@ class Model:
 
     def embed(self, rows: Sequence[TokenIds], prompt_tokens: Sequence[int]) -> Vectors:
         """Token ids -> float32 [rows, dim]. A call that the device has no memory for is halved until it fits."""
-        try:
-            return self.encoder.embed(rows, prompt_tokens)
-        except memory.OutOfMemory as error:
-            memory.release(self.encoder.device)
-            if len(rows) == 1:
-                raise DoesNotFit(f"one text of {len(rows[0])} tokens does not fit into the device's memory") from error
-        half = len(rows) // 2
-        return np.concatenate(
-            [self.embed(rows[:half], prompt_tokens[:half]), self.embed(rows[half:], prompt_tokens[half:])]
-        )
+        return _halving(self.encoder, self.encoder.embed, rows, prompt_tokens)
+
+
+class TokenEmbedder:
+    """A loaded generation where vectors of single tokens are wanted. It shares its model's queue."""
+
+    def __init__(self, runtime: encoder.Encoder | OpenVino) -> None:
+        self._runtime = runtime
+
+    @property
+    def packed(self) -> bool:
+        return self._runtime.packed
+
+    def embed(self, rows: Sequence[TokenIds], prompt_tokens: Sequence[int]) -> Vectors:
+        """-> [rows, 1] of objects, each float32 [tokens, width]: rows differ, and to the batcher one is as another."""
+        return _halving(self._runtime, self._embed, rows, prompt_tokens)
+
+    def _embed(self, rows: Sequence[TokenIds], prompt_tokens: Sequence[int]) -> Vectors:
+        found = np.empty((len(rows), 1), dtype=object)
+        for index, tokens in enumerate(self._runtime.token_vectors(rows)):
+            found[index, 0] = tokens
+        return cast(Vectors, found)
+
+
+def _halving(
+    runtime: encoder.Encoder | OpenVino,
+    run: Callable[[Sequence[TokenIds], Sequence[int]], Vectors],
+    rows: Sequence[TokenIds],
+    prompt_tokens: Sequence[int],
+) -> Vectors:
+    """What `run` makes of the rows, of as many at once as the device has memory for."""
+    try:
+        return run(rows, prompt_tokens)
+    except memory.OutOfMemory as error:
+        memory.release(runtime.device)
+        if len(rows) == 1:
+            raise DoesNotFit(f"one text of {len(rows[0])} tokens does not fit into the device's memory") from error
+    half = len(rows) // 2
+    halves = ((rows[:half], prompt_tokens[:half]), (rows[half:], prompt_tokens[half:]))
+    return np.concatenate([_halving(runtime, run, *part) for part in halves])
 
 
 class Loader:
@@ -100,7 +131,9 @@ class Loader:
     def expect(self, generation: Generation, wish: Wish) -> None:
         """It may be asked for, and is to be computed like this when it is loaded next."""
         self._wishes[generation.digest] = wish
-        if self._library is not None and generation.manifest.model_type not in WITHOUT_LIBRARY:
+        manifest = generation.manifest
+        without = manifest.model_type in WITHOUT_LIBRARY and manifest.kind == "encoder"
+        if self._library is not None and not without:
             self._background(self._import(self._library))
             self._library = None
 

@@ -6,42 +6,123 @@ way whatever it speaks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar, cast
 
 from aiohttp import web
 
 from gateway.catalog.lookup import Found
-from gateway.service import Embedding, EmbedRequest, Service
-from gateway.web.body import timeout
+from gateway.service import (
+    DecodeRequest,
+    Decoding,
+    Embedding,
+    EmbedRequest,
+    Reranking,
+    RerankRequest,
+    Service,
+    Tokenization,
+    TokenizeRequest,
+    TokenVectors,
+)
+from gateway.web.body import Input, timeout
 from gateway.web.errors import LINE
 
-SERVICE: Final = web.AppKey("service", Service)
+SERVICE: Final = web.RequestKey("service", Service)  # on behalf of whoever asks
+INPUTS: Final = web.RequestKey("inputs", Sequence[Any])
+Answer = Embedding | TokenVectors | Reranking | Tokenization | Decoding
+Measured = TypeVar("Measured", Embedding, TokenVectors, Reranking)
 
 
-async def embed(request: web.Request, texts: Sequence[str], *, model: str | None, **options: Any) -> Embedding:
-    """`options` are those of EmbedRequest. A model in the path wins over `model`, and that over the header X-Model."""
-    asked = EmbedRequest(
-        texts=list(texts),
-        model=request.match_info.get("model") or model or request.headers.get("X-Model"),
-        key=client(request),
-        timeout=timeout(request),
-        **options,
-    )
-    request[LINE]["texts"] = len(asked.texts)
-    embedding = await request.app[SERVICE].embed(asked, lambda found: tell_found(request, found))
+async def embed(request: web.Request, texts: list[Input], *, model: str | None, **options: Any) -> Embedding:
+    """`options` are those of EmbedRequest."""
+    asked = EmbedRequest(texts=cast(list[str], texts), **_who(request, model), **options)
+    count(request, texts)
+    return _told(request, await request[SERVICE].embed(asked, _teller(request)))
+
+
+async def embed_tokens(request: web.Request, texts: list[Input], *, model: str | None, **options: Any) -> TokenVectors:
+    """`options` are those of EmbedRequest."""
+    asked = EmbedRequest(texts=cast(list[str], texts), **_who(request, model), **options)
+    count(request, texts)
+    return _told(request, await request[SERVICE].embed_tokens(asked, _teller(request)))
+
+
+async def rerank(request: web.Request, query: str, texts: list[str], *, model: str | None, **options: Any) -> Reranking:
+    """`options` are those of RerankRequest."""
+    asked = RerankRequest(query=query, texts=texts, **_who(request, model), **options)
+    count(request, texts, query)
+    return _told(request, await request[SERVICE].rerank(asked, _teller(request)))
+
+
+async def tokenize(request: web.Request, texts: list[str], *, model: str | None, **options: Any) -> Tokenization:
+    """`options` are those of TokenizeRequest."""
+    asked = TokenizeRequest(texts=texts, **_who(request, model), **options)
+    count(request, texts)
+    return await request[SERVICE].tokenize(asked, _teller(request))
+
+
+async def decode(request: web.Request, ids: list[list[int]], *, model: str | None, **options: Any) -> Decoding:
+    """`options` are those of DecodeRequest."""
+    asked = DecodeRequest(ids=ids, **_who(request, model), **options)
+    count(request, ids)
+    return await request[SERVICE].decode(asked, _teller(request))
+
+
+def _who(request: web.Request, model: str | None) -> dict[str, Any]:
+    """What every verb is asked for: a model in the path wins over `model`, and that over the header X-Model."""
+    return {
+        "model": request.match_info.get("model") or model or request.headers.get("X-Model"),
+        "key": client(request),
+        "timeout": timeout(request),
+    }
+
+
+def _teller(request: web.Request) -> Callable[[Found], None]:
+    return lambda found: tell_found(request, found)
+
+
+def _told(request: web.Request, done: Measured) -> Measured:
+    """What it took, for the log."""
     request[LINE].update(
-        tokens=embedding.tokens,
-        queue_seconds=embedding.load_seconds + embedding.queue_seconds,
-        compute_seconds=embedding.compute_seconds,
+        tokens=done.tokens,
+        queue_seconds=done.load_seconds + done.queue_seconds,
+        compute_seconds=done.compute_seconds,
     )
-    return embedding
+    return done
+
+
+def listing(request: web.Request) -> list[dict[str, Any]]:
+    """Every model, as `GET /models` shows it."""
+    return request[SERVICE].catalog.listing()
+
+
+def served(request: web.Request) -> list[dict[str, Any]]:
+    """Those that can be asked for now."""
+    return [entry for entry in listing(request) if entry["generation"]]
+
+
+def show(request: web.Request, spelling: str) -> dict[str, Any]:
+    """One model, whatever its state. Raises ModelNotFound."""
+    service = request[SERVICE]
+    return service.catalog.show(service.resolve(spelling))
+
+
+def aliases(request: web.Request) -> list[dict[str, Any]]:
+    """The listing of other names."""
+    return request[SERVICE].catalog.aliases()
+
+
+def count(request: web.Request, inputs: Sequence[Any], *more: str) -> None:
+    """What is asked for, for the log. The inputs, with what is `more` of them, are for an audit log that wants them."""
+    request[LINE]["texts"] = len(inputs)
+    request[INPUTS] = [*more, *inputs] if more else inputs
 
 
 def client(request: web.Request) -> str:
     """What an alias's canary knows a client by, so that it stays on one side."""
     headers = request.headers
-    return headers.get("X-Canary-Key") or headers.get("Authorization") or request.remote or ""
+    key = request[SERVICE].caller.key or headers.get("Authorization")
+    return headers.get("X-Canary-Key") or key or request.remote or ""
 
 
 def tell_found(request: web.Request, found: Found) -> None:
@@ -54,9 +135,9 @@ def tell_found(request: web.Request, found: Found) -> None:
     )
 
 
-def name(response: web.StreamResponse, embedding: Embedding) -> None:
+def name(response: web.StreamResponse, done: Answer) -> None:
     """Says in the headers which model and generation have answered."""
-    response.headers["X-Model"] = str(embedding.model)
-    response.headers["X-Model-Generation"] = embedding.generation.short
-    if embedding.alias is not None:
-        response.headers["X-Model-Alias"] = str(embedding.alias)
+    response.headers["X-Model"] = str(done.model)
+    response.headers["X-Model-Generation"] = done.generation.short
+    if done.alias is not None:
+        response.headers["X-Model-Alias"] = str(done.alias)

@@ -1,28 +1,40 @@
-"""The one table from errors to statuses, and the one middleware that turns what was raised into an answer."""
+"""The one table from errors to statuses, and the one middleware that turns what was raised into an answer.
+
+A protocol that words its errors in its own way has a `Dialect`; the path of a request says which one is spoken, so that
+what is refused before any handler has seen it is worded right too.
+"""
 
 from __future__ import annotations
 
 import logging
 import math
 import random
+import re
 import time
 import traceback
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+import msgspec
 import orjson
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler, Middleware
 
 from gateway import errors, events
+from gateway.web.answers import Failed
 
 STATUSES: Final[dict[type[errors.GatewayError], int]] = {
     errors.InvalidRequest: 400,
+    errors.BodyTooSlow: 408,
+    errors.NotAllowed: 403,
+    errors.Unauthenticated: 401,
     errors.TooLarge: 413,
     errors.NotFound: 404,
     errors.MethodNotAllowed: 405,
     errors.NotServable: 409,
     errors.DoesNotFit: 507,
+    errors.LimitReached: 429,
     errors.Overloaded: 429,
     errors.Unavailable: 503,
     errors.HubOffline: 403,
@@ -40,26 +52,51 @@ STATUSES: Final[dict[type[errors.GatewayError], int]] = {
     errors.DeadlineExceeded: 504,
     errors.Internal: 500,
 }
+CHALLENGE: Final = 'Bearer realm="dropgate"'
 DEFAULT_RETRY: Final = 1.0  # seconds, where a 429 or 503 knows nothing better
 
+REQUEST_ID: Final = web.RequestKey("request_id", str)
 LINE: Final = web.RequestKey("line", dict[str, Any])  # what a handler adds to the request's one log line
 
 
-def status(error: errors.GatewayError) -> int:
-    """The status of the nearest type in the table."""
-    return next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
-
-
-def body(error: errors.GatewayError) -> dict[str, Any]:
+def body(error: errors.GatewayError, status: int = 0) -> dict[str, Any]:
+    """Our own wording, which needs no status."""
     wait = {} if error.retry_after is None else {"retry_after": round(error.retry_after, 3)}
     return {"error": {"code": error.code, "message": error.message, **wait, **error.details}}
 
 
-def answer(error: errors.GatewayError) -> web.Response:
-    content = orjson.dumps(body(error), default=str)
-    response = web.Response(status=status(error), body=content, content_type="application/json")
-    if response.status in {429, 503}:
+class Dialect(msgspec.Struct, frozen=True):
+    """How a protocol words what went wrong: `body` makes the document of an error and its status, `statuses` has those
+    that differ from our own. It is spoken where `paths` matches the beginning of a path; `shape` is the document's
+    type."""
+
+    name: str
+    paths: re.Pattern[str]
+    body: Callable[[errors.GatewayError, int], Any]
+    shape: Any
+    statuses: Mapping[type[errors.GatewayError], int] = {}
+
+
+NATIVE: Final = Dialect("Native", re.compile(""), body, Failed)
+
+
+def status(error: errors.GatewayError, dialect: Dialect = NATIVE) -> int:
+    """The status of the nearest type in the dialect's table or the common one."""
+    tables = (dialect.statuses, STATUSES)
+    return next(table[kind] for kind in type(error).__mro__ for table in tables if kind in table)
+
+
+def answer(error: errors.GatewayError, dialect: Dialect = NATIVE) -> web.Response:
+    code = status(error, dialect)
+    content = orjson.dumps(dialect.body(error, code), default=str)
+    response = web.Response(status=code, body=content, content_type="application/json")
+    response.headers["X-Gateway-Error"] = error.code
+    if code in {429, 503}:
         response.headers["Retry-After"] = str(math.ceil(error.retry_after or DEFAULT_RETRY))
+    if response.status == 408:
+        response.force_close()  # the rest of it may yet come
+    if response.status == 401:
+        response.headers["WWW-Authenticate"] = CHALLENGE
     return response
 
 
@@ -76,21 +113,21 @@ def of_http(error: web.HTTPException) -> errors.GatewayError:
             return errors.InvalidBody(error.reason)
 
 
-def middleware(tell: events.Events) -> Middleware:
-    """Around every request: its id, its errors, its one event."""
+def middleware(tell: events.Events, dialects: Sequence[Dialect] = ()) -> Middleware:
+    """Around every request: its id, its errors in the first of `dialects` that is spoken there, its one event."""
 
     @web.middleware
     async def handle(request: web.Request, handler: Handler) -> web.StreamResponse:
         began = time.monotonic()
         line: dict[str, Any] = {}
         request[LINE] = line
-        request_id = _request_id(request)
+        request_id = request[REQUEST_ID] = _request_id(request)
         status_code = 499  # the client went away: nobody reads the answer
         try:
             try:
                 response = await handler(request)
             except Exception as error:
-                response = _failed(error, line, request_id)
+                response = _failed(error, line, request_id, _spoken(request, dialects))
             status_code = response.status
             if not response.prepared:
                 response.headers["X-Request-Id"] = request_id
@@ -100,7 +137,7 @@ def middleware(tell: events.Events) -> Middleware:
                 events.RequestFinished(
                     request_id=request_id,
                     method=request.method,
-                    route=_route(request),
+                    route=route(request),
                     status=status_code,
                     seconds=time.monotonic() - began,
                     **line,
@@ -110,7 +147,11 @@ def middleware(tell: events.Events) -> Middleware:
     return handle
 
 
-def _failed(error: Exception, line: dict[str, Any], request_id: str) -> web.StreamResponse:
+def _spoken(request: web.Request, dialects: Sequence[Dialect]) -> Dialect:
+    return next((dialect for dialect in dialects if dialect.paths.match(request.path)), NATIVE)
+
+
+def _failed(error: Exception, line: dict[str, Any], request_id: str, dialect: Dialect) -> web.StreamResponse:
     """What a client is told of `error`, and what the log is."""
     match error:
         case errors.GatewayError():
@@ -125,7 +166,7 @@ def _failed(error: Exception, line: dict[str, Any], request_id: str) -> web.Stre
             line["traceback"] = "".join(traceback.format_exception(error))
             refusal = errors.Internal(f"an error of the gateway's own; its log has it under {request_id}")
     line["code"] = refusal.code
-    response = answer(refusal)
+    response = answer(refusal, dialect)
     if isinstance(error, web.HTTPMethodNotAllowed):
         response.headers["Allow"] = ", ".join(sorted(error.allowed_methods))
     return response
@@ -167,6 +208,6 @@ def _request_id(request: web.Request) -> str:
     return f"{random.getrandbits(128):032x}"
 
 
-def _route(request: web.Request) -> str:
+def route(request: web.Request) -> str:
     resource = request.match_info.route.resource
     return resource.canonical if resource is not None else "unmatched"

@@ -9,27 +9,29 @@ import orjson
 from aiohttp import web
 
 from gateway.errors import InvalidBody
+from gateway.host.wire import Side
 from gateway.model import PREFIX, ModelId
-from gateway.web import asking, vectors
+from gateway.web import answers, asking, vectors
 from gateway.web.asking import SERVICE
-from gateway.web.body import decode, read
+from gateway.web.body import Inputs, Int64, decode, inputs, read
+from gateway.web.contract import JSON, OCTETS, says
 from gateway.web.errors import LINE
 
 routes: Final = web.RouteTableDef()
-Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]  # what JSON can be answered with
 
 
 class EmbedBody(msgspec.Struct):
     """`POST /embed`. `texts` is the older name of `inputs`; what a client sends beyond these is ignored."""
 
-    inputs: str | list[str] | msgspec.UnsetType = msgspec.UNSET
-    texts: str | list[str] | msgspec.UnsetType = msgspec.UNSET
+    inputs: Inputs | msgspec.UnsetType = msgspec.UNSET
+    texts: Inputs | msgspec.UnsetType = msgspec.UNSET
     model: str | None = None
     normalize: bool | None = None
     truncate: bool | None = None
     prompt: str | None = None
     prompt_name: str | None = None
     dimensions: Int64 | None = None
+    truncation_side: Side | None = None
     encoding_format: Literal["float", "base64"] = "float"
 
 
@@ -39,6 +41,7 @@ class RollbackBody(msgspec.Struct):
     to: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{6,64}$")] | None = None
 
 
+EXAMPLE: Final = {"inputs": ["how is a beam stored?", "the ring holds the beam"]}
 _embed_body: Final = msgspec.json.Decoder(EmbedBody)
 _rollback_body: Final = msgspec.json.Decoder(RollbackBody)
 
@@ -46,21 +49,23 @@ _rollback_body: Final = msgspec.json.Decoder(RollbackBody)
 @routes.post("/embed")
 @routes.post("/model/embed")
 @routes.post("/models/{model:.+}/embed")
+@says(body=EmbedBody, example=EXAMPLE, answer=answers.Embeddings, media=(JSON, OCTETS))
 async def embed(request: web.Request) -> web.StreamResponse:
-    """Texts to vectors, as JSON floats, base64 or raw float32."""
+    """Texts or token ids to vectors, as JSON floats, base64 or raw float32."""
     body = decode(_embed_body, await read(request))
     texts = body.inputs if body.inputs is not msgspec.UNSET else body.texts
     if isinstance(texts, msgspec.UnsetType):
         raise InvalidBody("the body lacks `inputs`: a text or a list of texts", field="inputs")
     embedding = await asking.embed(
         request,
-        [texts] if isinstance(texts, str) else texts,
+        inputs(texts, "inputs"),
         model=body.model,
         normalize=body.normalize,
         truncate=body.truncate is not False,
         prompt=body.prompt,
         prompt_name=body.prompt_name,
         dimensions=body.dimensions,
+        truncation_side=body.truncation_side,
     )
     if vectors.OCTETS in request.headers.get("Accept", ""):
         response = vectors.octets(embedding)
@@ -71,9 +76,10 @@ async def embed(request: web.Request) -> web.StreamResponse:
 
 
 @routes.get("/models")
+@says(answer=answers.Models)
 async def models(request: web.Request) -> web.Response:
     """Every model seen, with its state; aliases; and the names that are no models, with the reason."""
-    catalog = request.app[SERVICE].catalog
+    catalog = request[SERVICE].catalog
     listing = {"models": catalog.listing(), "aliases": catalog.aliases()}
     return answer(listing | {"ignored": msgspec.to_builtins(catalog.ignored)})
 
@@ -81,12 +87,13 @@ async def models(request: web.Request) -> web.Response:
 @routes.get("/models/embeddings")
 @routes.get("/models/llms")
 @routes.get("/models/finetuned")
+@says(answer=answers.OlderModels)
 async def older_listing(request: web.Request) -> web.Response:
     """The listings of an earlier system: ids of what can be asked for; `finetuned` with names to show."""
-    catalog = request.app[SERVICE].catalog
+    catalog = request[SERVICE].catalog
     if request.path.endswith("/llms"):
         return answer({"models": []})  # language models are not served yet, and none is claimed
-    served = [entry for entry in catalog.listing() if entry["generation"]]
+    served = [entry for entry in catalog.listing() if entry["generation"] and entry["kind"] == "encoder"]
     if request.path.endswith("/embeddings"):
         aliases = [alias["id"] for alias in catalog.aliases() if alias["model"] in {entry["id"] for entry in served}]
         return answer({"models": [*(entry["id"] for entry in served), *aliases]})
@@ -96,14 +103,14 @@ async def older_listing(request: web.Request) -> web.Response:
 @routes.get("/models/{model:.+}")
 async def model(request: web.Request) -> web.Response:
     """One directory."""
-    service = request.app[SERVICE]
+    service = request[SERVICE]
     return answer(service.catalog.show(service.resolve(request.match_info["model"])))
 
 
 @routes.post("/models/{model:.+}/{verb:load|unload|pin|unpin}")
 async def operate(request: web.Request) -> web.Response:
     """What operators do to a model; doing it twice is doing it once."""
-    service, spelling = request.app[SERVICE], request.match_info["model"]
+    service, spelling = request[SERVICE], request.match_info["model"]
     match request.match_info["verb"]:
         case "load":
             done = await service.load(spelling)
@@ -116,9 +123,10 @@ async def operate(request: web.Request) -> web.Response:
 
 
 @routes.post("/models/{model:.+}/rollback")
+@says(body=RollbackBody, example={"to": "b07c48456b11"}, optional=True)
 async def rollback(request: web.Request) -> web.Response:
     """Makes an earlier generation live, until something newer is dropped."""
-    service = request.app[SERVICE]
+    service = request[SERVICE]
     raw = await read(request)
     body = decode(_rollback_body, raw) if raw.strip() else RollbackBody()
     done = await service.rollback(request.match_info["model"], body.to)
@@ -135,7 +143,7 @@ async def healthz(request: web.Request) -> web.Response:
 @routes.get("/readyz")
 async def readyz(request: web.Request) -> web.Response:
     """Whether requests may be sent here, and if not, why not."""
-    service = request.app[SERVICE]
+    service = request[SERVICE]
     checks = {
         "volume": service.catalog.looked.is_set(),
         "host": service.engine.ready,
@@ -148,13 +156,15 @@ async def readyz(request: web.Request) -> web.Response:
 
 
 @routes.get("/info")
+@says(query={"model": "any spelling of a model; without it the default model"})
 async def info(request: web.Request) -> web.Response:
     """What the default model is, or the one named by `?model=`."""
-    service = request.app[SERVICE]
+    service = request[SERVICE]
     found = await service.find(request.query.get("model"))
     generation, manifest = found.generation, found.generation.manifest
     residences = service.engine.residences().get(generation.digest, [])
     devices = service.engine.devices()
+    shown = devices if service.caller.unrestricted else []  # they count what others have loaded, too
     return answer(
         {
             "model": str(found.model),
@@ -168,7 +178,7 @@ async def info(request: web.Request) -> web.Response:
             "batch_size": service.settings.max_batch_texts or None,
             "prompts": manifest.prompts,
             "default_prompt_name": manifest.default_prompt_name,
-            "devices": [msgspec.to_builtins(device) for device in devices],
+            "devices": [msgspec.to_builtins(device) for device in shown],
         }
     )
 

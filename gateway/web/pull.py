@@ -11,6 +11,7 @@ from gateway.service import Service
 from gateway.volume.pulls import Pull, show
 from gateway.web.asking import SERVICE
 from gateway.web.body import decode, read
+from gateway.web.contract import says
 from gateway.web.errors import LINE
 from gateway.web.native import answer
 
@@ -28,6 +29,7 @@ _body: Final = msgspec.json.Decoder(PullBody)
 
 
 @routes.post("/models/pull")
+@says(body=PullBody, example={"model": "intfloat/e5-small-v2"}, status=202)
 async def pull(request: web.Request) -> web.Response:
     """Brings a model from the hub to the volume; 202, and `Location` says how far it is. Twice is once."""
     body = decode(_body, await read(request))
@@ -41,7 +43,7 @@ async def pull(request: web.Request) -> web.Response:
 @routes.get("/models/pulls")
 async def pulls(request: web.Request) -> web.Response:
     """The pulls under way and the last ones that have ended, with their bytes."""
-    return answer({"pulls": [_shown(found) for found in _service(request).pulls.listing()]})
+    return answer({"pulls": [_shown(found) for found in _service(request).list_pulls()]})
 
 
 @routes.get("/models/pulls/{model:.+}")
@@ -51,7 +53,7 @@ async def progress(request: web.Request) -> web.Response:
 
 
 def _service(request: web.Request) -> Service:
-    return request.app[SERVICE]
+    return request[SERVICE]
 
 
 def _shown(pull: Pull) -> dict[str, object]:

@@ -19,6 +19,7 @@ from gateway import events
 from gateway.errors import GenerationNotFound, LoadFailed, ModelCopying, ModelNotFound, ModelRejected, Starting
 from gateway.model import ModelId
 from gateway.volume.generations import DIGEST
+from tests import making
 from tests.catalog.world import M, World
 
 
@@ -702,3 +703,19 @@ async def test_settling_is_told_every_model_with_the_inode_that_its_generation_c
     assert world.catalog.served() == {ModelId.of("finetuned/good"): good, ModelId.of("finetuned/bad"): None}
     again = await world.restarted()
     assert again.catalog.served() == {ModelId.of("finetuned/good"): good}
+
+
+async def test_a_generation_of_another_kind_or_with_another_scale_of_scores_is_a_breaking_swap(
+    world: World, tmp_path: Path
+) -> None:
+    world.put(making.reranker(tmp_path / "a"))
+    await world.look()
+    assert (world.shown()["kind"], world.shown()["dim"]) == ("reranker", 1)
+    for source, breaks in (
+        (making.reranker(tmp_path / "b", seed=1), False),
+        (making.reranker(tmp_path / "c", activation="torch.nn.modules.linear.Identity"), True),
+        (making.encoder(tmp_path / "d", dim=16), True),
+    ):
+        world.put(source)
+        await world.look()
+        assert world.heard(events.ModelSwapped)[-1].breaking is breaks

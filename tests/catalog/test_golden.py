@@ -15,6 +15,7 @@ from gateway.catalog.golden import Golden, compare, read
 from gateway.engine.engine import Vectors
 from gateway.errors import LoadFailed, ModelRejected
 from gateway.model import Generation
+from tests import making
 from tests.catalog.world import World, vector
 
 TEXTS = ["a beam", "a ring"]
@@ -150,3 +151,11 @@ def test_length_does_not_count_and_direction_does() -> None:
     assert "text 1 has a cosine of 0.9949" in compare(answer([[5.0, 0.0], [0.1, 0.99]]), golden)
     assert "text 0 has a cosine of 0.0000" in compare(answer([[float("nan"), 0.0], [0.0, 1.0]]), golden)
     assert "2 numbers, and the model makes 3" in compare(answer([[1.0, 0.0, 0.0]] * 2), golden)
+
+
+async def test_a_reranker_has_no_vectors_to_be_held_against(world: World) -> None:
+    source = making.reranker(world.base / "made")
+    world.put(with_golden(source, world.base / "g", {"texts": TEXTS, "vectors": [[1.0], [2.0]]}))
+    await world.look()
+    assert world.find().manifest.kind == "reranker"
+    assert world.engine.loads == [world.find().short]  # it was loaded, and its probe is its host's matter

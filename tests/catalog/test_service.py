@@ -11,6 +11,7 @@ import pytest
 from gateway.errors import DeadlineExceeded, GenerationNotFound, LoadFailed
 from gateway.model import ModelId
 from gateway.service import EmbedRequest, Service
+from gateway.tenants.caller import Caller
 from gateway.volume.pulls import Pulls
 from tests.catalog.world import M, World
 
@@ -90,3 +91,31 @@ async def test_a_rollback_is_asked_for_by_any_spelling_and_refused_without_costi
         await service(world).rollback("m", "ffffff")
     assert world.find() == old
     assert new.short in world.shown()["previous"]
+
+
+async def test_a_request_rides_in_the_flow_of_its_callers_tenant(world: World, made: list[str]) -> None:
+    await world.swap(made[0])
+    everybodys = service(world)
+    for tenant in ("a", "b"):
+        await everybodys.on_behalf_of(Caller(tenant=tenant, key=tenant)).embed(ASKED)
+    await everybodys.embed(ASKED)
+    assert world.engine.flows == ["a", "b", ""]
+
+
+async def test_callers_share_what_is_counted_and_drained(world: World, made: list[str]) -> None:
+    await world.swap(made[0])
+    everybodys = service(world)
+    mine = everybodys.on_behalf_of(Caller(tenant="a", key="a"))
+    world.engine.gate.clear()
+    world.engine.loading.clear()
+    asking = asyncio.create_task(mine.embed(ASKED))
+    await world.engine.begins()
+    assert not everybodys.quiet
+    draining = asyncio.create_task(everybodys.drain())
+    await asyncio.sleep(0)
+    assert mine.draining
+    assert not draining.done()
+    world.engine.gate.set()
+    await asking
+    await draining
+    assert everybodys.served == mine.served == 1

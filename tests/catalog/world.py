@@ -42,6 +42,7 @@ class Engine:
         self.live: dict[str, Generation] = {}
         self.pinned: set[str] = set()
         self.deadlines: list[float | None] = []  # of the requests that came
+        self.flows: list[str] = []  # likewise: whose they are
         self.loaded: dict[str, Generation] = {}
         self.loads: list[str] = []
         self.unloads: list[str] = []
@@ -55,9 +56,16 @@ class Engine:
         self.loading = asyncio.Event()  # a load has begun
 
     async def embed(
-        self, generation: Generation, texts: list[str], options: Options, deadline: float | None = None
+        self,
+        generation: Generation,
+        texts: list[str],
+        options: Options,
+        deadline: float | None = None,
+        *,
+        flow: str = "",
     ) -> Vectors:
         self.deadlines.append(deadline)
+        self.flows.append(flow)
         await self.load(generation)
         vectors = np.stack([vector(generation, text) for text in texts]).astype("<f4")
         return Vectors(vectors.tobytes(), len(texts), generation.manifest.dim, 1, 0.0, 0.0, 0.0)

@@ -31,7 +31,7 @@ class Host:
 
     def __init__(self) -> None:
         self.full = True
-        self.asked: list[wire.Embed] = []
+        self.asked: list[wire.Work] = []
         self.residents: dict[str, Any] = {GENERATION.digest: wire.Resident(GENERATION.digest, "loaded", 4, 0, False, 0)}
         self.parked: dict[str, Any] = {}
 
@@ -39,10 +39,12 @@ class Host:
 
     async def call(self, command: Callable[[int], wire.Command], digest: str) -> tuple[wire.Done, bytes]:
         asked = command(len(self.asked) + 1)
-        assert isinstance(asked, wire.Embed)
+        assert isinstance(asked, wire.Work)
         self.asked.append(asked)
         if self.full:
             raise Overloaded("it is full", retry_after=2.0, queued=9)
+        if isinstance(asked, wire.Tokenize | wire.Decode):
+            return wire.Done(asked.id), b"\x90"  # an empty list
         return wire.Done(asked.id, len(asked.texts), 2), bytes(8 * len(asked.texts))
 
 
@@ -91,3 +93,20 @@ async def test_the_host_is_told_how_long_the_client_still_waits(engine: ProcessE
     assert 0 < soon <= 30
     assert late <= -1
     assert never is None
+
+
+async def test_the_host_is_told_whose_a_request_is_whatever_is_asked(engine: ProcessEngine, host: Host) -> None:
+    host.full = False
+    await engine.embed(GENERATION, ["x"], wire.Options(), flow="a")
+    await engine.rerank(GENERATION, "q", ["x"], wire.Options(), flow="b")
+    await engine.tokenize(GENERATION, ["x"], flow="c")
+    await engine.decode(GENERATION, [[1]], flow="d")
+    await engine.embed(GENERATION, ["x"], wire.Options())
+    assert [asked.flow for asked in host.asked] == ["a", "b", "c", "d", ""]
+
+
+async def test_what_was_refused_to_one_flow_is_asked_for_another(engine: ProcessEngine, host: Host) -> None:
+    for flow in ("a", "b", "a", "b"):
+        with pytest.raises(Overloaded):
+            await engine.embed(GENERATION, ["a beam"], wire.Options(), flow=flow)
+    assert [asked.flow for asked in host.asked] == ["a", "b"]

@@ -67,3 +67,14 @@ def test_the_newest_refusal_counts(refusals: Refusals) -> None:
     refusals.remember("d", ["x"], Overloaded("fuller", retry_after=3.0))
     with pytest.raises(Overloaded, match="fuller"):
         refusals.check("d", ["y"])
+
+
+def test_token_ids_are_as_large_as_the_texts_that_they_stand_for(clock: Clock) -> None:
+    refusals = Refusals(clock)
+    refusals.remember("d", [[7] * 10], FULL)
+    refusals.check("d", ["x" * 39])
+    refusals.check("d", [[7] * 9])
+    for inputs in (["x" * 40], [[7] * 5, [7] * 5]):
+        with pytest.raises(Overloaded):
+            refusals.check("d", inputs)
+    refusals.check("d", [])

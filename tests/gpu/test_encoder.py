@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from gateway.host import encoder, memory, runtimes
+from gateway.host import encoder, memory, pairs, runtimes
 from gateway.host.encoder import Dtype, Encoder, Vectors
 from gateway.host.flash import can_flash
 from gateway.host.graphs import LEAST_USES
@@ -199,3 +199,23 @@ def test_two_models_that_take_turns_do_not_disturb_each_others_captures(tmp_path
 def a_model(generation: Generation, loaded: Encoder) -> Model:
     chosen = runtimes.Chosen(loaded, None)  # type: ignore[arg-type]  # nobody asks for its numerics here
     return Model(generation, chosen, Tokenizer(generation))
+
+
+@pytest.mark.parametrize("family", ["bert", "mpnet", "modernbert"])
+def test_token_vectors_are_those_of_the_cpu(family: str, tmp_path: Path, device: str) -> None:
+    generation, rows, _ = prepared(making.encoder(tmp_path / "model", family=family))
+    wanted = encoder.load(generation, "cpu").token_vectors(rows)
+    for found, theirs in zip(encoder.load(generation, device).token_vectors(rows), wanted, strict=True):
+        assert cosines(found, theirs).min() > 0.99999
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert"])
+def test_scores_are_those_of_the_cpu(family: str, tmp_path: Path, device: str) -> None:
+    generation = making.generation(making.reranker(tmp_path / "model", family=family))
+    rows = pairs.encode(Tokenizer(generation), "where is the beam?", TEXTS)
+    wanted = encoder.load(generation, "cpu").embed(rows)
+    loaded = encoder.load(generation, device)
+    for _ in range(LEAST_USES):
+        np.testing.assert_allclose(loaded.embed(rows), wanted, atol=1e-4)
+    loaded.use_pause()
+    np.testing.assert_allclose(loaded.embed(rows), wanted, atol=1e-4)

@@ -257,3 +257,17 @@ async def test_many_changes_in_a_turn_are_one_report_and_a_load_is_in_it_at_once
     rig.tell(wire.Unload(5, rig.generation.digest))
     await rig.answer(5)
     assert rig.of(wire.Residency)[-1].residents == []
+
+
+async def test_a_request_of_more_tokens_than_it_may_have_is_refused_and_nothing_is_left_counted(rig: Rig) -> None:
+    texts = ["alpha beta"] * 3
+    rig.ask(1, *texts)
+    done, _ = await rig.answer(1)
+    limits = msgspec.structs.replace(PLAIN, most_tokens=done.tokens)
+    rig.tell(wire.Embed(2, rig.generation.digest, texts, limits))
+    rig.tell(wire.Embed(3, rig.generation.digest, [*texts, "alpha"], limits))
+    assert isinstance((await rig.answer(2))[0], wire.Done)
+    refused, _ = await rig.answer(3)
+    assert (refused.code, refused.details["limit"]) == ("too_many_tokens", done.tokens)
+    assert refused.details["tokens"] > done.tokens
+    await rig.until(lambda: rig.host.batcher.queue_tokens == 0)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gateway.host import blocks, encoder, flash, forms, memory
+from gateway.host import blocks, encoder, flash, forms, memory, pairs
 from gateway.host.attention import Grouped, relative
 from gateway.host.flash import Flash, Masked, can_flash
 from gateway.host.graphs import LEAST_USES, Function
@@ -18,7 +18,6 @@ from gateway.host.launcher import Launcher
 from gateway.host.segments import Group, Integers
 from gateway.host.staging import Event
 from gateway.host.tokenize import Tokenizer
-from gateway.model import Pooling
 from tests import making
 from tests.host.test_graphs import Tape
 
@@ -171,7 +170,7 @@ def test_a_call_that_the_device_has_no_memory_for_is_told_as_such(tmp_path: Path
         def vectors(self, numbers: Tensor) -> Tensor:
             return torch.empty(1 << 60)
 
-    full = Full(loaded._network, loaded._tail, Pooling(("mean",)))  # type: ignore[arg-type]  # it is never asked
+    full = Full(loaded._network, loaded._tail)  # type: ignore[arg-type]  # it is never asked
     full.padded = lambda batch, left_out, shape: np.zeros(shape, dtype=np.int64)  # type: ignore[method-assign]  # likewise
     with pytest.raises(memory.OutOfMemory):
         launcher(loaded, full).begin(rows, left_out)
@@ -237,3 +236,22 @@ def test_tokens_that_have_no_position_of_their_own_are_not_counted(
     assert blocks.positions(ids, skipped).tolist() == wanted
     texts, within = blocks.places(8, bounds)
     assert blocks.packed_positions(ids.flatten(), bounds, texts, within, skipped).view(2, 4).tolist() == wanted
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "mpnet", "modernbert", "t5"])
+def test_token_vectors_are_those_of_the_cpu(family: str, tmp_path: Path) -> None:
+    loaded, rows, _, _ = prepared(making.encoder(tmp_path / "model", family=family, pooling="cls"))
+    for found, wanted in zip(launcher(loaded).tokens(rows), loaded.token_vectors(rows), strict=True):
+        agree(found.numpy(), wanted)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert"])
+def test_scores_of_pairs_are_those_of_the_cpu_padded_and_captured(family: str, tmp_path: Path) -> None:
+    generation = making.generation(making.reranker(tmp_path / "model", family=family))
+    rows = pairs.encode(Tokenizer(generation), "where is the beam?", TEXTS)
+    loaded, nothing = encoder.load(generation, "cpu"), np.zeros(len(rows), dtype=np.int64)
+    calls, wanted = launcher(loaded), loaded.embed(rows)
+    for _ in range(LEAST_USES):
+        agree(calls.begin(rows, nothing).wait(), wanted)
+    calls.use_pause()
+    agree(calls.begin(rows, nothing).wait(), wanted)

@@ -166,3 +166,11 @@ def test_int8_is_calibrated_measured_and_kept(minilm: str, tmp_path: Path) -> No
     again = runtimes.load(generation, Wish("auto", "int8"), "cpu")
     rows = Tokenizer(generation).encode(TEXTS)
     np.testing.assert_allclose(again.runtime.embed(rows), chosen.runtime.embed(rows), rtol=0, atol=1e-6)
+
+
+def test_token_vectors_are_those_of_torch(generation: Generation) -> None:
+    rows = Tokenizer(generation).encode(TEXTS)
+    found = openvino_runtime.load(generation, "float32").token_vectors(rows)
+    for vectors, wanted in zip(found, encoder.load(generation, "cpu").token_vectors(rows), strict=True):
+        assert vectors.shape == wanted.shape
+        np.testing.assert_allclose(vectors, wanted, rtol=0, atol=PARITY)

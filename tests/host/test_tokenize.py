@@ -14,6 +14,7 @@ from sentence_transformers import SentenceTransformer
 
 from gateway.errors import InputTooLong, InvalidInput, LoadFailed
 from gateway.host.tokenize import Tokenizer
+from gateway.host.wire import Side
 from gateway.model import Generation
 from tests import making
 
@@ -36,8 +37,13 @@ def tokenizer(path: str) -> Tokenizer:
     return Tokenizer(making.generation(path))
 
 
-def library_ids(path: str, texts: tuple[str, ...], prompt: str | None = None) -> list[list[int]]:
-    features = SentenceTransformer(path, device="cpu", local_files_only=True).preprocess(list(texts), prompt=prompt)
+def library_ids(
+    path: str, texts: tuple[str, ...], prompt: str | None = None, side: str | None = None
+) -> list[list[int]]:
+    library = SentenceTransformer(path, device="cpu", local_files_only=True)
+    if side is not None:
+        library.tokenizer.truncation_side = side
+    features = library.preprocess(list(texts), prompt=prompt)
     rows = zip(features["input_ids"].tolist(), features["attention_mask"].tolist(), strict=True)
     return [ids[: sum(mask)] for ids, mask in rows]
 
@@ -138,3 +144,48 @@ def test_a_tokenizer_that_cannot_be_read_fails_the_load(path: str, tmp_path: Pat
     with pytest.raises(LoadFailed) as caught:
         Tokenizer(generation)
     assert caught.value.details["reason"] == "tokenizer_unreadable"
+
+
+@pytest.mark.parametrize("family", ["bert", "mpnet", "roberta", "modernbert", "xlm-roberta", "t5"])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_what_is_too_long_is_cut_on_the_side_that_is_asked_for(family: str, side: Side, tmp_path: Path) -> None:
+    path = making.encoder(tmp_path / "model", family=family, max_tokens=16)
+    texts = (*TEXTS, "[CLS] <s> " + "the beam of a ring " * 9, "a laser, " * 2000 + "the end of the photon")
+    tokenizer = Tokenizer(making.generation(path))
+    assert as_lists(tokenizer.encode(texts, side=side)) == library_ids(path, texts, side=side)
+    assert as_lists(tokenizer.encode(texts, prompt="the ", side=side)) == library_ids(path, texts, "the ", side)
+
+
+def test_a_tokenizer_that_cuts_on_the_left_does_so_unless_it_is_asked_otherwise(path: str, tmp_path: Path) -> None:
+    copy, generation = changed_copy(path, tmp_path / "copy")
+    file = copy / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"truncation_side": "left"}))
+    tokenizer = Tokenizer(generation)
+    texts = (*TEXTS, "the beam of a ring " * 9)
+    for side in (None, "left", "right"):
+        assert as_lists(tokenizer.encode(texts, side=side)) == library_ids(path, texts, side=side or "left")
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "xlm-roberta", "t5"])
+def test_ids_get_the_special_tokens_that_they_lack(family: str, tmp_path: Path) -> None:
+    tokenizer = Tokenizer(making.generation(making.encoder(tmp_path / "model", family=family)))
+    whole = as_lists(tokenizer.encode(["the beam", "laser"]))
+    frame = tokenizer.frame
+    bare = [ids[len(frame.head) : len(ids) - len(frame.tail)] for ids in whole]
+    half = [[*ids, *frame.tail] for ids in bare]
+    for rows in (whole, bare, half):
+        assert as_lists(tokenizer.encode_ids(rows)) == whole
+
+
+def test_ids_over_the_limit_are_cut_on_either_side_or_refused(tokenizer: Tokenizer) -> None:
+    ids = list(range(5, 25))
+    assert as_lists(tokenizer.encode_ids([ids])) == [[2, *range(5, 19), 3]]
+    assert as_lists(tokenizer.encode_ids([[2, *ids, 3]], side="left")) == [[2, *range(11, 25), 3]]
+    assert as_lists(tokenizer.encode_ids([ids[:14]], truncate=False)) == [[2, *range(5, 19), 3]]
+    with pytest.raises(InputTooLong) as caught:
+        tokenizer.encode_ids([[5], ids], truncate=False)
+    assert caught.value.details == {"index": 1, "tokens": 22, "max_tokens": 16}
+
+
+def test_no_ids_are_an_empty_text(tokenizer: Tokenizer) -> None:
+    assert as_lists(tokenizer.encode_ids([[]])) == as_lists(tokenizer.encode([""]))

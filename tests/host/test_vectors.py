@@ -163,3 +163,31 @@ def test_vectors_on_a_gpu_are_those_of_sentence_transformers_on_the_cpu(family: 
     path = making.encoder(tmp_path / "model", family=family, include_prompt=False)
     wanted = reference(path).encode(list(TEXTS), prompt="query: ")
     agree(ours(path, prompt="query: ", device="cuda"), wanted)
+
+
+TOKEN_TEXTS = tuple(text for text in TEXTS if text)
+
+
+@pytest.mark.parametrize("recipe", ["mean", "cls", "dense, layer norm", "old spelling, folder", "plain", "float16"])
+def test_token_vectors_are_those_of_sentence_transformers(recipe: str, tmp_path: Path) -> None:
+    demand_token_vectors(making.encoder(tmp_path / "model", **RECIPES[recipe]))
+
+
+@pytest.mark.parametrize("family", ["roberta", "distilbert", "mpnet", "modernbert", "t5", "xlm-roberta", "deberta-v2"])
+def test_token_vectors_of_other_families_are_those_of_sentence_transformers(family: str, tmp_path: Path) -> None:
+    demand_token_vectors(making.encoder(tmp_path / "model", family=family))
+
+
+def test_token_vectors_of_the_real_minilm_are_those_of_sentence_transformers(minilm: str) -> None:
+    demand_token_vectors(minilm)
+
+
+def demand_token_vectors(path: str) -> None:
+    generation = making.generation(path)
+    loaded = encoder.load(generation, "cpu")
+    rows = Tokenizer(generation).encode(TOKEN_TEXTS)
+    found = loaded.token_vectors(rows)
+    wanted = reference(path).encode(list(TOKEN_TEXTS), output_value="token_embeddings")
+    assert [vectors.shape for vectors in found] == [(len(row), generation.manifest.width) for row in rows]
+    for vectors, theirs in zip(found, wanted, strict=True):
+        agree(vectors, theirs.numpy()[: len(vectors)])
