@@ -36,10 +36,18 @@ from gateway.volume.follower import Follower
 from gateway.volume.generations import Store
 from gateway.volume.pulls import Pulls
 from gateway.volume.settle import Snapshot
-from gateway.web import asking, errors, metrics, native, pull, server, stream
+from gateway.web import asking, errors, metrics, native, ollama, openai, pull, server, stream, tei, triton
 from gateway.wish import Wish
 
 TIDY_SECONDS: Final = 5.0
+PROTOCOLS: Final = (metrics, stream, pull, native, openai, tei, ollama, triton)
+DIALECTS: Final = (
+    openai.DIALECT,
+    tei.OPENAI_DIALECT,
+    tei.DIALECT,
+    ollama.DIALECT,
+    triton.DIALECT,
+)  # the first that is spoken on a path counts
 CLOSE_SECONDS: Final = 2.0  # for connections that are idle or stream events, once the work is done
 
 
@@ -157,14 +165,14 @@ class Gateway:
 
     def web(self) -> web.Application:
         app = web.Application(
-            middlewares=[errors.middleware(self.events)], client_max_size=self.settings.max_body_bytes
+            middlewares=[errors.middleware(self.events, DIALECTS)], client_max_size=self.settings.max_body_bytes
         )
         app[asking.SERVICE] = self.service
         app[stream.EVENTS] = self.events
         app[stream.STOPPING] = self.stopping
         app[metrics.METRICS] = self.metrics
-        for table in (metrics.routes, stream.routes, pull.routes, native.routes):
-            app.add_routes(table)
+        for module in PROTOCOLS:
+            app.add_routes(module.routes)
         return app
 
     def _check_dimension(self, event: events.Event) -> None:

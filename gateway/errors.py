@@ -9,8 +9,10 @@ a type to its status (`gateway/web/errors.py`), and a test holds the table and t
     │   ├── InvalidHttp                  invalid_http
     │   ├── InvalidModelId               invalid_model_id
     │   ├── InvalidInput                 invalid_input
+    │   ├── EmptyInput                   empty_input
     │   ├── UnknownPrompt                unknown_prompt
     │   ├── InvalidDimensions            invalid_dimensions
+    │   ├── WrongKind                    wrong_kind
     │   └── NoDefaultModel               no_default_model
     ├── TooLarge                       the request is over a limit that the operator set
     │   ├── BodyTooLarge                 body_too_large
@@ -99,12 +101,20 @@ class InvalidInput(InvalidRequest):
     code = "invalid_input"
 
 
+class EmptyInput(InvalidRequest):
+    code = "empty_input"
+
+
 class UnknownPrompt(InvalidRequest):
     code = "unknown_prompt"
 
 
 class InvalidDimensions(InvalidRequest):
     code = "invalid_dimensions"
+
+
+class WrongKind(InvalidRequest):
+    code = "wrong_kind"
 
 
 class NoDefaultModel(InvalidRequest):

@@ -170,15 +170,19 @@ class Normalize(msgspec.Struct, frozen=True, tag=True):
 Stage = Pooling | Dense | LayerNorm | Normalize
 
 
+Kind = Literal["encoder", "reranker"]
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """What a directory says it is, checked, with the weights unread.
 
     `files` are the relative paths that are loaded, sorted: they and the `wish` make up a generation's digest.
     `parameters` counts numbers, `stored_bytes` the bytes of the tensors on disk. `samples` are texts of its maker's,
-    on which the cost of a lower precision is measured.
+    on which the cost of a lower precision is measured. An encoder makes vectors of `dim` numbers; a reranker makes one
+    score of a pair of texts, and `activation` (a class name as in `Dense`) comes between its logit and the score.
     """
 
-    kind: Literal["encoder"]
+    kind: Kind
     library: Literal["sentence-transformers", "transformers"]
     model_type: str
     architecture: str
@@ -200,6 +204,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
     wish: Wish = Wish()
     samples: tuple[str, ...] = ()
+    activation: str = ""
 
     def bytes_as(self, dtype: str) -> int:
         """What this model takes once it is loaded: every number as wide as `dtype`, whatever it is on disk. What is
@@ -207,6 +212,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         positions, are some hundred bytes more."""
         width = WIDEST if self.model_type in PARTLY_WIDE else WIDTHS.get(dtype, WIDEST)
         return self.parameters * width + _behind_pooling(self.stages) * (WIDEST - width)
+
+    @property
+    def width(self) -> int:
+        """Numbers of a token's vector, before the pooling."""
+        pooled = next((stage.in_features for stage in self.stages if isinstance(stage, Dense)), self.dim)
+        return pooled // next((len(stage.modes) for stage in self.stages if isinstance(stage, Pooling)), 1)
 
     @property
     def normalized(self) -> bool:

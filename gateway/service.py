@@ -6,8 +6,8 @@ Nothing here waits for anything but the engine. A request that cannot be served 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Sequence, Sized
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -18,6 +18,7 @@ from gateway.errors import (
     DeadlineExceeded,
     InvalidBody,
     InvalidDimensions,
+    InvalidInput,
     LoadFailed,
     ModelCopying,
     ModelNotFound,
@@ -25,20 +26,31 @@ from gateway.errors import (
     ShuttingDown,
     TooManyInputs,
     UnknownPrompt,
+    WrongKind,
 )
-from gateway.host.wire import Options, Payload
-from gateway.model import Generation, Manifest, ModelId, ModelRef
+from gateway.host.wire import Ids, Options, Payload, Side, Token
+from gateway.model import Generation, Kind, Manifest, ModelId, ModelRef
 from gateway.settings import Settings
 from gateway.volume.order import parse_repository
 from gateway.volume.pulls import Pull, Pulls
 
 T = TypeVar("T")
+# What each kind of model is, and what it can be asked for.
+KINDS: Final[dict[Kind, str]] = {
+    "encoder": "an encoder, which makes vectors of texts: ask it to embed",
+    "reranker": "a reranker, which scores a query with each of some texts: ask it to rerank",
+}
 
 
 class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a client asked for, whatever protocol it speaks. `model` is its spelling, None the default model."""
+    """What a client asked for, whatever protocol it speaks. `model` is its spelling, None the default model.
 
-    texts: list[str]
+    In place of texts there may be token ids of the model's own vocabulary: the whole input, with no prompt before it,
+    to which the special tokens are added where they are not there. Texts and ids do not mix. What is too long is cut on
+    the `truncation_side`, None for the model's own, which is nearly always the right one.
+    """
+
+    texts: list[str] | Ids
     model: str | None = None
     normalize: bool | None = None
     truncate: bool = True
@@ -47,6 +59,41 @@ class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True):
     dimensions: int | None = None
     key: str = ""  # what an alias's canary knows the client by
     timeout: float | None = None  # seconds that the client will wait, where that is less than the settings allow
+    truncation_side: Side | None = None
+
+
+class RerankRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """How well does each text answer the query? `raw_scores`: without the model's activation, which is a sigmoid unless
+    the model says otherwise."""
+
+    query: str
+    texts: list[str]
+    model: str | None = None
+    truncate: bool = True
+    truncation_side: Side | None = None
+    raw_scores: bool = False
+    key: str = ""
+    timeout: float | None = None
+
+
+class TokenizeRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """The prompt, by default the model's own as for `embed`, stands before each text, and its tokens are told too."""
+
+    texts: list[str]
+    model: str | None = None
+    add_special_tokens: bool = True
+    prompt: str | None = None
+    prompt_name: str | None = None
+    key: str = ""
+    timeout: float | None = None
+
+
+class DecodeRequest(msgspec.Struct, frozen=True, kw_only=True):
+    ids: Ids
+    model: str | None = None
+    skip_special_tokens: bool = True
+    key: str = ""
+    timeout: float | None = None
 
 
 class Embedding(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,6 +110,59 @@ class Embedding(msgspec.Struct, frozen=True, kw_only=True):
     load_seconds: float = 0.0
     queue_seconds: float = 0.0
     compute_seconds: float = 0.0
+
+
+class TokenVectors(msgspec.Struct, frozen=True, kw_only=True):
+    """`data` is little-endian float32 [sum(counts), dim], row-major: for each text so many vectors, one for each of its
+    tokens, special ones included."""
+
+    model: ModelId
+    generation: Generation
+    alias: ModelId | None = None
+    data: Payload
+    counts: list[int]
+    dim: int
+    tokens: int = 0
+    load_seconds: float = 0.0
+    queue_seconds: float = 0.0
+    compute_seconds: float = 0.0
+
+
+class Reranking(msgspec.Struct, frozen=True, kw_only=True):
+    """`scores` in the order of the texts."""
+
+    model: ModelId
+    generation: Generation
+    alias: ModelId | None = None
+    scores: list[float]
+    tokens: int = 0
+    load_seconds: float = 0.0
+    queue_seconds: float = 0.0
+    compute_seconds: float = 0.0
+
+
+class Tokenization(msgspec.Struct, frozen=True, kw_only=True):
+    """For each text its tokens. Where they lie is counted in characters of the prompt and the text together."""
+
+    model: ModelId
+    generation: Generation
+    alias: ModelId | None = None
+    texts: list[list[Token]]
+
+
+class Decoding(msgspec.Struct, frozen=True, kw_only=True):
+    model: ModelId
+    generation: Generation
+    alias: ModelId | None = None
+    texts: list[str]
+
+
+Request = EmbedRequest | RerankRequest | TokenizeRequest | DecodeRequest
+OnFound = Callable[[Found], None]
+
+
+def _nobody(found: Found) -> None:
+    """Is told."""
 
 
 class Service:
@@ -93,18 +193,12 @@ class Service:
         """Whether a request may be sent here: the volume was looked at, a host is up, and no end is in sight."""
         return self.catalog.looked.is_set() and self.engine.ready and not self.draining
 
-    async def embed(self, request: EmbedRequest, on_found: Callable[[Found], None] = lambda found: None) -> Embedding:
-        """Texts to vectors. `on_found` is told what will run, whatever comes of it. Raises what `gateway.errors` has,
-        and nothing else."""
-        if len(request.texts) > self.settings.max_inputs:
-            raise TooManyInputs(
-                f"{len(request.texts)} inputs are more than the {self.settings.max_inputs} that one request may have",
-                limit=self.settings.max_inputs,
-            )
-        seconds = self.settings.request_timeout
-        if request.timeout is not None:
-            seconds = min(seconds, request.timeout)
-        found, vectors = await self._work(seconds, lambda deadline: self._embed(request, on_found, deadline))
+    # Each verb tells `on_found` what will run, whatever comes of it, and raises what `gateway.errors` has, and nothing
+    # else.
+
+    async def embed(self, request: EmbedRequest, on_found: OnFound = _nobody) -> Embedding:
+        """Texts to vectors."""
+        found, vectors = await self._embed(request, on_found, pooled=True)
         generation, options = found.generation, self._options(request, found.generation.manifest)
         return Embedding(
             model=found.model,
@@ -120,26 +214,118 @@ class Service:
             compute_seconds=vectors.compute_seconds,
         )
 
-    async def _embed(
-        self, request: EmbedRequest, on_found: Callable[[Found], None], deadline: float
-    ) -> tuple[Found, Vectors]:
+    async def embed_tokens(self, request: EmbedRequest, on_found: OnFound = _nobody) -> TokenVectors:
+        """Texts to a vector for each token, as the transformer makes them: before the pooling, and without the modules
+        behind it. They are of unit length only if the request says `normalize`."""
+        found, vectors = await self._embed(request, on_found, pooled=False)
+        return TokenVectors(
+            model=found.model,
+            generation=found.generation,
+            alias=found.alias,
+            data=vectors.data,
+            counts=vectors.counts,
+            dim=vectors.dim,
+            tokens=vectors.tokens,
+            load_seconds=vectors.load_seconds,
+            queue_seconds=vectors.queue_seconds,
+            compute_seconds=vectors.compute_seconds,
+        )
+
+    async def rerank(self, request: RerankRequest, on_found: OnFound = _nobody) -> Reranking:
+        """A score for each text, in their order."""
+        options = Options(truncate=request.truncate, truncation_side=request.truncation_side)
+
+        async def run(found: Found, deadline: float) -> Vectors:
+            _demand(found, "reranker")
+            if not request.texts:
+                return Vectors(b"", 0, 1, 0, 0.0, 0.0, 0.0)
+            return await self.engine.rerank(
+                found.generation, request.query, request.texts, options, raw=request.raw_scores, deadline=deadline
+            )
+
+        found, vectors = await self._answer(request, request.texts, on_found, run)
+        return Reranking(
+            model=found.model,
+            generation=found.generation,
+            alias=found.alias,
+            scores=list(memoryview(vectors.data).cast("f")),
+            tokens=vectors.tokens,
+            load_seconds=vectors.load_seconds,
+            queue_seconds=vectors.queue_seconds,
+            compute_seconds=vectors.compute_seconds,
+        )
+
+    async def tokenize(self, request: TokenizeRequest, on_found: OnFound = _nobody) -> Tokenization:
+        """Texts to all of their tokens, cut nowhere."""
+
+        async def run(found: Found, deadline: float) -> list[list[Token]]:
+            prompt = self._prompt(request, found.generation.manifest)
+            if not request.texts:
+                return []
+            return await self.engine.tokenize(
+                found.generation, request.texts, prompt=prompt, add_special_tokens=request.add_special_tokens
+            )
+
+        found, texts = await self._answer(request, request.texts, on_found, run)
+        return Tokenization(model=found.model, generation=found.generation, alias=found.alias, texts=texts)
+
+    async def decode(self, request: DecodeRequest, on_found: OnFound = _nobody) -> Decoding:
+        """Token ids to texts."""
+
+        async def run(found: Found, deadline: float) -> list[str]:
+            _demand_known(request.ids, found.generation.manifest)
+            if not request.ids:
+                return []
+            return await self.engine.decode(
+                found.generation, request.ids, skip_special_tokens=request.skip_special_tokens
+            )
+
+        found, texts = await self._answer(request, request.ids, on_found, run)
+        return Decoding(model=found.model, generation=found.generation, alias=found.alias, texts=texts)
+
+    async def _embed(self, request: EmbedRequest, on_found: OnFound, *, pooled: bool) -> tuple[Found, Vectors]:
+        texts = _alike(request.texts)
+
+        async def run(found: Found, deadline: float) -> Vectors:
+            manifest = found.generation.manifest
+            _demand(found, "encoder")
+            options = self._options(request, manifest, pooled=pooled)
+            if not texts:  # nothing is run, and no model loaded
+                dim = request.dimensions or (manifest.dim if pooled else manifest.width)
+                return Vectors(b"", 0, dim, 0, 0.0, 0.0, 0.0)
+            if not isinstance(texts[0], str):
+                _demand_known(texts, manifest)
+            return await self.engine.embed(found.generation, texts, options, deadline)
+
+        return await self._answer(request, texts, on_found, run)
+
+    async def _answer(
+        self, request: Request, inputs: Sized, on_found: OnFound, run: Callable[[Found, float], Awaitable[T]]
+    ) -> tuple[Found, T]:
+        """What `run` makes of the live generation, and what that was."""
+        if len(inputs) > self.settings.max_inputs:
+            raise TooManyInputs(
+                f"{len(inputs)} inputs are more than the {self.settings.max_inputs} that one request may have",
+                limit=self.settings.max_inputs,
+            )
+        seconds = self.settings.request_timeout
+        if request.timeout is not None:
+            seconds = min(seconds, request.timeout)
+        return await self._work(seconds, lambda deadline: self._run(request, on_found, run, deadline))
+
+    async def _run(
+        self, request: Request, on_found: OnFound, run: Callable[[Found, float], Awaitable[T]], deadline: float
+    ) -> tuple[Found, T]:
         """On the live generation, and when that was replaced before it was loaded, on the one that is live now."""
         found = await self._wanted(request.model, request.key)
         while True:
             on_found(found)
-            options = self._options(request, found.generation.manifest)
             try:
-                return found, await self._run(found.generation, request, options, deadline)
+                return found, await run(found, deadline)
             except LoadFailed:
                 before, found = found, await self._wanted(request.model, request.key)
                 if found.generation.digest == before.generation.digest:
                     raise
-
-    async def _run(self, generation: Generation, request: EmbedRequest, options: Options, deadline: float) -> Vectors:
-        """Nothing is run, and no model loaded, for no texts."""
-        if not request.texts:
-            return Vectors(b"", 0, request.dimensions or generation.manifest.dim, 0, 0.0, 0.0, 0.0)
-        return await self.engine.embed(generation, request.texts, options, deadline)
 
     async def load(self, spelling: str) -> ModelId:
         async def load(deadline: float) -> ModelId:
@@ -214,15 +400,19 @@ class Service:
             raise NoDefaultModel("the request names no model, and the gateway has no default model")
         return self.catalog.parse(spelling)
 
-    def _options(self, request: EmbedRequest, manifest: Manifest) -> Options:
-        if request.dimensions is not None and not 1 <= request.dimensions <= manifest.dim:
-            raise InvalidDimensions(
-                f"dimensions must lie between 1 and {manifest.dim}", dimensions=request.dimensions, dim=manifest.dim
-            )
-        normalize = self.settings.normalize if request.normalize is None else request.normalize
-        return Options(normalize, request.truncate, self._prompt(request, manifest), request.dimensions)
+    def _options(self, request: EmbedRequest, manifest: Manifest, *, pooled: bool = True) -> Options:
+        dim = manifest.dim if pooled else manifest.width
+        if request.dimensions is not None and not 1 <= request.dimensions <= dim:
+            raise InvalidDimensions(f"dimensions must lie between 1 and {dim}", dimensions=request.dimensions, dim=dim)
+        normalize = self.settings.normalize if request.normalize is None and pooled else request.normalize
+        prompt = self._prompt(request, manifest)
+        if request.texts and not isinstance(request.texts[0], str):
+            if request.prompt is not None or request.prompt_name is not None:
+                raise InvalidBody("a prompt stands before a text, and these are token ids", field="prompt")
+            prompt = ""
+        return Options(normalize, request.truncate, prompt, request.dimensions, request.truncation_side, pooled)
 
-    def _prompt(self, request: EmbedRequest, manifest: Manifest) -> str:
+    def _prompt(self, request: EmbedRequest | TokenizeRequest, manifest: Manifest) -> str:
         if request.prompt is not None:
             if request.prompt_name is not None:
                 raise InvalidBody("give prompt or prompt_name, not both", field="prompt")
@@ -259,3 +449,30 @@ def _normalized(options: Options, manifest: Manifest) -> bool:
     if options.normalize is False:
         return manifest.normalized and options.dimensions is None  # what the model normalized is not undone
     return manifest.normalized or options.normalize is True
+
+
+def _demand(found: Found, kind: Kind) -> None:
+    is_kind = found.generation.manifest.kind
+    if is_kind != kind:
+        raise WrongKind(f"{found.model.path} is {KINDS[is_kind]}", model=str(found.model), kind=is_kind)
+
+
+def _alike(inputs: list[str] | Ids) -> list[str] | Ids:
+    """Either texts or token ids. Raises InvalidInput for a mixture."""
+    if len(inputs) > 1:
+        text = isinstance(inputs[0], str)
+        if len(set(map(type, inputs))) > 1:
+            index = next(index for index, each in enumerate(inputs) if isinstance(each, str) != text)
+            raise InvalidInput("either all inputs are texts, or all are token ids", index=index)
+    return inputs
+
+
+def _demand_known(rows: Sequence[Sequence[int]], manifest: Manifest) -> None:
+    """Every id is one of the model's."""
+    for index, ids in enumerate(rows):
+        if ids and not (min(ids) >= 0 and max(ids) < manifest.vocab_size):
+            wrong = next(each for each in ids if not 0 <= each < manifest.vocab_size)
+            message = (
+                f"input {index} has the token id {wrong}, and the model has ids from 0 to {manifest.vocab_size - 1}"
+            )
+            raise InvalidInput(message, index=index)

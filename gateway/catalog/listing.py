@@ -32,6 +32,7 @@ def show(
         "path": directory.path if directory else None,
         "state": _state(entry, held),
         "generation": entry.live.short if entry.live else None,
+        "since": entry.serving.since if entry.serving else None,
         "version": entry.serving.version if entry.serving else None,
         "versions": _versions(entry),
         "previous": [kept.generation.short for kept in entry.earlier],

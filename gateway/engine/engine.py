@@ -8,12 +8,13 @@ from typing import Protocol
 
 import msgspec
 
-from gateway.host.wire import Numerics, Options, Payload
+from gateway.host.wire import Ids, Numerics, Options, Payload, Token
 from gateway.model import Generation
 
 
 class Vectors(msgspec.Struct, frozen=True):
-    """The answer to one request: `data` is little-endian float32 [rows, dim], row-major. Times in seconds."""
+    """The answer to one request: `data` is little-endian float32 [rows, dim], row-major. Times in seconds. `counts`, of
+    vectors for each token: how many rows each text has."""
 
     data: Payload
     rows: int
@@ -22,6 +23,7 @@ class Vectors(msgspec.Struct, frozen=True):
     load_seconds: float
     queue_seconds: float
     compute_seconds: float
+    counts: list[int] = []
 
 
 class Residence(msgspec.Struct, frozen=True):
@@ -59,10 +61,31 @@ class Engine(Protocol):
     """Every method that runs a generation may raise what `gateway.errors` has, and nothing else."""
 
     async def embed(
-        self, generation: Generation, texts: list[str], options: Options, deadline: float | None = None
+        self, generation: Generation, texts: list[str] | Ids, options: Options, deadline: float | None = None
     ) -> Vectors:
         """Loads the generation if need be. Retries what a dying host took with it. `deadline` is the time of the
-        running loop after which nobody waits for the answer; the caller ends its own waiting."""
+        running loop after which nobody waits for the answer; the caller ends its own waiting. Token ids are of the
+        model's vocabulary."""
+
+    async def rerank(
+        self,
+        generation: Generation,
+        query: str,
+        texts: list[str],
+        options: Options,
+        *,
+        raw: bool = False,
+        deadline: float | None = None,
+    ) -> Vectors:
+        """As `embed`, of a reranker: its scores [texts, 1], or `raw` its logits."""
+
+    async def tokenize(
+        self, generation: Generation, texts: list[str], *, prompt: str = "", add_special_tokens: bool = True
+    ) -> list[list[Token]]:
+        """All tokens of each text, with the prompt before it."""
+
+    async def decode(self, generation: Generation, ids: Ids, *, skip_special_tokens: bool = True) -> list[str]:
+        """Token ids of the model's vocabulary to texts."""
 
     async def load(self, generation: Generation) -> None:
         """Loads and probes now; earlier failures and quarantine are forgotten."""

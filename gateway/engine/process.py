@@ -12,13 +12,14 @@ import contextlib
 import functools
 import time
 from collections.abc import Callable, Collection, Sequence
+from typing import cast
 
 import msgspec
 
 from gateway import events
 from gateway.engine.engine import DeviceState, Residence, Vectors
 from gateway.engine.placement import Site, place
-from gateway.engine.refusals import Refusals
+from gateway.engine.refusals import Inputs, Refusals
 from gateway.engine.supervisor import Death, HostProcess
 from gateway.errors import GatewayError, HostFailed, ModelLoading, ModelQuarantined, Overloaded
 from gateway.host import wire
@@ -78,26 +79,56 @@ class ProcessEngine:
         return any(host.up for host in self._hosts)
 
     async def embed(
-        self, generation: Generation, texts: list[str], options: wire.Options, deadline: float | None = None
+        self, generation: Generation, texts: list[str] | wire.Ids, options: wire.Options, deadline: float | None = None
     ) -> Vectors:
         digest = generation.digest
-        self._refuse_quarantined(generation)
-        self._refuse_too_early(generation, deadline)
-        self._refusals.check(digest, texts)
 
         def request(alone: bool, number: int) -> wire.Command:
-            left = None if deadline is None else deadline - asyncio.get_running_loop().time()
-            return wire.Embed(number, digest, texts, options, alone, weight=self._weight(digest), deadline=left)
+            words, ids = _apart(texts)
+            weight, left = self._weight(digest), _left(deadline)
+            return wire.Embed(number, digest, words, options, alone, weight=weight, deadline=left, ids=ids)
 
-        try:
-            done, payload = await self._ask(generation, request)
-        except Overloaded as refusal:
-            self._refusals.remember(digest, texts, refusal)
-            raise
-        self._refusals.forget()
-        return Vectors(
-            payload, done.rows, done.dim, done.tokens, done.load_seconds, done.queue_seconds, done.compute_seconds
-        )
+        return _vectors(*await self._work(generation, texts, request, deadline))
+
+    async def rerank(
+        self,
+        generation: Generation,
+        query: str,
+        texts: list[str],
+        options: wire.Options,
+        *,
+        raw: bool = False,
+        deadline: float | None = None,
+    ) -> Vectors:
+        digest = generation.digest
+
+        def request(alone: bool, number: int) -> wire.Command:
+            weight, left = self._weight(digest), _left(deadline)
+            return wire.Rerank(number, digest, query, texts, options, raw, alone, weight=weight, deadline=left)
+
+        pairs = [query] * len(texts) + texts
+        return _vectors(*await self._work(generation, pairs, request, deadline))
+
+    async def tokenize(
+        self, generation: Generation, texts: list[str], *, prompt: str = "", add_special_tokens: bool = True
+    ) -> list[list[wire.Token]]:
+        digest = generation.digest
+
+        def request(alone: bool, number: int) -> wire.Command:
+            weight = self._weight(digest)
+            return wire.Tokenize(number, digest, texts, prompt, add_special_tokens, alone, weight=weight)
+
+        _, payload = await self._work(generation, texts, request)
+        return wire.tokens.decode(payload)
+
+    async def decode(self, generation: Generation, ids: wire.Ids, *, skip_special_tokens: bool = True) -> list[str]:
+        digest = generation.digest
+
+        def request(alone: bool, number: int) -> wire.Command:
+            return wire.Decode(number, digest, ids, skip_special_tokens, alone, weight=self._weight(digest))
+
+        _, payload = await self._work(generation, ids, request)
+        return wire.texts.decode(payload)
 
     async def load(self, generation: Generation) -> None:
         self._quarantine.pop(generation.digest, None)
@@ -172,6 +203,26 @@ class ProcessEngine:
         ]
 
     # A request, over the deaths of hosts.
+
+    async def _work(
+        self,
+        generation: Generation,
+        inputs: Inputs,
+        request: Callable[[bool, int], wire.Command],
+        deadline: float | None = None,
+    ) -> tuple[wire.Done, wire.Payload]:
+        """What a host may refuse for want of room."""
+        digest = generation.digest
+        self._refuse_quarantined(generation)
+        self._refuse_too_early(generation, deadline)
+        self._refusals.check(digest, inputs)
+        try:
+            answer = await self._ask(generation, request)
+        except Overloaded as refusal:
+            self._refusals.remember(digest, inputs, refusal)
+            raise
+        self._refusals.forget()
+        return answer
 
     async def _ask(
         self, generation: Generation, request: Callable[[bool, int], wire.Command]
@@ -308,3 +359,27 @@ class ProcessEngine:
         digest = facts.pop("digest")
         about = {"generation": digest[:12], "models": self._names(digest), "device": host.device}
         self._events.emit(TOLD[type(report)](**about, **facts))
+
+
+def _apart(texts: list[str] | wire.Ids) -> tuple[list[str], wire.Ids | None]:
+    """All inputs of a request are of one type."""
+    if texts and not isinstance(texts[0], str):
+        return [], texts
+    return cast(list[str], texts), None
+
+
+def _left(deadline: float | None) -> float | None:
+    return None if deadline is None else deadline - asyncio.get_running_loop().time()
+
+
+def _vectors(done: wire.Done, payload: wire.Payload) -> Vectors:
+    return Vectors(
+        payload,
+        done.rows,
+        done.dim,
+        done.tokens,
+        done.load_seconds,
+        done.queue_seconds,
+        done.compute_seconds,
+        done.counts,
+    )

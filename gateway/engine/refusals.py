@@ -14,7 +14,11 @@ import msgspec
 
 from gateway.errors import Overloaded
 
+CHARACTERS: Final = 4  # in a token, as hosts count them
 MOMENT: Final = 0.01  # seconds; a device call on a CPU takes about as long, and the queue moves with each
+
+
+Inputs = Sequence[str] | Sequence[Sequence[int]]
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -32,7 +36,7 @@ class Refusals:
         self._clock = clock
         self._last: dict[str, Refusal] = {}
 
-    def check(self, digest: str, texts: Sequence[str]) -> None:
+    def check(self, digest: str, texts: Inputs) -> None:
         """Raises Overloaded, as the host has put it."""
         last = self._last.get(digest)
         if last is None:
@@ -42,7 +46,7 @@ class Refusals:
         elif _size(texts) >= last.size:
             raise Overloaded(last.error.message, retry_after=last.error.retry_after, **last.error.details)
 
-    def remember(self, digest: str, texts: Sequence[str], error: Overloaded) -> None:
+    def remember(self, digest: str, texts: Inputs, error: Overloaded) -> None:
         self._last[digest] = Refusal(error, _size(texts), self._clock() + MOMENT)
 
     def forget(self) -> None:
@@ -51,5 +55,6 @@ class Refusals:
             self._last.clear()
 
 
-def _size(texts: Sequence[str]) -> int:
-    return sum(map(len, texts))
+def _size(texts: Inputs) -> int:
+    each = 1 if not texts or isinstance(texts[0], str) else CHARACTERS
+    return each * sum(map(len, texts))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from gateway.errors import InvalidDimensions, LoadFailed
-from gateway.host import forms, launcher, linear, memory, native, padded, stages
+from gateway.host import forms, launcher, linear, memory, native, padded, pairs, reranker, stages
 from gateway.host.arena import Arena
 from gateway.host.launcher import Launcher
 from gateway.host.native import Native
@@ -50,6 +50,9 @@ class Runtime(Protocol):
     def embed(self, batch: Sequence[TokenIds], prompt_tokens: Sequence[int] | int = 0) -> Vectors:
         """[len(batch), dim]. `prompt_tokens` (each text's, or one for all) are left out of pooling if the model says
         so. Raises memory.OutOfMemory."""
+
+    def token_vectors(self, batch: Sequence[TokenIds]) -> list[Vectors]:
+        """For each text [tokens, width], before the pooling. Raises memory.OutOfMemory."""
 
     def close(self) -> None:
         """Returns when the memory is free again."""
@@ -111,6 +114,13 @@ class Encoder:
         with memory.guarded(), torch.inference_mode():
             vectors: Tensor = self._tail(self._network.pooled(batch, counts))
             return vectors.numpy()
+
+    def token_vectors(self, batch: Sequence[TokenIds]) -> list[Vectors]:
+        """See Runtime."""
+        if self.launcher:
+            return [tokens.numpy() for tokens in self.launcher.tokens(batch)]
+        with memory.guarded(), torch.inference_mode():
+            return [tokens.numpy() for tokens in self._network.token_vectors(batch)]
 
     def wants_pause(self, *, busy: bool) -> bool:
         """Whether `use_pause` is worth its time now; `busy` says that somebody waits. Any thread may ask."""
@@ -199,6 +209,8 @@ def read(generation: Generation, device: str, dtype: Dtype = "float32") -> Encod
 
 def _network(generation: Generation, pooling: Pooling, dtype: torch.dtype, *, reorder: bool) -> Native | Padded:
     """Our own forward pass where we have one for exactly this model, else that of transformers."""
+    if generation.manifest.kind == "reranker":
+        return reranker.read(generation, dtype, reorder=reorder)
     try:
         found = native.read(generation, pooling, dtype, reorder=reorder)
     except (OSError, ValueError) as error:
@@ -215,7 +227,13 @@ def _demand_unchanged(generation: Generation) -> None:
 
 
 def probe(encoder: Runtime, tokenizer: Tokenizer, manifest: Manifest) -> None:
-    """Embeds fixed texts and looks at the vectors. Raises LoadFailed, its `reason` naming what was wrong."""
+    """Embeds fixed texts and looks at the vectors; of a reranker, scores pairs and looks at the scores.
+
+    Raises LoadFailed, its `reason` naming what was wrong.
+    """
+    if manifest.kind == "reranker":
+        _demand_scores(encoder.embed(pairs.encode(tokenizer, PROBE_TEXTS[0], PROBE_TEXTS)))
+        return
     vectors = encoder.embed(tokenizer.encode(PROBE_TEXTS))
     norms = np.linalg.norm(vectors, axis=1)
     if vectors.shape[1] != manifest.dim:
@@ -229,3 +247,12 @@ def probe(encoder: Runtime, tokenizer: Tokenizer, manifest: Manifest) -> None:
         raise LoadFailed("different texts give the same vector", reason="probe_same")
     if manifest.normalized and np.abs(norms - 1).max() > 1e-3:
         raise LoadFailed("vectors are not of unit length behind a Normalize module", reason="probe_not_unit")
+
+
+def _demand_scores(scores: Vectors) -> None:
+    if scores.shape[1] != 1:
+        raise LoadFailed(f"a pair has {scores.shape[1]} scores", reason="probe_dimension")
+    if not np.isfinite(scores).all():
+        raise LoadFailed("scores are not finite: the weights hold NaN or overflow", reason="probe_not_finite")
+    if np.allclose(scores, scores[0], rtol=0, atol=1e-6 * float(np.abs(scores).max())):
+        raise LoadFailed("different pairs have the same score", reason="probe_same")

@@ -33,6 +33,9 @@ class Form(Protocol):
     def vectors(self, numbers: Tensor) -> Tensor:
         """Of a padded call: float32 [rows, dim]."""
 
+    def tokens(self, numbers: Tensor) -> Tensor:
+        """Of a padded call: token vectors, float32 [rows, length, width]."""
+
     def packed_vectors(self, arrays: Sequence[Tensor], longest: int) -> Tensor:
         """Of a packed call whose longest text has so many tokens: float32 [texts, dim]."""
 
@@ -42,18 +45,21 @@ class Generic:
 
     flash = False
 
-    def __init__(self, network: Padded, tail: nn.Module, pooling: Pooling) -> None:
+    def __init__(self, network: Padded, tail: nn.Module) -> None:
         self._network = network
         self._tail = tail
-        self._modes = pooling.modes
 
     def padded(self, batch: Sequence[Integers], left_out: Integers, shape: Shape) -> Integers:
         return blocks.padded(batch, left_out, shape, self._network.pad_id)
 
     def vectors(self, numbers: Tensor) -> Tensor:
         ids, mask, kept = blocks.split(numbers)
-        vectors: Tensor = self._tail(pool(self._network.tokens(ids, mask).float(), kept, self._modes))
+        vectors: Tensor = self._tail(self._network.vectors(ids, mask, kept))
         return vectors
+
+    def tokens(self, numbers: Tensor) -> Tensor:
+        ids, mask, _ = blocks.split(numbers)
+        return self._network.tokens(ids, mask).float()
 
     def packed_vectors(self, arrays: Sequence[Tensor], longest: int) -> Tensor:
         raise NotImplementedError("transformers pads")
@@ -75,10 +81,11 @@ class Own:
 
     def vectors(self, numbers: Tensor) -> Tensor:
         ids, mask, kept = blocks.split(numbers)
-        bert = self._bert
-        attend = Masked(mask, bert.plan.heads, bert.dtype, bert.relative_bias())
-        tokens: Tensor = bert(ids.flatten(), blocks.positions(ids, self._skipped).flatten(), attend)
-        return self._pooled(tokens.float().view(*ids.shape, -1), kept)
+        return self._pooled(self._padded_tokens(ids, mask), kept)
+
+    def tokens(self, numbers: Tensor) -> Tensor:
+        ids, mask, _ = blocks.split(numbers)
+        return self._padded_tokens(ids, mask)
 
     def packed_vectors(self, arrays: Sequence[Tensor], longest: int) -> Tensor:
         ids, bounds, left_out = arrays
@@ -91,6 +98,12 @@ class Own:
         _, kept = blocks.masks(bounds.diff(), left_out, longest)
         return self._pooled(block.view(*kept.shape, -1), kept)
 
+    def _padded_tokens(self, ids: Tensor, mask: Tensor) -> Tensor:
+        bert = self._bert
+        attend = Masked(mask, bert.plan.heads, bert.dtype, bert.relative_bias())
+        tokens: Tensor = bert(ids.flatten(), blocks.positions(ids, self._skipped).flatten(), attend)
+        return tokens.float().view(*ids.shape, -1)
+
     def _pooled(self, tokens: Tensor, kept: Tensor) -> Tensor:
         vectors: Tensor = self._tail(pool(tokens, kept, self._modes))
         return vectors
@@ -100,4 +113,4 @@ def of(network: Native | Padded, tail: nn.Module, pooling: Pooling, device: str)
     """The form of a network that lies on `device`."""
     if isinstance(network, Native):
         return Own(network, tail, pooling, device)
-    return Generic(network, tail, pooling)
+    return Generic(network, tail)

@@ -15,9 +15,10 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
 import msgspec
+import numpy as np
 
-from gateway.errors import GatewayError, Internal, ModelNotFound, Overloaded
-from gateway.host import encoder, memory, threads, wire
+from gateway.errors import GatewayError, Internal, ModelNotFound, Overloaded, TooManyInputs
+from gateway.host import encoder, memory, pairs, spelling, stages, threads, wire
 from gateway.host.backlog import Hold
 from gateway.host.batcher import Batcher
 from gateway.host.device import Device
@@ -25,7 +26,7 @@ from gateway.host.loader import Loader, Model
 from gateway.host.pool import Pool
 from gateway.host.recorder import Recorder
 from gateway.host.reports import Reports
-from gateway.host.tokenize import TokenIds, Tokenizer, in_one_thread, is_short
+from gateway.host.tokenize import SHORT, TokenIds, Tokenizer, in_one_thread, is_short
 from gateway.host.work import Vectors, Work
 from gateway.lane import Lane
 from gateway.model import Generation
@@ -39,6 +40,7 @@ CPU_QUEUE: Final = 400_000  # tokens
 CUDA_QUEUE: Final = 8_000_000
 CHARACTERS: Final = 4  # in a token of English; what has not been tokenized is counted so
 SPECIAL_TOKENS: Final = 3  # around each text
+MOST_ANSWER: Final = 1 << 28  # bytes of an answer that may be far larger than what was asked
 
 
 class Config(msgspec.Struct, frozen=True):
@@ -96,7 +98,7 @@ class Host:
             case wire.Offer():
                 self._known[command.generation.digest] = command.generation
                 self._loader.expect(command.generation, command.wish)
-            case wire.Embed():
+            case wire.Embed() | wire.Rerank() | wire.Tokenize() | wire.Decode():
                 if not self._refused(command):
                     self._admit(command, self._known.get(command.digest))
             case wire.Load():
@@ -121,14 +123,17 @@ class Host:
         self.reports.tell()
         await self.batcher.serve()
 
-    def _admit(self, command: wire.Embed, generation: Generation | None) -> None:
+    def _admit(self, command: wire.Work, generation: Generation | None) -> None:
         """Counted at once: many commands come in one read, and the next is refused by what this one holds."""
         hold = self.batcher.backlog.hold(command.digest, command.flow, _expected(command), command.weight)
-        task = self._start(command, self._embed(command, generation, hold))
+        if isinstance(command, wire.Tokenize | wire.Decode):
+            task = self._start(command, self._spell(command, generation))
+        else:
+            task = self._start(command, self._embed(command, generation, hold))
         task.add_done_callback(lambda _: hold.end())
 
     def _start(
-        self, command: wire.Embed | wire.Load | wire.Unload, work: Coroutine[Any, Any, None]
+        self, command: wire.Work | wire.Load | wire.Unload, work: Coroutine[Any, Any, None]
     ) -> asyncio.Task[None]:
         if not isinstance(command, wire.Unload) and command.alone:
             self._device.suspects |= {command.id, command.digest}
@@ -162,7 +167,7 @@ class Host:
         self.reports.tell()  # before the answer, so that who reads the state after it sees it
         self._send(wire.Done(command.id), b"")
 
-    def _refused(self, command: wire.Embed) -> bool:
+    def _refused(self, command: wire.Work) -> bool:
         """Before the request has cost anything."""
         try:
             self.batcher.backlog.refuse_if_full(command.digest, command.flow)
@@ -171,16 +176,19 @@ class Host:
             return True
         return False
 
-    async def _embed(self, command: wire.Embed, generation: Generation | None, hold: Hold) -> None:
+    async def _embed(self, command: wire.Embed | wire.Rerank, generation: Generation | None, hold: Hold) -> None:
         began = time.monotonic()
         async with self.pool.lease(_known(generation)) as model:
             assert isinstance(model, Model)
             loaded = time.monotonic()
             rows, prompt_tokens = await self._tokenized(model.tokenizer, command)
+            pooled = command.options.pooled
+            if not pooled:
+                _demand_room(rows, model.generation)
             hold.end()  # from here on its tokens are counted as they are
             work = await self.batcher.embed(
                 command.digest,
-                model,
+                model if pooled else model.tokens,
                 command.id,
                 rows,
                 prompt_tokens,
@@ -192,37 +200,54 @@ class Host:
             await self._deliver(command, model.generation, work, loaded - began)
             await self._use_pause(model)
 
+    async def _spell(self, command: wire.Tokenize | wire.Decode, generation: Generation | None) -> None:
+        """What the tokenizer does alone. What it makes is many times as large as the texts: never on the loop."""
+        async with self.pool.lease(_known(generation)) as model:
+            assert isinstance(model, Model)
+            payload = await self._tokens.run(_spelled, model.tokenizer, command)
+            self._send(wire.Done(command.id), payload)
+
     async def _use_pause(self, model: Model) -> None:
         """What makes later calls faster is done while nobody waits, or when it has been put off for long."""
         runtime = model.encoder
         if isinstance(runtime, encoder.Encoder) and runtime.wants_pause(busy=self.batcher.queue_tokens > 0):
             await self._device.note(runtime.use_pause, model.generation.digest, [])
 
-    async def _tokenized(self, tokenizer: Tokenizer, command: wire.Embed) -> tuple[list[TokenIds], int]:
+    async def _tokenized(self, tokenizer: Tokenizer, command: wire.Embed | wire.Rerank) -> tuple[list[TokenIds], int]:
         """A short text is done before a thread could have been told of it."""
-        if is_short(command.texts, command.options.prompt):
-            return _tokenize(tokenizer, command.texts, command.options)
-        return await self._tokens.run(_tokenize, tokenizer, command.texts, command.options)
+        if _is_short(command):
+            return _tokenize(tokenizer, command)
+        return await self._tokens.run(_tokenize, tokenizer, command)
 
-    async def _deliver(self, command: wire.Embed, generation: Generation, work: Work, load_seconds: float) -> None:
+    async def _deliver(
+        self, command: wire.Embed | wire.Rerank, generation: Generation, work: Work, load_seconds: float
+    ) -> None:
         vectors = work.vectors
         assert vectors is not None
-        vectors = await self._finish(vectors, generation, command.options)
+        counts: list[int] = []
+        if not command.options.pooled:
+            counts = [len(row) for row in work.rows]
+            vectors = await self._tokens.run(_together, vectors)
+        finished = await self._finish(vectors, generation, command)
         done = wire.Done(
             command.id,
-            rows=vectors.shape[0],
-            dim=vectors.shape[1],
+            rows=finished.shape[0],
+            dim=finished.shape[1],
             tokens=work.tokens,
             load_seconds=load_seconds,
             queue_seconds=work.queue_seconds or 0.0,
             compute_seconds=work.compute_seconds,
+            counts=counts,
         )
-        self._send(done, vectors.data.cast("B"))
+        self._send(done, finished.data.cast("B"))
 
-    async def _finish(self, vectors: Vectors, generation: Generation, options: wire.Options) -> Vectors:
+    async def _finish(self, vectors: Vectors, generation: Generation, command: wire.Embed | wire.Rerank) -> Vectors:
+        manifest, options = generation.manifest, command.options
+        if isinstance(command, wire.Rerank):
+            return vectors if command.raw else stages.activated(vectors, manifest.activation)
         if options.normalize is None and options.dimensions is None:
             return vectors
-        normalize = generation.manifest.normalized if options.normalize is None else options.normalize
+        normalize = manifest.normalized and options.pooled if options.normalize is None else options.normalize
         if vectors.size < LARGE:
             return encoder.finish(vectors, normalize=normalize, dimensions=options.dimensions)
         return await self._tokens.run(encoder.finish, vectors, normalize=normalize, dimensions=options.dimensions)
@@ -268,12 +293,58 @@ def _cpu_batch(threads: int) -> int:
     return max(LEAST_CPU_BATCH, CPU_BATCH * threads)
 
 
-def _expected(command: wire.Embed) -> int:
+def _expected(command: wire.Work) -> int:
     """Tokens, before they are counted."""
+    if isinstance(command, wire.Decode):
+        return max(1, sum(map(len, command.ids)))
+    if isinstance(command, wire.Embed) and command.ids is not None:
+        return max(1, sum(map(len, command.ids)) + SPECIAL_TOKENS * len(command.ids))
     characters = sum(map(len, command.texts))
+    if isinstance(command, wire.Rerank):
+        characters += len(command.query) * len(command.texts)
     return max(1, characters // CHARACTERS + SPECIAL_TOKENS * len(command.texts))
 
 
-def _tokenize(tokenizer: Tokenizer, texts: Sequence[str], options: wire.Options) -> tuple[list[TokenIds], int]:
-    rows = tokenizer.encode(texts, prompt=options.prompt, truncate=options.truncate)
+def _is_short(command: wire.Embed | wire.Rerank) -> bool:
+    if isinstance(command, wire.Rerank):
+        return is_short(command.texts, command.query)
+    return is_short(command.texts, command.options.prompt) if command.ids is None else _expected(command) <= SHORT
+
+
+def _demand_room(rows: Sequence[TokenIds], generation: Generation) -> None:
+    """Vectors of single tokens are hundreds of times as large as their texts."""
+    tokens, width = sum(map(len, rows)), generation.manifest.width
+    most = MOST_ANSWER // (4 * width)
+    if tokens > most:
+        message = f"an answer has vectors of at most {most} tokens of this model, and the inputs have {tokens}"
+        raise TooManyInputs(message, limit=most, tokens=tokens)
+
+
+def _tokenize(tokenizer: Tokenizer, command: wire.Embed | wire.Rerank) -> tuple[list[TokenIds], int]:
+    options = command.options
+    truncate, side = options.truncate, options.truncation_side
+    if isinstance(command, wire.Rerank):
+        return pairs.encode(tokenizer, command.query, command.texts, truncate=truncate, side=side), 0
+    if command.ids is not None:
+        return tokenizer.encode_ids(command.ids, truncate=truncate, side=side), 0
+    rows = tokenizer.encode(command.texts, prompt=options.prompt, truncate=truncate, side=side)
     return rows, tokenizer.prompt_tokens(options.prompt) if options.prompt else 0
+
+
+def _spelled(tokenizer: Tokenizer, command: wire.Tokenize | wire.Decode) -> bytes:
+    """The payload of the answer."""
+    if isinstance(command, wire.Decode):
+        found: Any = tokenizer.decode(command.ids, skip_special_tokens=command.skip_special_tokens)
+    else:
+        special = command.add_special_tokens
+        found = spelling.tokens(tokenizer, command.texts, prompt=command.prompt, add_special_tokens=special)
+    payload = wire.encoder.encode(found)
+    if len(payload) > MOST_ANSWER:
+        message = f"the answer would have {len(payload)} bytes, and may have {MOST_ANSWER}: send fewer texts"
+        raise TooManyInputs(message, limit=MOST_ANSWER)
+    return payload
+
+
+def _together(rows: Vectors) -> Vectors:
+    """Of a TokenEmbedder: the vectors of all tokens, [tokens, width]."""
+    return np.concatenate(rows[:, 0].tolist())

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gateway.host import blocks, memory
+from gateway.host import blocks, memory, planes
 from gateway.host.forms import Form
 from gateway.host.graphs import Camera, CudaCamera, Graphs
 from gateway.host.planes import Shape
@@ -50,6 +50,14 @@ class Launcher:
                 (numbers,) = self._staging.upload([self.form.padded(batch, left_out, shape or exact)])
                 vectors = self._graphs.run(numbers, shape)
             return self._staging.download(vectors[: len(batch)])
+
+    def tokens(self, batch: Sequence[Integers]) -> list[Tensor]:
+        """For each text of a batch its token vectors [tokens, width], in host memory. Raises memory.OutOfMemory."""
+        with memory.guarded(), torch.inference_mode():
+            exact = len(batch), max(map(len, batch))
+            (numbers,) = self._staging.upload([self.form.padded(batch, planes.nothing(batch), exact)])
+            tokens = self.form.tokens(numbers)
+            return [row[: len(ids)].cpu() for row, ids in zip(tokens, batch, strict=True)]
 
     def wants_pause(self, *, busy: bool) -> bool:
         """See Graphs."""

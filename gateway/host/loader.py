@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 
@@ -40,6 +40,7 @@ class Model:
         self.numerics = chosen.numerics
         self.encoder = chosen.runtime
         self.tokenizer = tokenizer
+        self.tokens = TokenEmbedder(self)
 
     @property
     def bytes(self) -> int:
@@ -51,16 +52,45 @@ class Model:
 
     def embed(self, rows: Sequence[TokenIds], prompt_tokens: Sequence[int]) -> Vectors:
         """Token ids -> float32 [rows, dim]. A call that the device has no memory for is halved until it fits."""
+        return self.halving(self.encoder.embed, rows, prompt_tokens)
+
+    def halving(
+        self,
+        run: Callable[[Sequence[TokenIds], Sequence[int]], Vectors],
+        rows: Sequence[TokenIds],
+        prompt_tokens: Sequence[int],
+    ) -> Vectors:
+        """What `run` makes of the rows, of as many at once as the device has memory for."""
         try:
-            return self.encoder.embed(rows, prompt_tokens)
+            return run(rows, prompt_tokens)
         except memory.OutOfMemory as error:
             memory.release(self.encoder.device)
             if len(rows) == 1:
                 raise DoesNotFit(f"one text of {len(rows[0])} tokens does not fit into the device's memory") from error
         half = len(rows) // 2
-        return np.concatenate(
-            [self.embed(rows[:half], prompt_tokens[:half]), self.embed(rows[half:], prompt_tokens[half:])]
-        )
+        halves = ((rows[:half], prompt_tokens[:half]), (rows[half:], prompt_tokens[half:]))
+        return np.concatenate([self.halving(run, *part) for part in halves])
+
+
+class TokenEmbedder:
+    """A loaded generation where vectors of single tokens are wanted. It shares its model's queue."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+
+    @property
+    def packed(self) -> bool:
+        return self._model.packed
+
+    def embed(self, rows: Sequence[TokenIds], prompt_tokens: Sequence[int]) -> Vectors:
+        """-> [rows, 1] of objects, each float32 [tokens, width]: rows differ, and to the batcher one is as another."""
+        return self._model.halving(self._embed, rows, prompt_tokens)
+
+    def _embed(self, rows: Sequence[TokenIds], prompt_tokens: Sequence[int]) -> Vectors:
+        found = np.empty((len(rows), 1), dtype=object)
+        for index, tokens in enumerate(self._model.encoder.token_vectors(rows)):
+            found[index, 0] = tokens
+        return cast(Vectors, found)
 
 
 class Loader:

@@ -54,6 +54,14 @@ class Native(nn.Module):
 
         return _in_order(torch.cat(crew(threads).map(part, parts)), np.concatenate(parts))
 
+    def token_vectors(self, batch: Sequence[Integers]) -> list[Tensor]:
+        """On a CPU: for each text its token vectors [tokens, width] in float32."""
+        laid = segments.lay(batch, linear.rounded)
+        lengths = [len(batch[index]) for index in laid.order]
+        rows = torch.split(self._tokens(laid)[: sum(lengths)].float(), lengths)
+        placed = dict(zip(laid.order.tolist(), rows, strict=True))
+        return [placed[index] for index in range(len(batch))]
+
     def _part(self, batch: Sequence[Integers], left_out: Integers) -> Tensor:
         laid = segments.lay(batch, linear.rounded)
         return _in_order(self._pool(self._tokens(laid).float(), laid, left_out[laid.order]), laid.order)

@@ -77,6 +77,13 @@ class OpenVino:
             vectors: Tensor = self._tail(pooled)
             return vectors.numpy()
 
+    def token_vectors(self, batch: Sequence[TokenIds]) -> list[Vectors]:
+        """See encoder.Runtime."""
+        with memory.guarded(), _guarded():
+            ids, mask = _padded(batch, self._pad_id)
+            tokens = self._request.infer([ids, mask], share_inputs=True, share_outputs=True)[0]
+            return [row[: len(ids)].copy() for row, ids in zip(tokens, batch, strict=True)]
+
     def close(self) -> None:
         """Frees the network. Nothing runs any more."""
         self._request = None

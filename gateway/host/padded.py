@@ -41,8 +41,17 @@ class Padded(nn.Module):
     def pooled(self, batch: Sequence[Integers], left_out: Integers) -> Tensor:
         """On a CPU: [texts, width * modes] in float32. `left_out` [texts] tokens at the head of each are not pooled."""
         block = planes.block(batch, left_out, (len(batch), max(map(len, batch))), self.pad_id)
-        tokens = self.tokens(torch.from_numpy(block.ids), torch.from_numpy(block.mask))
-        return pool(tokens.float(), torch.from_numpy(block.kept), self._pooling.modes)
+        return self.vectors(*map(torch.from_numpy, (block.ids, block.mask, block.kept)))
+
+    def vectors(self, ids: Tensor, mask: Tensor, kept: Tensor) -> Tensor:
+        """Of a padded block, all [texts, length]: [texts, width * modes] in float32."""
+        return pool(self.tokens(ids, mask).float(), kept, self._pooling.modes)
+
+    def token_vectors(self, batch: Sequence[Integers]) -> list[Tensor]:
+        """On a CPU: for each text its token vectors [tokens, width] in float32."""
+        block = planes.block(batch, planes.nothing(batch), (len(batch), max(map(len, batch))), self.pad_id)
+        tokens = self.tokens(torch.from_numpy(block.ids), torch.from_numpy(block.mask)).float()
+        return [row[: len(ids)] for row, ids in zip(tokens, batch, strict=True)]
 
     def tokens(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Token vectors [texts, length, width]."""
@@ -60,14 +69,14 @@ def read(generation: Generation, pooling: Pooling, dtype: torch.dtype, *, reorde
     return Padded(module.eval(), pooling)
 
 
-def network(generation: Generation, dtype: torch.dtype) -> nn.Module:
-    """The network of transformers itself. Raises LoadFailed."""
+def network(generation: Generation, dtype: torch.dtype, *, scores: bool = False) -> nn.Module:
+    """The network of transformers itself; with `scores` the head behind it that gives them. Raises LoadFailed."""
     transformers = library.transformers()
     path = os.path.join(generation.path, generation.manifest.transformer_path)
     try:
         config = transformers.AutoConfig.from_pretrained(path, **library.LOCAL)
         config.use_cache = False
-        kind = _class(transformers, config)
+        kind = _class(transformers, config, scores=scores)
         found, report = kind.from_pretrained(**_source(generation, path), **_options(kind, config, dtype))
     except (torch.OutOfMemoryError, MemoryError):
         raise
@@ -76,7 +85,7 @@ def network(generation: Generation, dtype: torch.dtype) -> nn.Module:
         raise LoadFailed(message, reason="weights_unreadable", generation=generation.short) from error
     module: nn.Module = found.requires_grad_(False)
     try:
-        _demand_every_weight(report, generation)
+        _demand_every_weight(report, generation, but="" if scores else POOLER)
     except LoadFailed:
         empty(module)
         raise
@@ -91,7 +100,9 @@ def empty(*modules: nn.Module) -> None:
             tensor.data = tensor.new_empty(0)
 
 
-def _class(transformers: Any, config: Any) -> Any:
+def _class(transformers: Any, config: Any, *, scores: bool) -> Any:
+    if scores:
+        return transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
     if name := ENCODER_ONLY.get(config.model_type):
         return getattr(transformers, name)
     return transformers.MODEL_MAPPING[type(config)]
@@ -120,8 +131,8 @@ def _options(kind: Any, config: Any, dtype: torch.dtype) -> dict[str, Any]:
     return options
 
 
-def _demand_every_weight(report: dict[str, Any], generation: Generation) -> None:
-    missing = sorted(name for name in report["missing_keys"] if POOLER not in name.split("."))
+def _demand_every_weight(report: dict[str, Any], generation: Generation, *, but: str) -> None:
+    missing = sorted(name for name in report["missing_keys"] if but not in name.split("."))
     if not missing:
         return
     named = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")

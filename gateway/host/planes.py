@@ -33,6 +33,11 @@ def block(batch: Sequence[Integers], left_out: Integers, shape: Shape, pad_id: i
     return Block(ids, numbers, _kept(numbers, left_out))
 
 
+def nothing(batch: Sequence[Integers]) -> Integers:
+    """Is left out of any text."""
+    return np.zeros(len(batch), dtype=np.int64)
+
+
 def _kept(mask: Integers, left_out: Integers) -> Integers:
     """The mask without the first `left_out` tokens of each text."""
     if not left_out.any():

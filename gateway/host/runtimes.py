@@ -70,6 +70,8 @@ class Failures:
 
 def choose(wish: Wish, manifest: Manifest, device: str) -> Choice:
     """What `auto` means here. Raises LoadFailed for what this device never does."""
+    if manifest.kind == "reranker":
+        return _of_reranker(wish)
     cuda = memory.on_cuda(device)
     dtype = wish.dtype
     if dtype == AUTO:
@@ -84,6 +86,13 @@ def choose(wish: Wish, manifest: Manifest, device: str) -> Choice:
     if runtime == "openvino" and dtype not in openvino_runtime.DTYPES:
         raise _unavailable(f"OpenVINO has no {dtype} here: it has {', '.join(openvino_runtime.DTYPES)}")
     return Choice(runtime, dtype)
+
+
+def _of_reranker(wish: Wish) -> Choice:
+    """What the others cost is measured on vectors, and of scores nothing is known yet."""
+    if wish.runtime not in (AUTO, EXACT.runtime) or wish.dtype not in (AUTO, EXACT.dtype):
+        raise _unavailable("a reranker is computed by torch in float32")
+    return EXACT
 
 
 def load(generation: Generation, wish: Wish, device: str, failures: Failures | None = None) -> Chosen:

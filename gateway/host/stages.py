@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import os
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from gateway.errors import LoadFailed
 from gateway.host import tensors
 from gateway.model import Dense, LayerNorm, Normalize, Pooling, Stage
+
+Vectors = npt.NDArray[np.float32]
 
 
 class Projection(nn.Module):
@@ -50,6 +54,13 @@ def activation(name: str) -> nn.Module:
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise LoadFailed(f"no such activation: {name}", reason="unknown_activation", activation=name)
     return found()
+
+
+def activated(scores: Vectors, name: str) -> Vectors:
+    """What the activation of this class name makes of float32 numbers."""
+    with torch.inference_mode():
+        found: Vectors = activation(name)(torch.from_numpy(scores)).numpy()
+        return found
 
 
 def build(path: str, stages: tuple[Stage, ...], *, mapped: bool = True) -> nn.Sequential:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
@@ -19,8 +20,10 @@ from tokenizers import Encoding, models, normalizers
 from tokenizers import Tokenizer as Backend
 
 from gateway.errors import InputTooLong, InvalidInput, LoadFailed
-from gateway.host import library, wordpieces
+from gateway.host import frame, library, wordpieces
 from gateway.host.excerpt import can_be_cut, excerpt
+from gateway.host.frame import Frame, PairFrame, Row
+from gateway.host.wire import Side
 from gateway.model import Generation
 
 TokenIds = npt.NDArray[np.int64]
@@ -53,35 +56,84 @@ class Tokenizer:
         """Reads the generation's tokenizer files. Raises LoadFailed if they cannot be used."""
         manifest = generation.manifest
         self.max_tokens = manifest.max_tokens
-        self._backend, self._special_ids, side = _read(generation)
+        self._backend, self._special_ids, self.side, self._types = _read(generation)
         if isinstance(self._backend.model, models.BPE):
             # tokenizers 0.23 caches words for each BPE in each thread, and frees none of it with the tokenizer:
             # megabytes with every load. Without the cache encoding takes up to a third longer.
             self._backend.model._resize_cache(0)
         self._backend.no_padding()
-        self._backend.enable_truncation(self.max_tokens, strategy="longest_first", direction=side)
+        self._backend.enable_truncation(self.max_tokens, strategy="longest_first", direction=self.side)
         self._added = self._backend.num_special_tokens_to_add(False)
         if manifest.lower_case:
             self._backend.normalizer = lower_casing(self._backend.normalizer)
         self._excerpt = max(LEAST_EXCERPT, CHARACTERS_PER_TOKEN * self.max_tokens)
         self._can_be_cut = can_be_cut(self._backend)
 
-    def encode(self, texts: Sequence[str], *, prompt: str = "", truncate: bool = True) -> list[TokenIds]:
+    def encode(
+        self, texts: Sequence[str], *, prompt: str = "", truncate: bool = True, side: Side | None = None
+    ) -> list[TokenIds]:
         """One array of ids for each text, `prompt` put before it, special tokens included.
 
         Raises InvalidInput for a text without tokens or outside Unicode, and InputTooLong, unless `truncate`, for
-        one over `max_tokens`. What truncation would drop of a very long text may not be looked at.
+        one over `max_tokens`. It is cut on `side`, by default the tokenizer's own. What truncation would drop of a very
+        long text may not be looked at.
         """
         whole = [prompt + text for text in texts] if prompt else list(texts)
-        encodings = self._encodings([self._beginning(text) for text in whole])
-        for index, encoding in enumerate(encodings):
-            if self._is_long(whole[index]) and not encoding.overflowing:
-                encodings[index] = self._read_on(whole[index])
+        if truncate and side not in (None, self.side):
+            return [self._framed(index, body, side) for index, body in enumerate(self.bodies(whole, side))]
+        encodings = self._read_enough(whole)
+        for index in range(len(encodings)):
             if not truncate and encodings[index].overflowing:
                 raise self._too_long(index, encodings[index], cut=self._is_long(whole[index]))
             if not encodings[index].ids:
                 raise InvalidInput(f"input {index} has no tokens", index=index)
         return [np.asarray(encoding.ids, dtype=np.int64) for encoding in encodings]
+
+    def encode_ids(self, rows: Sequence[Row], *, truncate: bool = True, side: Side | None = None) -> list[TokenIds]:
+        """As `encode`, of ids of the vocabulary; special tokens that a row has at its ends already are not added."""
+        found = []
+        for index, row in enumerate(rows):
+            ids = self.frame.without(row)
+            tokens = len(ids) + len(self.frame)
+            if tokens > self.max_tokens and not truncate:
+                raise too_long(index, tokens, self.max_tokens)
+            found.append(self._framed(index, ids, side))
+        return found
+
+    def bodies(self, texts: Sequence[str], side: Side | None = None) -> list[Row]:
+        """The ids of each text without special tokens: all of them, or if the text is very long at least `max_tokens`
+        at the end that stays when it is cut on `side`."""
+        whole = list(texts)
+        own = (side or self.side) == self.side
+        encodings = self._read_enough(whole, special=False) if own else self._encodings(whole, special=False)
+        return [[id for part in self.parts(encoding) for id in part.ids] for encoding in encodings]
+
+    def parts(self, encoding: Encoding) -> list[Encoding]:
+        """An encoding and what was cut off it, in the order of the text."""
+        parts = [encoding, *encoding.overflowing]
+        return parts if self.side == "right" else parts[::-1]
+
+    @cached_property
+    def frame(self) -> Frame:
+        """The special tokens of a text."""
+        return frame.of(self._backend)
+
+    @cached_property
+    def pair_frame(self) -> PairFrame:
+        """The special tokens of a pair."""
+        return frame.of_pairs(self._backend, types=self._types)
+
+    def spelled(self, texts: list[str]) -> list[Encoding]:
+        """As `bodies`, with places in the text, and what was cut off as overflow."""
+        return self._encodings(texts, special=False, places=True)
+
+    def name(self, token: int) -> str:
+        """What the vocabulary has for an id."""
+        return self._backend.id_to_token(token) or ""
+
+    def decode(self, rows: Sequence[Row], *, skip_special_tokens: bool) -> list[str]:
+        """Ids to texts."""
+        return self._backend.decode_batch([list(row) for row in rows], skip_special_tokens=skip_special_tokens)
 
     def prompt_tokens(self, prompt: str) -> int:
         """How many tokens at the front pooling leaves out when the model does not include its prompts.
@@ -93,25 +145,40 @@ class Tokenizer:
         ids = self._encodings([prompt])[0].ids
         return len(ids) - (bool(ids) and ids[-1] in self._special_ids)
 
+    def _framed(self, index: int, ids: Row, side: Side | None) -> TokenIds:
+        if not (ids or len(self.frame)):
+            raise InvalidInput(f"input {index} has no tokens", index=index)
+        return self.frame.around(ids, self.max_tokens, side or self.side)
+
+    def _read_enough(self, texts: list[str], *, special: bool = True) -> list[Encoding]:
+        """Of a very long text as much as decides the tokens that are kept."""
+        encodings = self._encodings([self._beginning(text) for text in texts], special=special)
+        for index, text in enumerate(texts):
+            if self._is_long(text) and not encodings[index].overflowing:
+                encodings[index] = self._read_on(text, special=special)
+        return encodings
+
     def _is_long(self, text: str) -> bool:
         return self._can_be_cut and len(text) > 2 * self._excerpt
 
     def _beginning(self, text: str) -> str:
         return excerpt(text, self._excerpt) if self._is_long(text) else text
 
-    def _read_on(self, text: str) -> Encoding:
+    def _read_on(self, text: str, *, special: bool = True) -> Encoding:
         """Of a long text whose beginning has not enough tokens."""
         length = self._excerpt
         while True:
             length *= FARTHER
             beginning = excerpt(text, length)
-            encoding = self._encodings([beginning])[0]
+            encoding = self._encodings([beginning], special=special)[0]
             if encoding.overflowing or len(beginning) == len(text):
                 return encoding
 
-    def _encodings(self, texts: list[str]) -> list[Encoding]:
+    def _encodings(self, texts: list[str], *, special: bool = True, places: bool = False) -> list[Encoding]:
         try:
-            return self._backend.encode_batch_fast(texts)
+            if places:
+                return self._backend.encode_batch(texts, add_special_tokens=special)
+            return self._backend.encode_batch_fast(texts, add_special_tokens=special)
         except (TypeError, UnicodeError):
             for index, text in enumerate(texts):
                 if any("\ud800" <= letter <= "\udfff" for letter in text):
@@ -119,12 +186,16 @@ class Tokenizer:
             raise
 
     def _too_long(self, index: int, encoding: Encoding, *, cut: bool) -> InputTooLong:
-        """Of a text that was not read to its end (`cut`) the tokens are at least so many."""
         parts = [encoding, *encoding.overflowing]
         tokens = self._added + sum(len(part.ids) - self._added for part in parts)
-        least = "at least " if cut else ""
-        message = f"input {index} has {least}{tokens} tokens, and the model takes {self.max_tokens}"
-        return InputTooLong(message, index=index, tokens=tokens, max_tokens=self.max_tokens)
+        return too_long(index, tokens, self.max_tokens, cut=cut)
+
+
+def too_long(index: int, tokens: int, most: int, *, cut: bool = False) -> InputTooLong:
+    """Of a text that was not read to its end (`cut`) the tokens are at least so many."""
+    least = "at least " if cut else ""
+    message = f"input {index} has {least}{tokens} tokens, and the model takes {most}"
+    return InputTooLong(message, index=index, tokens=tokens, max_tokens=most)
 
 
 _shared: WeakValueDictionary[bytes, Tokenizer] = WeakValueDictionary()
@@ -166,16 +237,17 @@ def lower_casing(normalizer: Any) -> Any:
     return normalizers.Sequence([normalizers.Lowercase(), *(step for step in steps if step is not None)])
 
 
-def _read(generation: Generation) -> tuple[Backend, frozenset[int], str]:
-    """-> the tokenizer, its special ids, and the side on which it cuts."""
+def _read(generation: Generation) -> tuple[Backend, frozenset[int], Side, bool]:
+    """-> the tokenizer, its special ids, the side on which it cuts, and whether pairs have token types."""
     folder = os.path.join(generation.path, generation.manifest.tokenizer_path)
     if generation.place is None:  # all that is there is in the manifest
         backend = wordpieces.build(folder, _names(generation), generation.manifest.model_type)
         if backend is not None:
-            return backend, frozenset(backend.get_added_tokens_decoder()), "right"
+            return backend, frozenset(backend.get_added_tokens_decoder()), "right", True
     loaded = _load(folder, generation.short)
     loaded.backend_tokenizer.encode_special_tokens = loaded.split_special_tokens
-    return loaded.backend_tokenizer, frozenset(loaded.all_special_ids), loaded.truncation_side
+    types = "token_type_ids" in loaded.model_input_names
+    return loaded.backend_tokenizer, frozenset(loaded.all_special_ids), loaded.truncation_side, types
 
 
 def _names(generation: Generation) -> list[str]:

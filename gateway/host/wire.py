@@ -1,13 +1,14 @@
 """What the gateway and a host say to each other, over a Unix socket pair.
 
 A frame is two little-endian u32 (bytes of the header, bytes of the payload), the header as MessagePack, and the
-payload: vectors as raw little-endian float32, row-major, and nothing else. No pickle, no lists of floats. A host is
-told of a generation once (`Offer`); after that its digest names it. No torch here: the gateway imports this module.
+payload: vectors as raw little-endian float32, row-major, or what a tokenizer says as MessagePack. No pickle, no lists
+of floats. A host is told of a generation once (`Offer`); after that its digest names it. No torch here: the gateway
+imports this module.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -18,15 +19,21 @@ from gateway.wish import AUTO, Wish
 ERRORS: Final = leaves()
 
 Payload = bytes | bytearray
+Ids = list[list[int]]
+Side = Literal["right", "left"]
 
 
 class Options(msgspec.Struct, frozen=True):
-    """How the texts of one request become vectors. `prompt` stands before every text."""
+    """How the texts of one request become vectors. `prompt` stands before every text. What is too long is cut on the
+    `truncation_side`, None for the tokenizer's own. Not `pooled`: a vector of each token, as the transformer makes it.
+    """
 
     normalize: bool | None = None
     truncate: bool = True
     prompt: str = ""
     dimensions: int | None = None
+    truncation_side: Side | None = None
+    pooled: bool = True
 
 
 class Offer(msgspec.Struct, frozen=True, tag=True):
@@ -40,7 +47,8 @@ class Offer(msgspec.Struct, frozen=True, tag=True):
 class Embed(msgspec.Struct, frozen=True, tag=True):
     """`alone`: it, or the load it waits for, has the host to itself, since it was at work when a host died. `flow` is
     whose it is: flows of a model share it equally. `weight` is the model's share of the device beside others of 1.
-    `deadline`: seconds that its client still waits, counted from when this is read; None for ever."""
+    `deadline`: seconds that its client still waits, counted from when this is read; None for ever. `ids`, of the
+    model's vocabulary, stand in place of texts."""
 
     id: int
     digest: str
@@ -50,6 +58,59 @@ class Embed(msgspec.Struct, frozen=True, tag=True):
     flow: str = ""
     weight: float = 1.0
     deadline: float | None = None
+    ids: Ids | None = None
+
+
+class Rerank(msgspec.Struct, frozen=True, tag=True):
+    """A score for each of `texts`, as an answer to `query`. `raw`: the logit, without the model's activation. The rest
+    is as in Embed."""
+
+    id: int
+    digest: str
+    query: str
+    texts: list[str]
+    options: Options
+    raw: bool = False
+    alone: bool = False
+    flow: str = ""
+    weight: float = 1.0
+    deadline: float | None = None
+
+
+class Tokenize(msgspec.Struct, frozen=True, tag=True):
+    """The tokens of texts, all of them. The answer's payload is `list[list[Token]]`, as MessagePack."""
+
+    id: int
+    digest: str
+    texts: list[str]
+    prompt: str = ""
+    add_special_tokens: bool = True
+    alone: bool = False
+    flow: str = ""
+    weight: float = 1.0
+
+
+class Decode(msgspec.Struct, frozen=True, tag=True):
+    """Token ids to texts. The answer's payload is `list[str]`, as MessagePack."""
+
+    id: int
+    digest: str
+    ids: Ids
+    skip_special_tokens: bool = True
+    alone: bool = False
+    flow: str = ""
+    weight: float = 1.0
+
+
+class Token(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """`text` is what stands there in the text, and of a special token its name. `start` and `stop` count characters of
+    the text, its prompt included; None of special tokens."""
+
+    id: int
+    text: str
+    special: bool
+    start: int | None
+    stop: int | None
 
 
 class Load(msgspec.Struct, frozen=True, tag=True):
@@ -84,7 +145,8 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
 
 
 class Done(msgspec.Struct, frozen=True, tag=True):
-    """The vectors of request `id` are the payload: float32 [rows, dim]. Times in seconds."""
+    """The vectors of request `id` are the payload: float32 [rows, dim]. Times in seconds. `counts`, of vectors for each
+    token: how many rows each text has."""
 
     id: int
     rows: int = 0
@@ -93,6 +155,7 @@ class Done(msgspec.Struct, frozen=True, tag=True):
     load_seconds: float = 0.0
     queue_seconds: float = 0.0
     compute_seconds: float = 0.0
+    counts: list[int] = []
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):
@@ -210,9 +273,12 @@ class Batch(msgspec.Struct, frozen=True, tag=True):
     seconds: float
 
 
-Command = Offer | Embed | Load | Unload | Cancel | Keep
+Work = Embed | Rerank | Tokenize | Decode  # what is admitted to the queue, or refused
+Command = Offer | Work | Load | Unload | Cancel | Keep
 Report = Ready | Done | Failed | Residency | Loaded | Unloaded | LoadFailure | Batch | FellBack
 
 commands: Final[msgspec.msgpack.Decoder[Command]] = msgspec.msgpack.Decoder(Command)
 reports: Final[msgspec.msgpack.Decoder[Report]] = msgspec.msgpack.Decoder(Report)
+tokens: Final[msgspec.msgpack.Decoder[list[list[Token]]]] = msgspec.msgpack.Decoder(list[list[Token]])
+texts: Final[msgspec.msgpack.Decoder[list[str]]] = msgspec.msgpack.Decoder(list[str])
 encoder: Final = msgspec.msgpack.Encoder()

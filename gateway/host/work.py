@@ -23,7 +23,8 @@ LEAST_CALL: Final = 256  # tokens below which another device call costs more tha
 
 
 class Embedder(Protocol):
-    """A loaded generation, as device calls see it. `packed`: it computes tokens and no padding."""
+    """A loaded generation, as device calls see it. `packed`: it computes tokens and no padding. There may be several of
+    one generation, which share its queue and no device call."""
 
     @property
     def packed(self) -> bool: ...
@@ -95,7 +96,7 @@ class Work:
             self.vectors = vectors  # as it lies: no copy
         else:
             if self.vectors is None:
-                self.vectors = np.empty((len(self.rows), vectors.shape[1]), np.float32)
+                self.vectors = np.empty((len(self.rows), vectors.shape[1]), vectors.dtype)
             self.vectors[_place(indices)] = vectors
         self.missing -= len(indices)
         if not self.missing and not self.over:
@@ -156,7 +157,12 @@ class Call(NamedTuple):
 
 
 def calls(key: str, embedder: Embedder, parts: Sequence[Part], most_tokens: int) -> list[Call]:
-    """One batch as device calls: one, unless padding makes several cheaper."""
+    """One batch as device calls: one, unless padding makes several cheaper, or not all of it is the embedder's."""
+    others = [part for part in parts if part.work.embedder is not embedder]
+    if others:
+        same = [part for part in parts if part.work.embedder is embedder]
+        first = calls(key, embedder, same, most_tokens) if same else []
+        return first + calls(key, others[0].work.embedder, others, most_tokens)
     whole = Call(key, embedder, parts)
     padded = whole.padded_tokens
     if embedder.packed or (padded <= most_tokens and not _wasteful(padded, padded - whole.tokens)):

@@ -6,23 +6,25 @@ way whatever it speaks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from aiohttp import web
 
 from gateway.catalog.lookup import Found
+from gateway.errors import InvalidBody
 from gateway.service import Embedding, EmbedRequest, Service
-from gateway.web.body import timeout
+from gateway.web.body import Input, timeout
 from gateway.web.errors import LINE
 
 SERVICE: Final = web.AppKey("service", Service)
 
 
-async def embed(request: web.Request, texts: Sequence[str], *, model: str | None, **options: Any) -> Embedding:
+async def embed(request: web.Request, texts: list[Input], *, model: str | None, **options: Any) -> Embedding:
     """`options` are those of EmbedRequest. A model in the path wins over `model`, and that over the header X-Model."""
+    if not all(isinstance(text, str) for text in texts):
+        raise InvalidBody("token ids are not taken: send texts")
     asked = EmbedRequest(
-        texts=list(texts),
+        texts=cast(list[str], texts),
         model=request.match_info.get("model") or model or request.headers.get("X-Model"),
         key=client(request),
         timeout=timeout(request),
@@ -36,6 +38,27 @@ async def embed(request: web.Request, texts: Sequence[str], *, model: str | None
         compute_seconds=embedding.compute_seconds,
     )
     return embedding
+
+
+def listing(request: web.Request) -> list[dict[str, Any]]:
+    """Every model, as `GET /models` shows it."""
+    return request.app[SERVICE].catalog.listing()
+
+
+def served(request: web.Request) -> list[dict[str, Any]]:
+    """Those that can be asked for now."""
+    return [entry for entry in listing(request) if entry["generation"]]
+
+
+def show(request: web.Request, spelling: str) -> dict[str, Any]:
+    """One model, whatever its state. Raises ModelNotFound."""
+    service = request.app[SERVICE]
+    return service.catalog.show(service.resolve(spelling))
+
+
+def aliases(request: web.Request) -> list[dict[str, Any]]:
+    """The listing of other names."""
+    return request.app[SERVICE].catalog.aliases()
 
 
 def client(request: web.Request) -> str:

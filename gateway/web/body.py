@@ -6,7 +6,7 @@ A body that says it is too large is not read at all, and one that has come whole
 from __future__ import annotations
 
 import re
-from typing import Final, TypeVar
+from typing import Annotated, Final, TypeVar, cast
 
 import msgspec
 from aiohttp import web
@@ -15,6 +15,10 @@ from gateway.errors import BodyTooLarge, InvalidBody, InvalidHeader, InvalidJson
 
 T = TypeVar("T")
 TIMEOUT: Final = "X-Request-Timeout"
+Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]  # what JSON can be answered with
+TokenId = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
+Input = str | list[TokenId]  # a text, or what a tokenizer has made of one
+Inputs = str | list[str | TokenId | list[TokenId]]
 DURATION: Final = re.compile(r"(\d{1,9}(?:\.\d{1,9})?|\.\d{1,9})(ms|s|)", re.ASCII)
 
 
@@ -55,3 +59,18 @@ def timeout(request: web.Request) -> float | None:
     if not seconds:
         raise InvalidHeader(f"{TIMEOUT} takes seconds, such as 0.5, 30s or 250ms, more than none", header=TIMEOUT)
     return seconds
+
+
+def inputs(given: Inputs, field: str) -> list[Input]:
+    """What is to be embedded, one for each vector: one text or one list of token ids is a list of one. Raises
+    InvalidBody where numbers stand among texts."""
+    if isinstance(given, str):
+        return [given]
+    kinds = set(map(type, given))
+    if kinds == {int}:
+        return [cast(list[int], given)]
+    if int in kinds:
+        raise InvalidBody(
+            f"`{field}` is a text, a list of texts, token ids, or a list of lists of token ids", field=field
+        )
+    return cast(list[Input], given)

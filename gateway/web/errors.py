@@ -1,14 +1,21 @@
-"""The one table from errors to statuses, and the one middleware that turns what was raised into an answer."""
+"""The one table from errors to statuses, and the one middleware that turns what was raised into an answer.
+
+A protocol that words its errors in its own way has a `Dialect`; the path of a request says which one is spoken, so that
+what is refused before any handler has seen it is worded right too.
+"""
 
 from __future__ import annotations
 
 import logging
 import math
 import random
+import re
 import time
 import traceback
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+import msgspec
 import orjson
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -45,20 +52,36 @@ DEFAULT_RETRY: Final = 1.0  # seconds, where a 429 or 503 knows nothing better
 LINE: Final = web.RequestKey("line", dict[str, Any])  # what a handler adds to the request's one log line
 
 
-def status(error: errors.GatewayError) -> int:
-    """The status of the nearest type in the table."""
-    return next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
-
-
-def body(error: errors.GatewayError) -> dict[str, Any]:
+def body(error: errors.GatewayError, status: int = 0) -> dict[str, Any]:
+    """Our own wording, which needs no status."""
     wait = {} if error.retry_after is None else {"retry_after": round(error.retry_after, 3)}
     return {"error": {"code": error.code, "message": error.message, **wait, **error.details}}
 
 
-def answer(error: errors.GatewayError) -> web.Response:
-    content = orjson.dumps(body(error), default=str)
-    response = web.Response(status=status(error), body=content, content_type="application/json")
-    if response.status in {429, 503}:
+class Dialect(msgspec.Struct, frozen=True):
+    """How a protocol words what went wrong: `body` makes the document of an error and its status, `statuses` has those
+    that differ from our own. It is spoken where `paths` matches the beginning of a path."""
+
+    paths: re.Pattern[str]
+    body: Callable[[errors.GatewayError, int], Any]
+    statuses: Mapping[type[errors.GatewayError], int] = {}
+
+
+NATIVE: Final = Dialect(re.compile(""), body)
+
+
+def status(error: errors.GatewayError, dialect: Dialect = NATIVE) -> int:
+    """The status of the nearest type in the dialect's table or the common one."""
+    tables = (dialect.statuses, STATUSES)
+    return next(table[kind] for kind in type(error).__mro__ for table in tables if kind in table)
+
+
+def answer(error: errors.GatewayError, dialect: Dialect = NATIVE) -> web.Response:
+    code = status(error, dialect)
+    content = orjson.dumps(dialect.body(error, code), default=str)
+    response = web.Response(status=code, body=content, content_type="application/json")
+    response.headers["X-Gateway-Error"] = error.code
+    if code in {429, 503}:
         response.headers["Retry-After"] = str(math.ceil(error.retry_after or DEFAULT_RETRY))
     return response
 
@@ -76,8 +99,8 @@ def of_http(error: web.HTTPException) -> errors.GatewayError:
             return errors.InvalidBody(error.reason)
 
 
-def middleware(tell: events.Events) -> Middleware:
-    """Around every request: its id, its errors, its one event."""
+def middleware(tell: events.Events, dialects: Sequence[Dialect] = ()) -> Middleware:
+    """Around every request: its id, its errors in the first of `dialects` that is spoken there, its one event."""
 
     @web.middleware
     async def handle(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -90,7 +113,7 @@ def middleware(tell: events.Events) -> Middleware:
             try:
                 response = await handler(request)
             except Exception as error:
-                response = _failed(error, line, request_id)
+                response = _failed(error, line, request_id, _spoken(request, dialects))
             status_code = response.status
             if not response.prepared:
                 response.headers["X-Request-Id"] = request_id
@@ -110,7 +133,11 @@ def middleware(tell: events.Events) -> Middleware:
     return handle
 
 
-def _failed(error: Exception, line: dict[str, Any], request_id: str) -> web.StreamResponse:
+def _spoken(request: web.Request, dialects: Sequence[Dialect]) -> Dialect:
+    return next((dialect for dialect in dialects if dialect.paths.match(request.path)), NATIVE)
+
+
+def _failed(error: Exception, line: dict[str, Any], request_id: str, dialect: Dialect) -> web.StreamResponse:
     """What a client is told of `error`, and what the log is."""
     match error:
         case errors.GatewayError():
@@ -125,7 +152,7 @@ def _failed(error: Exception, line: dict[str, Any], request_id: str) -> web.Stre
             line["traceback"] = "".join(traceback.format_exception(error))
             refusal = errors.Internal(f"an error of the gateway's own; its log has it under {request_id}")
     line["code"] = refusal.code
-    response = answer(refusal)
+    response = answer(refusal, dialect)
     if isinstance(error, web.HTTPMethodNotAllowed):
         response.headers["Allow"] = ", ".join(sorted(error.allowed_methods))
     return response

@@ -12,11 +12,10 @@ from gateway.errors import InvalidBody
 from gateway.model import PREFIX, ModelId
 from gateway.web import asking, vectors
 from gateway.web.asking import SERVICE
-from gateway.web.body import decode, read
+from gateway.web.body import Int64, decode, read
 from gateway.web.errors import LINE
 
 routes: Final = web.RouteTableDef()
-Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]  # what JSON can be answered with
 
 
 class EmbedBody(msgspec.Struct):
@@ -54,7 +53,7 @@ async def embed(request: web.Request) -> web.StreamResponse:
         raise InvalidBody("the body lacks `inputs`: a text or a list of texts", field="inputs")
     embedding = await asking.embed(
         request,
-        [texts] if isinstance(texts, str) else texts,
+        [texts] if isinstance(texts, str) else [*texts],
         model=body.model,
         normalize=body.normalize,
         truncate=body.truncate is not False,

@@ -1,4 +1,5 @@
-"""How vectors leave: as JSON floats, as base64 or as the raw bytes that the host sent. No list of floats is ever made.
+"""How vectors leave: as JSON floats, as base64 or as the raw bytes that the host sent, whatever the protocol has around
+them. No list of floats is ever made.
 
 A large JSON answer is written a piece at a time, with the loop given back between two pieces: nobody else waits for
 it, and it is never in memory as a whole. The document is the same.
@@ -11,6 +12,7 @@ from binascii import b2a_base64
 from collections.abc import Iterator
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import orjson
@@ -34,6 +36,23 @@ def json(embedding: Embedding, encoding: str) -> web.StreamResponse:
     if embedding.rows * embedding.dim > WHOLE:
         return Pieces(document(embedding, encoding))
     return web.Response(body=whole(embedding, encoding), content_type=JSON)
+
+
+class Frame(msgspec.Struct, frozen=True):
+    """What another protocol has around the vectors: `head` before the first and `tail` behind the last. `item`, where
+    there is one, takes a vector's number and the vector."""
+
+    head: bytes
+    tail: bytes
+    item: bytes | None = None
+
+
+def framed(embedding: Embedding, frame: Frame, encoding: str = "float") -> web.StreamResponse:
+    """`encoding` is float or base64."""
+    pieces = framed_pieces(embedding, frame, encoding)
+    if embedding.rows * embedding.dim > WHOLE:
+        return Pieces(pieces)
+    return web.Response(body=b"".join(pieces), content_type=JSON)
 
 
 class Pieces(web.StreamResponse):
@@ -61,14 +80,23 @@ def whole(embedding: Embedding, encoding: str) -> bytes:
 
 def document(embedding: Embedding, encoding: str) -> Iterator[bytes]:
     """The JSON of an answer, some rows at a time."""
+    return framed_pieces(embedding, Frame(b'{"embeddings":[', b"]," + orjson.dumps(_facts(embedding))[1:]), encoding)
+
+
+def framed_pieces(embedding: Embedding, frame: Frame, encoding: str) -> Iterator[bytes]:
+    """The JSON of an answer in any protocol, some rows at a time."""
     step = max(1, PIECE // max(1, embedding.dim))
     rows = _base64 if encoding == "base64" else _floats
-    yield b'{"embeddings":['
+    yield frame.head
     for start in range(0, embedding.rows, step):
         if start:
             yield b","
-        yield rows(embedding, start, min(start + step, embedding.rows))
-    yield b"]," + orjson.dumps(_facts(embedding))[1:]
+        end = min(start + step, embedding.rows)
+        if frame.item is None:
+            yield rows(embedding, start, end)
+        else:
+            yield b",".join([frame.item % (row, rows(embedding, row, row + 1)) for row in range(start, end)])
+    yield frame.tail
 
 
 def _facts(embedding: Embedding) -> dict[str, Any]:

@@ -1,0 +1,225 @@
+"""The protocol of text-embeddings-inference (https://huggingface.github.io/text-embeddings-inference/).
+
+Its clients know one model: here it is in the base URL, `/tei/<model>`, in any spelling. Answers are bare lists.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from aiohttp import web
+
+from gateway import __version__, errors
+from gateway.errors import EmptyInput, Starting
+from gateway.model import Generation, Pooling
+from gateway.service import Embedding
+from gateway.web import asking, openai, vectors
+from gateway.web.asking import SERVICE
+from gateway.web.body import Input, Inputs, Int64, decode, inputs, read
+from gateway.web.errors import Dialect
+from gateway.web.native import answer
+
+routes: Final = web.RouteTableDef()
+ROWS: Final = vectors.Frame(b"[", b"]")
+DTYPES: Final = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+POOLINGS: Final = {"lasttoken": "last_token"}  # where the name is another
+
+
+class TeiEmbedBody(msgspec.Struct):
+    """`POST /tei/{model}/embed`."""
+
+    inputs: Inputs
+    truncate: bool | None = None
+    normalize: bool = True
+    prompt_name: str | None = None
+    dimensions: Int64 | None = None
+
+
+class Sentences(msgspec.Struct):
+    source_sentence: str
+    sentences: list[str]
+
+
+class SimilarityOptions(msgspec.Struct):
+    truncate: bool | None = None
+    prompt_name: str | None = None
+
+
+class SimilarityBody(msgspec.Struct):
+    """`POST /tei/{model}/similarity`."""
+
+    inputs: Sentences
+    parameters: SimilarityOptions | None = None
+
+
+_embed_body: Final = msgspec.json.Decoder(TeiEmbedBody)
+_similarity_body: Final = msgspec.json.Decoder(SimilarityBody)
+
+
+@routes.post("/tei/{model:.+}/embed")
+async def embed(request: web.Request) -> web.StreamResponse:
+    """Texts or token ids to vectors: a list of rows, also for one text."""
+    return await _embed(request, await read(request))
+
+
+async def _embed(request: web.Request, raw: bytes) -> web.StreamResponse:
+    began = time.monotonic()
+    body = decode(_embed_body, raw)
+    texts = _some(inputs(body.inputs, "inputs"))
+    embedding = await asking.embed(
+        request,
+        texts,
+        model=None,
+        normalize=body.normalize,
+        truncate=body.truncate is not False,
+        prompt_name=body.prompt_name,
+        dimensions=body.dimensions,
+    )
+    response = vectors.framed(embedding, ROWS)
+    _measure(request, response, embedding, texts, began)
+    return response
+
+
+@routes.post("/tei/{model:.+}/similarity")
+async def similarity(request: web.Request) -> web.StreamResponse:
+    """The cosine between one text and each of others."""
+    began = time.monotonic()
+    body = decode(_similarity_body, await read(request))
+    options = body.parameters or SimilarityOptions()
+    texts: list[Input] = [body.inputs.source_sentence, *_some(body.inputs.sentences)]
+    embedding = await asking.embed(
+        request,
+        texts,
+        model=None,
+        normalize=True,
+        truncate=options.truncate is not False,
+        prompt_name=options.prompt_name,
+    )
+    rows = np.frombuffer(embedding.data, "<f4").reshape(embedding.rows, embedding.dim)
+    response = answer(np.clip(rows[1:] @ rows[0], -1.0, 1.0).tolist())
+    _measure(request, response, embedding, texts, began)
+    return response
+
+
+@routes.post("/tei/{model:.+}/embeddings")
+@routes.post("/tei/{model:.+}/v1/embeddings")  # the lower one is matched first
+async def embeddings(request: web.Request) -> web.StreamResponse:
+    """OpenAI's embeddings, under the base URL of one model: a model in the body does not count."""
+    return await openai.embeddings(request)
+
+
+@routes.get("/tei/{model:.+}/info")
+async def info(request: web.Request) -> web.Response:
+    """What the model is, and the limits on a request."""
+    service = request.app[SERVICE]
+    model, generation = service.live(request.match_info["model"])
+    settings = service.settings
+    shown = service.catalog.show(model)
+    return answer(
+        {
+            "model_id": model.path,
+            "model_sha": generation.short,
+            "model_dtype": shown["dtype"] or DTYPES.get(generation.manifest.stored_dtype, "float32"),
+            "served_model_name": model.path,
+            "model_type": _kind(generation),
+            "max_concurrent_requests": None,  # queues are bounded by tokens, and answer 429
+            "max_input_length": generation.manifest.max_tokens,
+            "max_batch_tokens": settings.max_batch_tokens,
+            "max_batch_requests": settings.max_batch_texts or None,
+            "max_client_batch_size": settings.max_inputs,
+            "auto_truncate": True,
+            "tokenization_workers": settings.tokenizer_threads or None,
+            "version": __version__,
+            "sha": None,
+            "docker_label": None,
+        }
+    )
+
+
+@routes.get("/tei/{model:.+}/health")
+@routes.get("/tei/{model:.+}/ping")
+async def health(request: web.Request) -> web.Response:
+    """200 without a body when a request for the model would be served."""
+    service = request.app[SERVICE]
+    service.live(request.match_info["model"])
+    if not service.ready:
+        raise Starting("the gateway is not ready; /readyz says why", retry_after=1.0)
+    return web.Response()
+
+
+@routes.post("/tei/{model:.+}")
+@routes.post("/tei/{model:.+}/invocations")
+async def whatever(request: web.Request) -> web.StreamResponse:
+    """What the model is made for, at the base URL itself: an encoder embeds."""
+    return await _embed(request, await read(request))
+
+
+def _some(texts: list[Any]) -> list[Any]:
+    """At least one. Raises EmptyInput."""
+    if not texts:
+        raise EmptyInput("`inputs` cannot be empty")
+    return texts
+
+
+def _kind(generation: Generation) -> dict[str, Any]:
+    """How its clients know what a model is made for."""
+    modes = next((stage.modes for stage in generation.manifest.stages if isinstance(stage, Pooling)), ())
+    return {"embedding": {"pooling": "+".join(POOLINGS.get(mode, mode) for mode in modes)}}
+
+
+def _measure(
+    request: web.Request, response: web.StreamResponse, done: Embedding, texts: list[Input], began: float
+) -> None:
+    """Its headers, times in whole milliseconds. What is neither waiting nor computing counts as tokenizing."""
+    asking.name(response, done)
+    total, waiting = time.monotonic() - began, done.load_seconds + done.queue_seconds
+    times = {
+        "compute-time": total,
+        "total-time": total,
+        "tokenization-time": max(0.0, total - waiting - done.compute_seconds),
+        "queue-time": waiting,
+        "inference-time": done.compute_seconds,
+    }
+    response.headers.update({f"x-{name}": str(round(1000 * seconds)) for name, seconds in times.items()})
+    device = request.app[SERVICE].engine.devices()[0].device
+    response.headers["x-compute-type"] = "cpu" if device == "cpu" else "gpu+optimized"
+    response.headers["x-compute-characters"] = str(sum(map(len, texts)))
+    response.headers["x-compute-tokens"] = str(done.tokens)
+
+
+# Errors, in its words: `error_type` is one of Unhealthy, Backend, Overloaded, Validation, Tokenizer and Empty.
+
+STATUSES: Final[dict[type[errors.GatewayError], int]] = {
+    errors.InvalidRequest: 422,
+    errors.InvalidJson: 400,
+    errors.InvalidModelId: 400,
+    errors.EmptyInput: 400,
+    errors.InputTooLong: 422,
+    errors.NotServable: 424,
+    errors.LoadFailed: 424,
+    errors.HostFailed: 424,
+}
+TYPES: Final = {429: "Overloaded", 503: "Unhealthy"}
+
+
+def refusal(error: errors.GatewayError, status: int) -> dict[str, Any]:
+    return {"error": error.message, "error_type": _type(error, status)}
+
+
+def _type(error: errors.GatewayError, status: int) -> str:
+    if isinstance(error, EmptyInput):
+        return "Empty"
+    return TYPES.get(status, "Backend" if status == 424 or status >= 500 else "Validation")
+
+
+def openai_refusal(error: errors.GatewayError, status: int) -> dict[str, Any]:
+    """Under `v1/`, where it is not quite OpenAI's."""
+    return {"message": error.message, "code": status, "type": _type(error, status)}
+
+
+DIALECT: Final = Dialect(re.compile(r"/tei(?:/|$)"), refusal, STATUSES)
+OPENAI_DIALECT: Final = Dialect(re.compile(r"/tei/.+/embeddings/?$"), openai_refusal, STATUSES)
