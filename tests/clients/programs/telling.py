@@ -1,4 +1,5 @@
-"""What the programs of this folder share: told on standard input what to do, they tell on standard output what came of it.
+"""What the programs of this folder share: told on standard input what to do, they tell on standard output what came of
+it.
 
 A program has ways of asking, each a function of a target and what to ask it. This runs in the clients' environments,
 which have nothing of ours, so it needs the standard library alone.
@@ -31,7 +32,9 @@ def tell(*ways: Way) -> None:
     """Each step is `{"way", "target", "given"}`. What a library prints goes to standard error."""
     by_name = {way.__name__: way for way in ways}
     with contextlib.redirect_stdout(sys.stderr):
-        outcomes = [_try(by_name[step["way"]], Target(**step["target"]), step["given"]) for step in json.load(sys.stdin)]
+        outcomes = [
+            _try(by_name[step["way"]], Target(**step["target"]), step["given"]) for step in json.load(sys.stdin)
+        ]
     json.dump(outcomes, sys.stdout, default=lambda array: array.tolist())
 
 
