@@ -36,11 +36,11 @@ from gateway.volume.follower import Follower
 from gateway.volume.generations import Store
 from gateway.volume.pulls import Pulls
 from gateway.volume.settle import Snapshot
-from gateway.web import asking, errors, metrics, native, ollama, openai, pull, server, stream, tei, triton
+from gateway.web import asking, errors, metrics, native, ollama, openai, pull, rerank, server, stream, tei, triton
 from gateway.wish import Wish
 
 TIDY_SECONDS: Final = 5.0
-PROTOCOLS: Final = (metrics, stream, pull, native, openai, tei, ollama, triton)
+PROTOCOLS: Final = (metrics, stream, pull, native, openai, rerank, tei, ollama, triton)
 DIALECTS: Final = (
     openai.DIALECT,
     tei.OPENAI_DIALECT,

@@ -41,6 +41,8 @@ ORDER: Final = [
         "web.asking",
         "web.native",
         "web.openai",
+        "web.rerank",
+        "web.tei_bodies",
         "web.tei",
         "web.ollama",
         "web.triton",

@@ -6,38 +6,88 @@ way whatever it speaks.
 
 from __future__ import annotations
 
-from typing import Any, Final, cast
+from collections.abc import Callable
+from typing import Any, Final, TypeVar, cast
 
 from aiohttp import web
 
 from gateway.catalog.lookup import Found
-from gateway.errors import InvalidBody
-from gateway.service import Embedding, EmbedRequest, Service
+from gateway.service import (
+    DecodeRequest,
+    Decoding,
+    Embedding,
+    EmbedRequest,
+    Reranking,
+    RerankRequest,
+    Service,
+    Tokenization,
+    TokenizeRequest,
+    TokenVectors,
+)
 from gateway.web.body import Input, timeout
 from gateway.web.errors import LINE
 
 SERVICE: Final = web.AppKey("service", Service)
+Answer = Embedding | TokenVectors | Reranking | Tokenization | Decoding
+Measured = TypeVar("Measured", Embedding, TokenVectors, Reranking)
 
 
 async def embed(request: web.Request, texts: list[Input], *, model: str | None, **options: Any) -> Embedding:
-    """`options` are those of EmbedRequest. A model in the path wins over `model`, and that over the header X-Model."""
-    if not all(isinstance(text, str) for text in texts):
-        raise InvalidBody("token ids are not taken: send texts")
-    asked = EmbedRequest(
-        texts=cast(list[str], texts),
-        model=request.match_info.get("model") or model or request.headers.get("X-Model"),
-        key=client(request),
-        timeout=timeout(request),
-        **options,
-    )
-    request[LINE]["texts"] = len(asked.texts)
-    embedding = await request.app[SERVICE].embed(asked, lambda found: tell_found(request, found))
+    """`options` are those of EmbedRequest."""
+    asked = EmbedRequest(texts=cast(list[str], texts), **_who(request, model), **options)
+    request[LINE]["texts"] = len(texts)
+    return _told(request, await request.app[SERVICE].embed(asked, _teller(request)))
+
+
+async def embed_tokens(request: web.Request, texts: list[Input], *, model: str | None, **options: Any) -> TokenVectors:
+    """`options` are those of EmbedRequest."""
+    asked = EmbedRequest(texts=cast(list[str], texts), **_who(request, model), **options)
+    request[LINE]["texts"] = len(texts)
+    return _told(request, await request.app[SERVICE].embed_tokens(asked, _teller(request)))
+
+
+async def rerank(request: web.Request, query: str, texts: list[str], *, model: str | None, **options: Any) -> Reranking:
+    """`options` are those of RerankRequest."""
+    asked = RerankRequest(query=query, texts=texts, **_who(request, model), **options)
+    request[LINE]["texts"] = len(texts)
+    return _told(request, await request.app[SERVICE].rerank(asked, _teller(request)))
+
+
+async def tokenize(request: web.Request, texts: list[str], *, model: str | None, **options: Any) -> Tokenization:
+    """`options` are those of TokenizeRequest."""
+    asked = TokenizeRequest(texts=texts, **_who(request, model), **options)
+    request[LINE]["texts"] = len(texts)
+    return await request.app[SERVICE].tokenize(asked, _teller(request))
+
+
+async def decode(request: web.Request, ids: list[list[int]], *, model: str | None, **options: Any) -> Decoding:
+    """`options` are those of DecodeRequest."""
+    asked = DecodeRequest(ids=ids, **_who(request, model), **options)
+    request[LINE]["texts"] = len(ids)
+    return await request.app[SERVICE].decode(asked, _teller(request))
+
+
+def _who(request: web.Request, model: str | None) -> dict[str, Any]:
+    """What every verb is asked for: a model in the path wins over `model`, and that over the header X-Model."""
+    return {
+        "model": request.match_info.get("model") or model or request.headers.get("X-Model"),
+        "key": client(request),
+        "timeout": timeout(request),
+    }
+
+
+def _teller(request: web.Request) -> Callable[[Found], None]:
+    return lambda found: tell_found(request, found)
+
+
+def _told(request: web.Request, done: Measured) -> Measured:
+    """What it took, for the log."""
     request[LINE].update(
-        tokens=embedding.tokens,
-        queue_seconds=embedding.load_seconds + embedding.queue_seconds,
-        compute_seconds=embedding.compute_seconds,
+        tokens=done.tokens,
+        queue_seconds=done.load_seconds + done.queue_seconds,
+        compute_seconds=done.compute_seconds,
     )
-    return embedding
+    return done
 
 
 def listing(request: web.Request) -> list[dict[str, Any]]:
@@ -77,9 +127,9 @@ def tell_found(request: web.Request, found: Found) -> None:
     )
 
 
-def name(response: web.StreamResponse, embedding: Embedding) -> None:
+def name(response: web.StreamResponse, done: Answer) -> None:
     """Says in the headers which model and generation have answered."""
-    response.headers["X-Model"] = str(embedding.model)
-    response.headers["X-Model-Generation"] = embedding.generation.short
-    if embedding.alias is not None:
-        response.headers["X-Model-Alias"] = str(embedding.alias)
+    response.headers["X-Model"] = str(done.model)
+    response.headers["X-Model-Generation"] = done.generation.short
+    if done.alias is not None:
+        response.headers["X-Model-Alias"] = str(done.alias)

@@ -9,10 +9,11 @@ import orjson
 from aiohttp import web
 
 from gateway.errors import InvalidBody
+from gateway.host.wire import Side
 from gateway.model import PREFIX, ModelId
 from gateway.web import asking, vectors
 from gateway.web.asking import SERVICE
-from gateway.web.body import Int64, decode, read
+from gateway.web.body import Inputs, Int64, decode, inputs, read
 from gateway.web.errors import LINE
 
 routes: Final = web.RouteTableDef()
@@ -21,14 +22,15 @@ routes: Final = web.RouteTableDef()
 class EmbedBody(msgspec.Struct):
     """`POST /embed`. `texts` is the older name of `inputs`; what a client sends beyond these is ignored."""
 
-    inputs: str | list[str] | msgspec.UnsetType = msgspec.UNSET
-    texts: str | list[str] | msgspec.UnsetType = msgspec.UNSET
+    inputs: Inputs | msgspec.UnsetType = msgspec.UNSET
+    texts: Inputs | msgspec.UnsetType = msgspec.UNSET
     model: str | None = None
     normalize: bool | None = None
     truncate: bool | None = None
     prompt: str | None = None
     prompt_name: str | None = None
     dimensions: Int64 | None = None
+    truncation_side: Side | None = None
     encoding_format: Literal["float", "base64"] = "float"
 
 
@@ -46,20 +48,21 @@ _rollback_body: Final = msgspec.json.Decoder(RollbackBody)
 @routes.post("/model/embed")
 @routes.post("/models/{model:.+}/embed")
 async def embed(request: web.Request) -> web.StreamResponse:
-    """Texts to vectors, as JSON floats, base64 or raw float32."""
+    """Texts or token ids to vectors, as JSON floats, base64 or raw float32."""
     body = decode(_embed_body, await read(request))
     texts = body.inputs if body.inputs is not msgspec.UNSET else body.texts
     if isinstance(texts, msgspec.UnsetType):
         raise InvalidBody("the body lacks `inputs`: a text or a list of texts", field="inputs")
     embedding = await asking.embed(
         request,
-        [texts] if isinstance(texts, str) else [*texts],
+        inputs(texts, "inputs"),
         model=body.model,
         normalize=body.normalize,
         truncate=body.truncate is not False,
         prompt=body.prompt,
         prompt_name=body.prompt_name,
         dimensions=body.dimensions,
+        truncation_side=body.truncation_side,
     )
     if vectors.OCTETS in request.headers.get("Accept", ""):
         response = vectors.octets(embedding)

@@ -180,6 +180,7 @@ async def show(request: web.Request) -> web.Response:
     model, generation = service.live(spelling(name))
     entry = service.catalog.show(model)
     family, manifest = generation.manifest.model_type, generation.manifest
+    embeds = manifest.kind == "encoder"
     return answer(
         {
             "modelfile": "",
@@ -194,7 +195,7 @@ async def show(request: web.Request) -> web.Response:
                 f"{family}.embedding_length": manifest.dim,
                 f"{family}.vocab_size": manifest.vocab_size,
             },
-            "capabilities": ["embedding"],
+            "capabilities": ["embedding"] if embeds else [],
             "modified_at": _stamp(entry["since"]),
         }
     )

@@ -14,10 +14,11 @@ from aiohttp import web
 
 from gateway import errors
 from gateway.errors import EmptyInput
+from gateway.host.wire import Side
 from gateway.model import PREFIX
 from gateway.web import asking, vectors
 from gateway.web.asking import SERVICE
-from gateway.web.body import Inputs, Int64, decode, inputs, read
+from gateway.web.body import Input, Inputs, Int64, decode, inputs, read
 from gateway.web.errors import Dialect
 from gateway.web.native import answer
 
@@ -38,6 +39,7 @@ class EmbeddingsBody(msgspec.Struct):
     truncate: bool | None = None
     prompt: str | None = None
     prompt_name: str | None = None
+    truncation_side: Side | None = None
 
 
 _body: Final = msgspec.json.Decoder(EmbeddingsBody)
@@ -56,6 +58,7 @@ async def embeddings(request: web.Request) -> web.StreamResponse:
         prompt=body.prompt,
         prompt_name=body.prompt_name,
         dimensions=body.dimensions,
+        truncation_side=body.truncation_side,
     )
     counted = {"prompt_tokens": embedding.tokens, "total_tokens": embedding.tokens}
     tail = b"]," + orjson.dumps({"model": embedding.model.path, "usage": counted})[1:]
@@ -65,7 +68,7 @@ async def embeddings(request: web.Request) -> web.StreamResponse:
     return response
 
 
-def given(body: EmbeddingsBody) -> list[Any]:
+def given(body: EmbeddingsBody) -> list[Input]:
     """At least one input, as OpenAI asks for. Raises EmptyInput."""
     found = inputs(body.input, "input")
     if not found:

@@ -7,21 +7,27 @@ from __future__ import annotations
 
 import re
 import time
-from typing import Any, Final
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, cast
 
 import msgspec
 import numpy as np
+import orjson
 from aiohttp import web
 
 from gateway import __version__, errors
-from gateway.errors import EmptyInput, Starting
+from gateway.errors import EmptyInput, Starting, WrongKind
+from gateway.host.wire import Token
 from gateway.model import Generation, Pooling
-from gateway.service import Embedding
+from gateway.service import Embedding, Reranking, TokenVectors
 from gateway.web import asking, openai, vectors
+from gateway.web import tei_bodies as bodies
 from gateway.web.asking import SERVICE
-from gateway.web.body import Input, Inputs, Int64, decode, inputs, read
+from gateway.web.body import Input, Inputs, decode, inputs, read
 from gateway.web.errors import Dialect
 from gateway.web.native import answer
+from gateway.web.rerank import best
+from gateway.web.tei_bodies import side
 
 routes: Final = web.RouteTableDef()
 ROWS: Final = vectors.Frame(b"[", b"]")
@@ -29,46 +35,19 @@ DTYPES: Final = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 POOLINGS: Final = {"lasttoken": "last_token"}  # where the name is another
 
 
-class TeiEmbedBody(msgspec.Struct):
-    """`POST /tei/{model}/embed`."""
-
-    inputs: Inputs
-    truncate: bool | None = None
-    normalize: bool = True
-    prompt_name: str | None = None
-    dimensions: Int64 | None = None
-
-
-class Sentences(msgspec.Struct):
-    source_sentence: str
-    sentences: list[str]
-
-
-class SimilarityOptions(msgspec.Struct):
-    truncate: bool | None = None
-    prompt_name: str | None = None
-
-
-class SimilarityBody(msgspec.Struct):
-    """`POST /tei/{model}/similarity`."""
-
-    inputs: Sentences
-    parameters: SimilarityOptions | None = None
-
-
-_embed_body: Final = msgspec.json.Decoder(TeiEmbedBody)
-_similarity_body: Final = msgspec.json.Decoder(SimilarityBody)
+_embed: Final = msgspec.json.Decoder(bodies.TeiEmbedBody)
+_embed_all: Final = msgspec.json.Decoder(bodies.TeiEmbedAllBody)
+_similarity: Final = msgspec.json.Decoder(bodies.TeiSimilarityBody)
+_rerank: Final = msgspec.json.Decoder(bodies.TeiRerankBody)
+_tokenize: Final = msgspec.json.Decoder(bodies.TeiTokenizeBody)
+_decode: Final = msgspec.json.Decoder(bodies.TeiDecodeBody)
 
 
 @routes.post("/tei/{model:.+}/embed")
 async def embed(request: web.Request) -> web.StreamResponse:
     """Texts or token ids to vectors: a list of rows, also for one text."""
-    return await _embed(request, await read(request))
-
-
-async def _embed(request: web.Request, raw: bytes) -> web.StreamResponse:
     began = time.monotonic()
-    body = decode(_embed_body, raw)
+    body = decode(_embed, await read(request))
     texts = _some(inputs(body.inputs, "inputs"))
     embedding = await asking.embed(
         request,
@@ -76,6 +55,7 @@ async def _embed(request: web.Request, raw: bytes) -> web.StreamResponse:
         model=None,
         normalize=body.normalize,
         truncate=body.truncate is not False,
+        truncation_side=side(body.truncation_direction),
         prompt_name=body.prompt_name,
         dimensions=body.dimensions,
     )
@@ -84,12 +64,31 @@ async def _embed(request: web.Request, raw: bytes) -> web.StreamResponse:
     return response
 
 
+@routes.post("/tei/{model:.+}/embed_all")
+async def embed_all(request: web.Request) -> web.StreamResponse:
+    """A vector for each token, before the pooling: a list of rows for each text."""
+    began = time.monotonic()
+    body = decode(_embed_all, await read(request))
+    texts = _some(inputs(body.inputs, "inputs"))
+    tokens = await asking.embed_tokens(
+        request,
+        texts,
+        model=None,
+        truncate=body.truncate is not False,
+        truncation_side=side(body.truncation_direction),
+        prompt_name=body.prompt_name,
+    )
+    response = vectors.Pieces(vectors.nested(tokens))
+    _measure(request, response, tokens, texts, began)
+    return response
+
+
 @routes.post("/tei/{model:.+}/similarity")
 async def similarity(request: web.Request) -> web.StreamResponse:
     """The cosine between one text and each of others."""
     began = time.monotonic()
-    body = decode(_similarity_body, await read(request))
-    options = body.parameters or SimilarityOptions()
+    body = decode(_similarity, await read(request))
+    options = body.parameters or bodies.TeiParameters()
     texts: list[Input] = [body.inputs.source_sentence, *_some(body.inputs.sentences)]
     embedding = await asking.embed(
         request,
@@ -97,12 +96,76 @@ async def similarity(request: web.Request) -> web.StreamResponse:
         model=None,
         normalize=True,
         truncate=options.truncate is not False,
+        truncation_side=side(options.truncation_direction),
         prompt_name=options.prompt_name,
     )
     rows = np.frombuffer(embedding.data, "<f4").reshape(embedding.rows, embedding.dim)
     response = answer(np.clip(rows[1:] @ rows[0], -1.0, 1.0).tolist())
     _measure(request, response, embedding, texts, began)
     return response
+
+
+@routes.post("/tei/{model:.+}/rerank")
+async def rerank(request: web.Request) -> web.StreamResponse:
+    """How well each text answers the query, the best first."""
+    began = time.monotonic()
+    body = decode(_rerank, await read(request))
+    reranking = await asking.rerank(
+        request,
+        body.query,
+        _some(body.texts),
+        model=None,
+        truncate=body.truncate is not False,
+        truncation_side=side(body.truncation_direction),
+        raw_scores=body.raw_scores,
+    )
+    ranks: list[dict[str, Any]] = [{"index": index, "score": reranking.scores[index]} for index in best(reranking)]
+    if body.return_text:
+        ranks = [rank | {"text": body.texts[rank["index"]]} for rank in ranks]
+    response = answer(ranks)
+    _measure(request, response, reranking, [body.query, *body.texts], began)
+    return response
+
+
+@routes.post("/tei/{model:.+}/tokenize")
+async def tokenize(request: web.Request) -> web.StreamResponse:
+    """Texts to their tokens, and where these lie in them."""
+    body = decode(_tokenize, await read(request))
+    texts = _some([body.inputs] if isinstance(body.inputs, str) else body.inputs)
+    tokenization = await asking.tokenize(
+        request, texts, model=None, add_special_tokens=body.add_special_tokens, prompt_name=body.prompt_name
+    )
+    response = vectors.Pieces(_listed(tokenization.texts))
+    asking.name(response, tokenization)
+    return response
+
+
+def _listed(texts: list[list[Token]]) -> Iterator[bytes]:
+    """As JSON, one text at a time: there may be a million tokens."""
+    yield b"["
+    for number, tokens in enumerate(texts):
+        yield (b"," if number else b"") + orjson.dumps([msgspec.structs.asdict(token) for token in tokens])
+    yield b"]"
+
+
+@routes.post("/tei/{model:.+}/decode")
+async def detokenize(request: web.Request) -> web.StreamResponse:
+    """Token ids to texts."""
+    body = decode(_decode, await read(request))
+    ids = _some(inputs(cast(Inputs, body.ids), "ids"))  # numbers alone, or lists of them
+    decoding = await asking.decode(request, ids, model=None, skip_special_tokens=body.skip_special_tokens)
+    response = answer(decoding.texts)
+    asking.name(response, decoding)
+    return response
+
+
+@routes.post("/tei/{model:.+}/predict")
+@routes.post("/tei/{model:.+}/embed_sparse")
+async def neither(request: web.Request) -> web.StreamResponse:
+    """Refused, as text-embeddings-inference does for a model that cannot: classifiers and SPLADE are not served."""
+    model, generation = request.app[SERVICE].live(request.match_info["model"])
+    what = "a classifier" if request.path.endswith("/predict") else "a SPLADE model"
+    raise WrongKind(f"{model.path} is not {what} but an {generation.manifest.kind}", model=str(model))
 
 
 @routes.post("/tei/{model:.+}/embeddings")
@@ -154,8 +217,9 @@ async def health(request: web.Request) -> web.Response:
 @routes.post("/tei/{model:.+}")
 @routes.post("/tei/{model:.+}/invocations")
 async def whatever(request: web.Request) -> web.StreamResponse:
-    """What the model is made for, at the base URL itself: an encoder embeds."""
-    return await _embed(request, await read(request))
+    """What the model is made for, at the base URL itself: an encoder embeds, a reranker reranks."""
+    _, generation = request.app[SERVICE].live(request.match_info["model"])
+    return await (rerank(request) if generation.manifest.kind == "reranker" else embed(request))
 
 
 def _some(texts: list[Any]) -> list[Any]:
@@ -167,12 +231,18 @@ def _some(texts: list[Any]) -> list[Any]:
 
 def _kind(generation: Generation) -> dict[str, Any]:
     """How its clients know what a model is made for."""
+    if generation.manifest.kind == "reranker":
+        return {"reranker": {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}}
     modes = next((stage.modes for stage in generation.manifest.stages if isinstance(stage, Pooling)), ())
     return {"embedding": {"pooling": "+".join(POOLINGS.get(mode, mode) for mode in modes)}}
 
 
 def _measure(
-    request: web.Request, response: web.StreamResponse, done: Embedding, texts: list[Input], began: float
+    request: web.Request,
+    response: web.StreamResponse,
+    done: Embedding | TokenVectors | Reranking,
+    texts: Sequence[Input],
+    began: float,
 ) -> None:
     """Its headers, times in whole milliseconds. What is neither waiting nor computing counts as tokenizing."""
     asking.name(response, done)
@@ -199,6 +269,7 @@ STATUSES: Final[dict[type[errors.GatewayError], int]] = {
     errors.InvalidModelId: 400,
     errors.EmptyInput: 400,
     errors.InputTooLong: 422,
+    errors.WrongKind: 424,
     errors.NotServable: 424,
     errors.LoadFailed: 424,
     errors.HostFailed: 424,

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import orjson
 from aiohttp import web
 
-from gateway.service import Embedding
+from gateway.service import Embedding, TokenVectors
 
 OCTETS: Final = "application/octet-stream"
 JSON: Final = "application/json"
@@ -99,6 +99,21 @@ def framed_pieces(embedding: Embedding, frame: Frame, encoding: str) -> Iterator
     yield frame.tail
 
 
+def nested(tokens: TokenVectors) -> Iterator[bytes]:
+    """The JSON of vectors for each token: a list for each text, some rows at a time."""
+    step, row = max(1, PIECE // max(1, tokens.dim)), 0
+    yield b"["
+    for number, count in enumerate(tokens.counts):
+        end = row + count
+        before = b",[" if number else b"["
+        while end - row > step:
+            yield before + _floats(tokens, row, row + step)
+            before, row = b",", row + step
+        yield before + _floats(tokens, row, end) + b"]"
+        row = end
+    yield b"]"
+
+
 def _facts(embedding: Embedding) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "model": str(embedding.model),
@@ -113,13 +128,13 @@ def _facts(embedding: Embedding) -> dict[str, Any]:
     return facts
 
 
-def _matrix(embedding: Embedding, start: int, end: int) -> npt.NDArray[np.float32]:
+def _matrix(embedding: Embedding | TokenVectors, start: int, end: int) -> npt.NDArray[np.float32]:
     """Rows, in the memory that they came in."""
     dim = embedding.dim
     return np.frombuffer(embedding.data, "<f4", (end - start) * dim, 4 * start * dim).reshape(end - start, dim)
 
 
-def _floats(embedding: Embedding, start: int, end: int) -> bytes:
+def _floats(embedding: Embedding | TokenVectors, start: int, end: int) -> bytes:
     """Rows as JSON arrays with commas between."""
     return orjson.dumps(_matrix(embedding, start, end), option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
 

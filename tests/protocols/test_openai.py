@@ -52,6 +52,27 @@ async def test_one_text_is_a_list_of_one_and_fields_of_no_meaning_do_no_harm(gat
         assert np.array_equal(np.array([body["data"][0]["embedding"]], "f4"), expected)
 
 
+async def test_token_ids_give_the_vector_of_their_text(gateway: RunningGateway) -> None:
+    expected, _ = await gateway.embed(TEXTS, "finetuned/physics")
+    async with gateway.session.post("/tei/finetuned/physics/tokenize", json={"inputs": TEXTS}) as reply:
+        ids = [[token["id"] for token in tokens] for tokens in await reply.json()]
+    status, body = await ask(gateway, input=ids, model="finetuned/physics")
+    assert status == 200, body
+    np.testing.assert_allclose([row["embedding"] for row in body["data"]], expected, atol=1e-6)
+    _, body = await ask(gateway, input=ids[1], model="finetuned/physics")
+    np.testing.assert_allclose([row["embedding"] for row in body["data"]], expected[1:2], atol=1e-6)
+    async with gateway.session.post("/embed", json={"inputs": ids, "model": "finetuned/physics"}) as reply:
+        np.testing.assert_allclose((await reply.json())["embeddings"], expected, atol=1e-6)
+
+
+async def test_what_is_too_long_is_cut_on_the_side_that_is_asked_for(gateway: RunningGateway) -> None:
+    long = "beam " * 300 + "laser " * 300
+    for side, text in (("right", "beam " * 300), ("left", "laser " * 300)):
+        _, cut = await ask(gateway, input=long, model="finetuned/physics", truncation_side=side)
+        _, expected = await ask(gateway, input=text, model="finetuned/physics")
+        assert cut["data"] == expected["data"]
+
+
 async def test_dimensions_prompts_and_normalize_are_those_of_the_native_protocol(gateway: RunningGateway) -> None:
     for options in (
         {"model": "finetuned/physics", "dimensions": 8},
@@ -115,6 +136,9 @@ async def test_one_card_is_found_by_any_spelling(gateway: RunningGateway, spelli
         ({"model": "finetuned/physics"}, 400, None, "invalid_body"),
         ({"input": [], "model": "finetuned/physics"}, 400, "input", "empty_input"),
         ({"input": ["a", 3], "model": "finetuned/physics"}, 400, "input", "invalid_body"),
+        ({"input": [[1, 2], [10**6]], "model": "finetuned/physics"}, 400, "input", "invalid_input"),
+        ({"input": [-1], "model": "finetuned/physics"}, 400, "input[0]", "invalid_body"),
+        ({"input": ["a", [1]], "model": "finetuned/physics"}, 400, "input", "invalid_input"),
         ({"input": ["a", None], "model": "finetuned/physics"}, 400, "input[1]", "invalid_body"),
         ({"input": ["x"] * 65, "model": "finetuned/physics"}, 400, "input", "too_many_inputs"),
         ({"input": "x", "model": "finetuned/physics", "dimensions": 99}, 400, "dimensions", "invalid_dimensions"),

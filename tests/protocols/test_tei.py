@@ -91,6 +91,49 @@ async def test_similarity_is_the_cosine(gateway: RunningGateway) -> None:
     assert max(scores) <= 1.0
 
 
+async def test_a_text_is_cut_on_the_side_that_is_asked_for(gateway: RunningGateway) -> None:
+    long = "beam " * 300 + "laser " * 300
+    for direction, text in (("Right", "beam " * 300), ("right", "beam " * 300), ("Left", "laser " * 300)):
+        cut = await ask(gateway, f"{PHYSICS}/embed", {"inputs": long, "truncation_direction": direction})
+        assert cut == await ask(gateway, f"{PHYSICS}/embed", {"inputs": text})
+
+
+async def test_every_token_has_a_vector(gateway: RunningGateway) -> None:
+    _, tokens = await ask(gateway, f"{PHYSICS}/tokenize", {"inputs": TEXTS})
+    status, found = await ask(gateway, f"{PHYSICS}/embed_all", {"inputs": TEXTS})
+    assert status == 200
+    assert [np.array(rows).shape for rows in found] == [(len(ids), 32) for ids in tokens]
+    means = np.array([np.mean(rows, axis=0) for rows in found])
+    _, pooled = await ask(gateway, f"{PHYSICS}/embed", {"inputs": TEXTS})
+    np.testing.assert_allclose(means / np.linalg.norm(means, axis=1, keepdims=True), pooled, atol=1e-5)
+    _, alone = await ask(gateway, f"{PHYSICS}/embed_all", {"inputs": TEXTS[0]})
+    np.testing.assert_allclose(alone[0], found[0], atol=1e-5)
+
+
+async def test_texts_become_tokens_and_tokens_texts(gateway: RunningGateway) -> None:
+    status, found = await ask(gateway, f"{PHYSICS}/tokenize", {"inputs": "a laser"})
+    assert status == 200
+    (tokens,) = found
+    assert all(token.keys() == {"id", "text", "special", "start", "stop"} for token in tokens)
+    assert [token["special"] for token in tokens] == [True, False, False, True]
+    assert [(token["start"], token["stop"]) for token in tokens] == [(None, None), (0, 1), (2, 7), (None, None)]
+    _, plain = await ask(gateway, f"{PHYSICS}/tokenize", {"inputs": ["a laser"], "add_special_tokens": False})
+    assert plain == [tokens[1:3]]
+    ids = [token["id"] for token in tokens]
+    assert await ask(gateway, f"{PHYSICS}/decode", {"ids": ids}) == (200, ["a laser"])
+    assert await ask(gateway, f"{PHYSICS}/decode", {"ids": [ids, ids[1:2]]}) == (200, ["a laser", "a"])
+    _, whole = await ask(gateway, f"{PHYSICS}/decode", {"ids": ids, "skip_special_tokens": False})
+    assert whole == ["[CLS] a laser [SEP]"]
+
+
+@pytest.mark.parametrize("route", ["predict", "embed_sparse", "rerank"])
+async def test_what_an_encoder_cannot_do_is_said(gateway: RunningGateway, route: str) -> None:
+    body = {"inputs": "x", "query": "x", "texts": ["y"]}
+    status, error = await ask(gateway, f"{PHYSICS}/{route}", body)
+    assert (status, error["error_type"]) == (424, "Backend")
+    assert "encoder" in error["error"]
+
+
 async def test_openais_embeddings_are_under_the_base_url_too(gateway: RunningGateway) -> None:
     _, expected = await ask(gateway, "/v1/embeddings", {"input": TEXTS, "model": "finetuned/physics"})
     for path in ("/v1/embeddings", "/embeddings"):
@@ -135,6 +178,15 @@ async def test_health_is_that_of_the_model(gateway: RunningGateway) -> None:
         ("/embed", {"inputs": "x" * 1_000_001}, 413, "Validation"),
         ("/similarity", {"inputs": {"source_sentence": "x", "sentences": []}}, 400, "Empty"),
         ("/similarity", {"inputs": "x"}, 422, "Validation"),
+        ("/embed", {"inputs": "x", "truncation_direction": "up"}, 422, "Validation"),
+        ("/embed_all", {"inputs": []}, 400, "Empty"),
+        ("/tokenize", {"inputs": []}, 400, "Empty"),
+        ("/tokenize", {"inputs": [1]}, 422, "Validation"),
+        ("/decode", {"ids": []}, 400, "Empty"),
+        ("/decode", {"ids": [1, [2]]}, 422, "Validation"),
+        ("/decode", {"ids": [10**6]}, 422, "Validation"),
+        ("/rerank", {"query": "x", "texts": []}, 400, "Empty"),
+        ("/rerank", {"texts": ["x"]}, 422, "Validation"),
     ],
 )
 async def test_what_is_wrong_is_said_in_its_words(
