@@ -2,8 +2,8 @@
 
 An environment is a folder, made from its lock, and named by what is in the lock: the same lock makes nothing again.
 
-    python -m tests.clients.environments             make those that are not there
-    python -m tests.clients.environments --renew     take the newest versions, and write the locks anew
+    python -m tests.clients.environments                 make those that are not there
+    python -m tests.clients.environments --renew [NAME]  take the newest versions, and write the locks anew
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ ENVIRONMENTS: Final[dict[str, Environment]] = {
         Python("haystack", "haystack-ai"),
         Python("triton", "tritonclient[http]"),
         Python("openai-python", "openai"),
-        Python("huggingface-hub", "huggingface-hub"),
+        Python("huggingface-hub", "huggingface-hub", "numpy"),
         Python("cohere", "cohere"),
         Python("ollama-python", "ollama"),
         Node("openai-node", "openai"),
@@ -178,8 +178,11 @@ def said(command: Sequence[str], folder: Path | None = None) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.clients.environments", description=__doc__.split("\n")[0])
     parser.add_argument("--renew", action="store_true", help="take the newest versions, and write the locks anew")
-    make = renewed if parser.parse_args().renew else made
-    environments = [each for each in ENVIRONMENTS.values() if can_be_made(each)]
+    parser.add_argument("names", nargs="*", metavar="NAME", choices=[[], *ENVIRONMENTS], help="only these")
+    options = parser.parse_args()
+    make = renewed if options.renew else made
+    wanted = [ENVIRONMENTS[name] for name in options.names or ENVIRONMENTS]
+    environments = [each for each in wanted if can_be_made(each)]
     begin = time.monotonic()
     try:
         with ThreadPoolExecutor(AT_ONCE) as threads:
@@ -187,7 +190,7 @@ def main() -> int:
     except NotMade as error:
         print(error, file=sys.stderr)
         return 1
-    missing = len(ENVIRONMENTS) - len(environments)
+    missing = len(wanted) - len(environments)
     print(f"{len(environments)} environments in {FOLDER}, {time.monotonic() - begin:.0f} s", end="")
     print(f"; without node and npm {missing} are left out" if missing else "")
     return 0

@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 
 from tests.clients.asked import Step, Target, outcomes
-from tests.clients.conftest import MODEL, MOST_INPUTS, TEXTS
+from tests.clients.conftest import MODEL, MOST_INPUTS, RERANKER, TEXTS
 from tests.clients.environments import ENVIRONMENTS, can_be_made
 from tests.running import RunningGateway
 
@@ -118,8 +118,7 @@ class Asked:
         """Of one thing that only this client does. A refusal fails the test."""
         step = Step(way, self._target._replace(**target), given)
         (outcome,) = await self.program(environment, program, [step])
-        assert "returned" in outcome, outcome
-        return outcome["returned"]
+        return returned(outcome)
 
     async def program(self, environment: str, program: str, steps: list[Step]) -> list[dict[str, Any]]:
         if not can_be_made(ENVIRONMENTS[environment]):
@@ -142,6 +141,11 @@ def cosines(found: Any, expected: npt.NDArray[np.float32]) -> npt.NDArray[np.flo
     return np.sum(rows * wanted, axis=1) / np.linalg.norm(rows, axis=1) / np.linalg.norm(wanted, axis=1)
 
 
+def returned(outcome: dict[str, Any]) -> Any:
+    assert "returned" in outcome, outcome
+    return outcome["returned"]
+
+
 def check(outcome: dict[str, Any], raised: Raised) -> None:
     assert "raised" in outcome, f"no exception, but {str(outcome)[:200]}"
     assert raised.name in outcome["raised"], outcome
@@ -151,14 +155,12 @@ def check(outcome: dict[str, Any], raised: Raised) -> None:
 
 @every_client
 async def test_one_text_has_the_vector_of_sentence_transformers(client: Client, asked: Asked, expected: Any) -> None:
-    outcome = await asked.of(client, "one")
-    assert cosines(outcome.get("returned", outcome), expected[:1]).min() >= LEAST_COSINE
+    assert cosines(returned(await asked.of(client, "one")), expected[:1]).min() >= LEAST_COSINE
 
 
 @every_client
 async def test_many_texts_have_theirs_in_their_order(client: Client, asked: Asked, expected: Any) -> None:
-    outcome = await asked.of(client, "many")
-    assert cosines(outcome.get("returned", outcome), expected).min() >= LEAST_COSINE
+    assert cosines(returned(await asked.of(client, "many")), expected).min() >= LEAST_COSINE
 
 
 @every_client
@@ -202,6 +204,15 @@ async def test_openai_may_send_token_ids(asked: Asked, expected: Any, minilm: st
 async def test_openai_reads_code_type_and_param_of_an_error(asked: Asked) -> None:
     read = await asked.returned("openai-python", "openai_python", "code", ["x"], model=MISSING)
     assert read == {"code": "model_not_found", "type": "invalid_request_error", "param": "model"}
+
+
+async def test_openai_raises_its_rate_limit_for_a_key_that_has_used_up_its_tokens(
+    asked: Asked, target: Target, keys: dict[str, str]
+) -> None:
+    poor = Step("embeddings", target._replace(key=keys["poor"]), TEXTS[:1])
+    first, second = await asked.program("openai-python", "openai_python", [poor, poor])
+    assert "returned" in first
+    check(second, Raised("openai.RateLimitError", 429))
 
 
 async def test_openai_lists_the_model(asked: Asked) -> None:
@@ -252,9 +263,9 @@ async def test_triton_loads_and_unloads_a_model_of_the_repository(asked: Asked, 
     health, load, loaded, unload, unloaded = await asked.program(*program, [Step(way, target) for way in ways])
     assert health == {"returned": [True, True]}
     assert load == {"returned": True}
-    assert loaded["returned"] == [{"name": MODEL, "version": "1", "state": "READY", "reason": ""}]
+    assert {"name": MODEL, "version": "1", "state": "READY", "reason": ""} in loaded["returned"]
     assert unload == {"returned": None}
-    (row,) = unloaded["returned"]
+    (row,) = (row for row in unloaded["returned"] if row["name"] == MODEL)
     assert row["state"] == "UNAVAILABLE"
     assert row["reason"]
 
@@ -268,3 +279,34 @@ async def test_triton_raises_its_own_exception_for_an_unknown_model_and_a_wrong_
     outcomes = await asked.program("triton", "triton_repository", [unknown, stranger])
     check(outcomes[0], Raised(name, 404, MISSING))
     check(outcomes[1], Raised(name, 401))
+
+
+async def test_cohere_reranks_as_sentence_transformers_does(asked: Asked, volume: Path) -> None:
+    from sentence_transformers import CrossEncoder
+
+    query, *documents = TEXTS
+    pairs = [(query, document) for document in documents]
+    scores = CrossEncoder(str(volume / RERANKER), device="cpu").predict(pairs)
+    order = np.argsort(-scores)
+    results = await asked.returned("cohere", "cohere_rerank", "rerank", TEXTS, model=RERANKER)
+    assert [index for index, _ in results] == order.tolist()
+    np.testing.assert_allclose([score for _, score in results], scores[order], atol=1e-4)
+    older = await asked.returned("cohere", "cohere_rerank", "older", TEXTS, model=RERANKER)
+    assert [(index, text) for index, _, text in older] == [(index, documents[index]) for index in order[:2]]
+
+
+async def test_cohere_raises_its_own_exceptions(asked: Asked, target: Target, full: RunningGateway) -> None:
+    here = target._replace(model=RERANKER)
+    steps = [
+        Step("rerank", here._replace(model=MISSING), TEXTS),
+        Step("rerank", here, [TEXTS[0], *MANY]),
+        Step("rerank", here._replace(url=full.url), TEXTS),
+        Step("rerank", here._replace(key=f"{target.key}x"), TEXTS),
+        Step("rerank", target, TEXTS),
+    ]
+    unknown, oversized, overloaded, stranger, encoder = await asked.program("cohere", "cohere_rerank", steps)
+    check(unknown, Raised("cohere.NotFoundError", 404, MISSING))
+    check(oversized, Raised("cohere.ApiError", 413, str(MOST_INPUTS)))
+    check(overloaded, Raised("cohere.TooManyRequestsError", 429, "wait on the device"))
+    check(stranger, Raised("cohere.UnauthorizedError", 401))
+    check(encoder, Raised("cohere.BadRequestError", 400, "encoder"))
