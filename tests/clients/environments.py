@@ -71,8 +71,9 @@ class Python:
 
     def install(self, folder: Path, *, newest: bool = False) -> None:
         said([sys.executable, "-m", "venv", "--without-pip", str(folder)])
-        wanted = self.packages if newest else ["--no-deps", "-r", str(self.lock)]
-        said([*self._pip(folder), "install", "--quiet", "--no-compile", "--only-binary=:all:", *wanted])
+        wanted = self.packages if newest else [*self.packages, "-c", str(self.lock)]
+        if wanted:
+            said([*self._pip(folder), "install", "--quiet", "--no-compile", "--only-binary=:all:", *wanted])
 
     def renew(self, folder: Path) -> None:
         self.lock.write_text(said([*self._pip(folder), "freeze"]).lower().replace("_", "-"))
