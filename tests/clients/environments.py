@@ -26,7 +26,7 @@ HERE: Final = Path(__file__).parent
 LOCKS: Final = HERE / "locks"
 PROGRAMS: Final = HERE / "programs"
 FOLDER: Final = Path(os.environ.get("CLIENTS") or HERE.parents[1] / ".cache" / "clients")
-AT_ONCE: Final = 3  # downloads wait, and unpacking works
+AT_ONCE: Final = 4  # downloads wait, and unpacking works
 PIP: Final = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
 
 
