@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import aiohttp
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -93,14 +94,20 @@ async def full(volume: Path) -> AsyncIterator[RunningGateway]:
     async with FaultyGateway(volume, volume.parent / "state-full", *options, "--drain-timeout=0") as running:
         for model in (MODEL, RERANKER):
             await running.wait_for(f"huggingface:{model}", "ready", "loaded")
-        hanging = asyncio.create_task(running.try_embed(["please hang"], MODEL))
-        await running.wait_for_log("host_output", line=HANGING)
-        waiting = [asyncio.create_task(running.try_embed(["a text that waits"], MODEL)) for _ in range(2)]
-        done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        assert [task.result()[0] for task in done] == [429]
-        yield running
-        for task in (hanging, *waiting):
-            task.cancel()
+        async with aiohttp.ClientSession(running.url, timeout=aiohttp.ClientTimeout(total=None)) as patient:
+            hanging = asyncio.create_task(ask(patient, "please hang"))
+            await running.wait_for_log("host_output", line=HANGING)
+            waiting = [asyncio.create_task(ask(patient, "a text that waits")) for _ in range(2)]
+            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            assert [task.result() for task in done] == [429]
+            yield running
+            for task in (hanging, *waiting):
+                task.cancel()
+
+
+async def ask(session: aiohttp.ClientSession, text: str) -> int:
+    async with session.post("/embed", json={"inputs": text, "model": MODEL}) as answer:
+        return answer.status
 
 
 @pytest.fixture(scope="session")
