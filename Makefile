@@ -24,7 +24,7 @@ RUN_STAMP := $(VENV)/.demo-$(KEY)-$(KIND)
 DEV_STAMP := $(VENV)/.dev-$(KEY)-$(KIND)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-clients torture check bench bench-gpu lock clean
+.PHONY: help run test test-clients torture fuzz check bench bench-gpu lock clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 21
@@ -48,6 +48,9 @@ torture: $(DEV_STAMP)  ## the long proofs of docs/reliability.md, hours of them;
 	$(BIN)/python -m bench.drop.copies --trials 1100 --out reports/copies.json --table reports/copies.md --picture reports/copies.svg
 	$(BIN)/python -m bench.drop.truncation --every 16 --out reports/truncation.json
 	$(BIN)/python -m bench.drop.endurance --out reports
+
+fuzz: $(DEV_STAMP)  ## 20,000 requests and more that the API's own description allows, and some it does not; ARGS='--examples 50'
+	$(BIN)/python -m tests.protocols.fuzz $(ARGS)
 
 check: $(DEV_STAMP)  ## lint, format, types
 	$(BIN)/ruff check .

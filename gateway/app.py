@@ -36,12 +36,27 @@ from gateway.volume.follower import Follower
 from gateway.volume.generations import Store
 from gateway.volume.pulls import Pulls
 from gateway.volume.settle import Snapshot
-from gateway.web import asking, errors, metrics, native, ollama, openai, pull, rerank, server, stream, tei, triton
+from gateway.web import (
+    asking,
+    errors,
+    metrics,
+    native,
+    ollama,
+    openai,
+    openapi,
+    pull,
+    rerank,
+    server,
+    stream,
+    tei,
+    triton,
+)
 from gateway.wish import Wish
 
 TIDY_SECONDS: Final = 5.0
-PROTOCOLS: Final = (metrics, stream, pull, native, openai, rerank, tei, ollama, triton)
+PROTOCOLS: Final = (metrics, stream, pull, native, openai, rerank, tei, ollama, triton, openapi)
 DIALECTS: Final = (
+    rerank.DIALECT,
     openai.DIALECT,
     tei.OPENAI_DIALECT,
     tei.DIALECT,
@@ -173,6 +188,7 @@ class Gateway:
         app[metrics.METRICS] = self.metrics
         for module in PROTOCOLS:
             app.add_routes(module.routes)
+        app[openapi.DOCUMENT] = openapi.encoded(app.router.routes(), DIALECTS)
         return app
 
     def _check_dimension(self, event: events.Event) -> None:

@@ -58,7 +58,8 @@ def _show(manifest: Manifest) -> None:
     for name, value in {
         "kind": f"{manifest.kind} ({manifest.library})",
         "model": f"{manifest.architecture}, {manifest.parameters / 1e6:.1f} million parameters",
-        "vectors": f"{manifest.dim} numbers{', unit length' if manifest.normalized else ''}",
+        "vectors": _vectors(manifest) if manifest.kind == "encoder" else None,
+        "scores": manifest.activation if manifest.kind == "reranker" else None,
         "pooling": ", ".join((*pooling.modes, *steps) if pooling else steps) or None,
         "longest text": f"{manifest.max_tokens} tokens",
         "weights": f"{manifest.stored_bytes / 1e6:.1f} MB {manifest.stored_dtype} in {', '.join(manifest.weights)}",
@@ -70,6 +71,10 @@ def _show(manifest: Manifest) -> None:
             print(f"  {name:<13} {value}")
     for warning in manifest.warnings:
         print(f"warning  {warning}")
+
+
+def _vectors(manifest: Manifest) -> str:
+    return f"{manifest.dim} numbers{', unit length' if manifest.normalized else ''}"
 
 
 def _explain(verdict: Rejected) -> None:

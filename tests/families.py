@@ -34,15 +34,27 @@ OWN_SIZES: Final[dict[str, dict[str, Any]]] = {
 
 
 def transformer(
-    family: str, generator: torch.Generator, *, vocab: int, dim: int, layers: int, heads: int, positions: int
+    family: str,
+    generator: torch.Generator,
+    *,
+    vocab: int,
+    dim: int,
+    layers: int,
+    heads: int,
+    positions: int,
+    labels: int | None = None,
 ) -> Any:
-    """A transformers model without heads. Every weight is drawn, so that a forgotten one changes the vectors."""
+    """A transformers model without heads, or with one of so many labels. Every weight is drawn, so that a forgotten one
+    changes the vectors."""
     import transformers
 
-    sizes = {"vocab_size": vocab, "pad_token_id": int(family in PADDED_WITH_ONE)}
+    sizes: dict[str, Any] = {"vocab_size": vocab, "pad_token_id": int(family in PADDED_WITH_ONE)}
     sizes |= _sizes(family, dim, layers, heads, positions) | OWN_SIZES.get(family, {})
     config = transformers.AutoConfig.for_model(family, **sizes)
     kind = getattr(transformers, T5S[family])._from_config if family in T5S else transformers.AutoModel.from_config
+    if labels is not None:
+        config.num_labels = labels
+        kind = transformers.AutoModelForSequenceClassification.from_config
     model = kind(config)
     with torch.no_grad():
         for _, parameter in sorted(model.named_parameters()):
@@ -92,7 +104,9 @@ def _of_bytes(transformers: Any, *, decoder: bool, options: Mapping[str, Any]) -
     backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = tokenizers.decoders.ByteLevel()
     backend.post_processor = tokenizers.processors.TemplateProcessing(
-        single="$A [SEP]" if decoder else "[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        single="$A [SEP]" if decoder else "[CLS] $A [SEP]",
+        pair="$A [SEP] $B [SEP]" if decoder else "[CLS] $A [SEP] $B [SEP]",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
     )
     names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), BERT_SPECIALS, strict=True))
     side = "left" if decoder else "right"  # as the embedding models made of decoders have it

@@ -115,6 +115,48 @@ def encoder(
     return root
 
 
+def reranker(
+    path: str | os.PathLike[str],
+    *,
+    family: str = "bert",
+    dim: int = 32,
+    layers: int = 2,
+    heads: int = 4,
+    words: Sequence[str] = families.WORDS,
+    max_tokens: int = 64,
+    positions: int = 128,
+    labels: int = 1,
+    activation: str | None = None,
+    form: Literal["plain", "saved"] = "plain",
+    seed: int = 0,
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32",
+    config: Mapping[str, Any] | None = None,
+) -> str:
+    """Writes a cross-encoder into `path`, as `encoder` does: `plain`, as sentence-transformers did before 5.4, with the
+    class path of the `activation` in config.json, or `saved` as it does today."""
+    root = os.fspath(path)
+    os.makedirs(root, exist_ok=True)
+    generator = torch.Generator().manual_seed(seed)
+    tokenizer = families.tokenizer(family, words, lower=True, max_tokens=max_tokens)
+    sizes = {"vocab": len(tokenizer), "dim": dim, "layers": layers, "heads": heads, "positions": positions}
+    model = families.transformer(family, generator, **sizes, labels=labels)
+    tensors = {name: tensor.to(getattr(torch, dtype)) for name, tensor in _untied(model.state_dict()).items()}
+    said = {"activation_fn": activation} if activation else {}
+    ours = {"sentence_transformers": said} if form == "plain" and said else {}
+    _write_json(root, "config.json", _config(model, dtype) | ours | dict(config or {}))
+    _write_weights(root, tensors, "safetensors", shards=1)
+    tokenizer.save_pretrained(root)
+    if form == "saved":
+        _write_json(root, "modules.json", [{"idx": 0, "name": "0", "path": "", "type": MODULES["Transformer"]}])
+        text = {"text": {"method": "forward", "method_output_name": "logits"}}
+        task = {"transformer_task": "sequence-classification", "module_output_name": "scores"}
+        _write_json(root, "sentence_bert_config.json", task | {"modality_config": text})
+        settings: dict[str, Any] = {"model_type": "CrossEncoder", "prompts": {}, "default_prompt_name": None} | said
+        _write_json(root, "config_sentence_transformers.json", settings)
+    _make_readable(root)
+    return root
+
+
 def adapter(
     path: str | os.PathLike[str],
     *,

@@ -165,14 +165,16 @@ def reasons_table() -> str:
 def architectures_table() -> str:
     plain = sorted(name for name, family in architectures.FAMILIES.items() if not family.decoder)
     decoders = sorted(name for name, family in architectures.FAMILIES.items() if family.decoder)
-    return table(("as", "`model_type` in `config.json`"), [("encoder", code(*plain)), ("decoder", code(*decoders))])
+    rerankers = ("reranker", code(*sorted(architectures.RERANKERS)))
+    rows = [("encoder", code(*plain)), ("decoder", code(*decoders)), rerankers]
+    return table(("as", "`model_type` in `config.json`"), rows)
 
 
 def modules_table() -> str:
     rows = [
         ("class", code(*modules.HOMES)),
         ("pooling mode", code(*modules.MODES)),
-        ("activation of a `Dense`", code("Identity", *sorted(modules.ACTIVATIONS))),
+        ("activation of a `Dense`, or of a reranker", code("Identity", *sorted(modules.ACTIVATIONS))),
     ]
     return table(("part of `modules.json`", "served"), rows)
 

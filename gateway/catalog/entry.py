@@ -205,5 +205,8 @@ class Entry:
 
 
 def breaks(old: Generation, new: Generation) -> bool:
-    """Whether indexes built with the old generation's vectors are void for more than their weights."""
-    return (old.manifest.dim, old.manifest.stages) != (new.manifest.dim, new.manifest.stages)
+    """Whether what was made with the old generation is void for more than its weights: indexes of its vectors, or
+    thresholds of its scores."""
+    before, after = old.manifest, new.manifest
+    same = before.kind == after.kind and before.dim == after.dim and before.activation == after.activation
+    return not same or before.stages != after.stages

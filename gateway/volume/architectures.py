@@ -35,6 +35,7 @@ class Family:
 ROBERTA: Final = Family("after_padding")
 ROTARY: Final = Family("unbounded")
 DECODER: Final = Family("unbounded", decoder=True)
+T5S: Final = frozenset({"t5", "mt5", "umt5"})
 FAMILIES: Final[dict[str, Family]] = {
     **dict.fromkeys(("albert", "bert", "electra", "ernie", "megatron-bert", "roformer"), Family()),
     **dict.fromkeys(("deberta", "deberta-v2"), Family()),
@@ -43,9 +44,12 @@ FAMILIES: Final[dict[str, Family]] = {
     **dict.fromkeys(("camembert", "data2vec-text", "mpnet", "roberta", "roberta-prelayernorm"), ROBERTA),
     **dict.fromkeys(("xlm-roberta", "xlm-roberta-xl"), ROBERTA),
     **dict.fromkeys(("eurobert", "gte", "modernbert", "nomic_bert"), ROTARY),
-    **dict.fromkeys(("t5", "mt5", "umt5"), Family("unbounded", width="d_model")),  # their encoders alone
+    **dict.fromkeys(sorted(T5S), Family("unbounded", width="d_model")),  # their encoders alone
     **dict.fromkeys(("gemma", "gemma2", "gemma3_text", "llama", "mistral", "qwen2", "qwen3"), DECODER),
 }
+# Families whose cross-encoders transformers runs as it runs their encoders: one pass over both texts.
+RERANKERS: Final = frozenset(FAMILIES) - {name for name, family in FAMILIES.items() if family.decoder} - T5S
+SCORING: Final = "ForSequenceClassification"
 GENERATING: Final = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 HEADLESS: Final = ("ForMaskedLM", "ForPreTraining")  # heads that are left off without a loss
 LONGEST: Final = 32_768  # tokens, where neither the model nor its tokenizer gives an end
@@ -70,8 +74,11 @@ class Architecture:
     quantization: str | None
 
 
-def read_architecture(folder: Folder, path: str, findings: Findings, *, modules: bool) -> Architecture:
-    """The config.json in the sub-folder `path`. `modules` says whether a modules.json names this transformer.
+def read_architecture(
+    folder: Folder, path: str, findings: Findings, *, modules: bool, scores: bool = False
+) -> Architecture:
+    """The config.json in the sub-folder `path`. `modules` says whether a modules.json names this transformer, `scores`
+    whether it is wanted with the head that it has.
 
     Raises Unfit (config_missing, config_invalid, kind_not_served, architecture_not_served, custom_code).
     """
@@ -80,9 +87,12 @@ def read_architecture(folder: Folder, path: str, findings: Findings, *, modules:
         raise unfit("config_missing", f"{name} is missing", name)
     config = Document.read(folder, name, "config_invalid")
     architecture = next(iter(config.texts("architectures")), "")
-    if not modules:
+    if not modules and not scores:
         _refuse_other_kinds(architecture, name)
-    family = _family(config, findings, modules=modules)
+    family = _family(config, findings, modules=modules or scores)
+    if scores and config.text("model_type") not in RERANKERS:
+        message = f"{shown(architecture)} is recognised as a reranker; one of this type is not served by this version"
+        raise unfit("kind_not_served", message, name)
     hidden = config.count(family.width if family.width in config.fields else "hidden_size")
     quantization = _quantization(config)
     if quantization is not None:
@@ -100,6 +110,15 @@ def read_architecture(folder: Folder, path: str, findings: Findings, *, modules:
     )
 
 
+def head(folder: Folder, path: str) -> str | None:
+    """The architecture that the config.json in the sub-folder `path` names; None where there is none to be read."""
+    config = Findings().attempt(
+        Document.read, folder, f"{path}/config.json" if path else "config.json", "config_invalid"
+    )
+    named = Findings().attempt(config.texts, "architectures") if config else None
+    return None if named is None else next(iter(named), "")
+
+
 def generates(folder: Folder, path: str) -> bool:
     """Whether the config.json in the sub-folder `path` is that of a language model. Raises Unfit where it is none."""
     config = Document.read(folder, f"{path}/config.json" if path else "config.json", "config_invalid")
@@ -110,8 +129,6 @@ def _refuse_other_kinds(architecture: str, name: str) -> None:
     """What a plain directory is by its head. `modules.json` settles it otherwise, whatever the head says."""
     if architecture.endswith(GENERATING):
         kind = "a language model that generates text"
-    elif architecture.endswith("ForSequenceClassification"):
-        kind = "a cross-encoder or classifier"
     elif "For" in architecture and not architecture.endswith(HEADLESS):
         kind = "a model with a head of its own"
     else:

@@ -12,21 +12,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from gateway.model import SUBMODULE, Accepted, Manifest, Pooling, Rejected, Verdict
+from gateway.model import SUBMODULE, Accepted, Kind, Manifest, Pooling, Rejected, Verdict
 from gateway.volume import adapters, modules
 from gateway.volume.adapters import read_adapter
-from gateway.volume.architectures import Architecture, generates, read_architecture
+from gateway.volume.architectures import SCORING, Architecture, generates, head, read_architecture
 from gateway.volume.bases import find_base
 from gateway.volume.documents import shown
 from gateway.volume.files import Folder
+from gateway.volume.heads import Head, check_head, read_head
 from gateway.volume.metadata import read_metadata, read_samples, read_wish
 from gateway.volume.modules import Module, Pipeline, read_modules, read_pipeline
 from gateway.volume.prompts import PROMPTS, Prompts, read_prompts
 from gateway.volume.reasons import Findings, Unfit, unfit
 from gateway.volume.tokenizer import Tokenizer, read_tokenizer
-from gateway.volume.transformer import NAMES, Settings, max_tokens, read_settings
+from gateway.volume.transformer import ENCODER, NAMES, RERANKER, Settings, max_tokens, read_settings
 from gateway.volume.weights import Weights, find_weights
 
+README: Final = "README.md"
 README_BYTES: Final = 64 * 1024
 FRONT_MATTER: Final = re.compile(rb"\A\s*---\s*\n(.*?)\n---", re.DOTALL)
 LIBRARY: Final = re.compile(rb"^library_name:\s*[\"']?sentence-transformers\b", re.MULTILINE)
@@ -39,6 +41,7 @@ Library = Literal["sentence-transformers", "transformers"]
 class Layout:
     """Where the parts are. `chain` is what modules.json says, None where there is none that can be read."""
 
+    kind: Kind
     library: Library
     transformer: str
     chain: Sequence[Module] | None
@@ -54,6 +57,7 @@ class Parts:
     settings: Settings
     prompts: Prompts
     pipeline: Pipeline
+    head: Head | None  # of a reranker
 
     @property
     def stored(self) -> tuple[Weights, ...]:
@@ -111,13 +115,27 @@ def _layout(folder: Folder, findings: Findings) -> Layout:
     entries = folder.entries()
     if modules.FILE in entries:
         chain = read_modules(folder)
-        return Layout("sentence-transformers", chain[0].path, chain)
+        return Layout(_kind(folder, chain), "sentence-transformers", chain[0].path, chain)
+    scores = (head(folder, "") or "").endswith(SCORING)
     hint = _hint(folder, entries)
+    if scores and hint == README:  # a CrossEncoder had no modules.json before 5.4, and said in its README who made it
+        hint = None
+    kind: Kind = "reranker" if scores else "encoder"
     if hint is None:
-        return Layout("transformers", "", None)
+        return Layout(kind, "transformers", "", None)
     findings.attempt(_missing_modules, hint)
     path = "0_Transformer" if "0_Transformer" in entries else ""
-    return Layout("sentence-transformers", path, None)
+    return Layout(kind, "sentence-transformers", path, None)
+
+
+def _kind(folder: Folder, chain: Sequence[Module]) -> Kind:
+    """A transformer alone scores; one with a pooling makes vectors, whatever head its config.json names."""
+    if any(module.kind == "Pooling" for module in chain):
+        return "encoder"
+    named = head(folder, chain[0].path)
+    if named is not None and not named.endswith(SCORING):
+        raise modules.disordered(chain)
+    return "reranker"
 
 
 def _hint(folder: Folder, entries: list[str]) -> str | None:
@@ -128,11 +146,11 @@ def _hint(folder: Folder, entries: list[str]) -> str | None:
         if SUBMODULE.fullmatch(entry) and os.path.isdir(folder.path(entry)):
             return entry + "/"
     try:
-        with folder.open("README.md") as descriptor:
+        with folder.open(README) as descriptor:
             front = FRONT_MATTER.match(os.pread(descriptor, README_BYTES, 0))
     except Unfit:  # a README decides nothing but this, and most models have none
         return None
-    return "README.md" if front and LIBRARY.search(front[1]) else None
+    return README if front and LIBRARY.search(front[1]) else None
 
 
 def _missing_modules(hint: str) -> None:
@@ -143,7 +161,8 @@ def _read(folder: Folder, layout: Layout, findings: Findings, allow_pickle: bool
     """Every part, so that all that is wrong is found; None when one is unfit."""
     ours = layout.library == "sentence-transformers"
     path = layout.transformer
-    architecture = findings.attempt(read_architecture, folder, path, findings, modules=ours)
+    scores = layout.kind == "reranker"
+    architecture = findings.attempt(read_architecture, folder, path, findings, modules=ours, scores=scores)
     if any(found.code == "kind_not_served" for found in findings.reasons):
         if generates(folder, path):  # it will be served one day, and whether it is whole is of interest today
             findings.attempt(find_weights, folder, path, allow_pickle=allow_pickle)
@@ -152,25 +171,29 @@ def _read(folder: Folder, layout: Layout, findings: Findings, allow_pickle: bool
     weights = findings.attempt(find_weights, folder, path, allow_pickle=allow_pickle)
     vocab_size = architecture.vocab_size if architecture else None
     tokenizer = read_tokenizer(folder, path, vocab_size, findings, config_required=ours)
-    settings = findings.attempt(read_settings, folder, path) if ours else Settings()
-    prompts = findings.attempt(read_prompts, folder, findings) if ours else Prompts()
+    form = RERANKER if scores else ENCODER
+    settings = findings.attempt(read_settings, folder, path, form) if ours else Settings()
+    prompts = findings.attempt(read_prompts, folder, findings, layout.kind) if ours else Prompts()
+    read_of_head = findings.attempt(read_head, folder, path, findings) if scores else None
     if architecture is None:
         return None
     if weights is not None:
         findings.attempt(_check_embedding, architecture, weights)
+        if read_of_head is not None:
+            findings.attempt(check_head, weights)
     pipeline = findings.attempt(_pipeline, folder, layout, architecture.hidden, allow_pickle)
     if weights is None or settings is None or prompts is None or pipeline is None:
         return None
     if ours and settings.file is None:
         findings.warn("there is no sentence_bert_config.json: texts may be as long as tokenizer and model allow")
-    return Parts(architecture, weights, tokenizer, settings, prompts, pipeline)
+    return Parts(architecture, weights, tokenizer, settings, prompts, pipeline, read_of_head)
 
 
 def _manifest(layout: Layout, parts: Parts, metadata: Mapping[str, Any], warnings: Sequence[str]) -> Manifest:
     architecture = parts.architecture
     wish, _ = read_wish(metadata)
     return Manifest(
-        kind="encoder",
+        kind=layout.kind,
         library=layout.library,
         model_type=architecture.model_type,
         architecture=architecture.name,
@@ -192,6 +215,7 @@ def _manifest(layout: Layout, parts: Parts, metadata: Mapping[str, Any], warning
         warnings=tuple(warnings),
         wish=wish,
         samples=read_samples(metadata),
+        activation=parts.head.activation if parts.head else "",
     )
 
 
@@ -207,6 +231,8 @@ def _files(layout: Layout, parts: Parts) -> tuple[str, ...]:
 
 
 def _pipeline(folder: Folder, layout: Layout, hidden: int, allow_pickle: bool) -> Pipeline:
+    if layout.kind == "reranker":
+        return Pipeline((), 1, (), ())
     if layout.chain is None:  # the mean of all tokens, as sentence-transformers does for a plain directory
         return Pipeline((Pooling(("mean",)),), hidden, (), ())
     return read_pipeline(folder, layout.chain, hidden, allow_pickle=allow_pickle)

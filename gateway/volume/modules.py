@@ -13,7 +13,7 @@ from typing import Any, Final
 from gateway.model import Dense, LayerNorm, Normalize, Pooling, Stage
 from gateway.volume.documents import Document, shown
 from gateway.volume.files import Folder, safe_relative
-from gateway.volume.reasons import unfit
+from gateway.volume.reasons import Unfit, unfit
 from gateway.volume.weights import Shape, Weights, find_weights
 
 FILE: Final = "modules.json"
@@ -88,7 +88,8 @@ class Pipeline:
 
 
 def read_modules(folder: Folder) -> list[Module]:
-    """The modules in order; the first one is the only Transformer. Raises Unfit."""
+    """The modules in order: one Transformer and what makes vectors of its tokens, or it alone, which a reranker is.
+    Raises Unfit."""
     entries = folder.json(FILE)
     if not isinstance(entries, list) or not 0 < len(entries) <= MAX_MODULES:
         raise unfit("modules_invalid", f"{FILE} is {shown(entries)}, expected a list of modules", FILE)
@@ -98,10 +99,17 @@ def read_modules(folder: Folder) -> list[Module]:
         raise unfit("modules_invalid", f"{FILE} has two modules of one name", FILE)
     modules = [_module(document) for document in documents]
     kinds = [module.kind for module in modules if module.kind != "Dropout"]
-    if kinds[:2] != ["Transformer", "Pooling"] or kinds.count("Transformer") != 1 or kinds.count("Pooling") != 1:
-        order = ", ".join(kinds)
-        raise unfit("modules_invalid", f"{FILE}: {order}; expected one Transformer, one Pooling, then others", FILE)
+    if kinds != ["Transformer"] and (
+        kinds[:2] != ["Transformer", "Pooling"] or kinds.count("Transformer") != 1 or kinds.count("Pooling") != 1
+    ):
+        raise disordered(modules)
     return modules
+
+
+def disordered(modules: Sequence[Module]) -> Unfit:
+    """To be raised: these are no pipeline."""
+    order = ", ".join(module.kind for module in modules if module.kind != "Dropout")
+    return unfit("modules_invalid", f"{FILE}: {order}; expected one Transformer, one Pooling, then others", FILE)
 
 
 def _module(document: Document) -> Module:

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from gateway.model import Kind
 from gateway.volume.documents import Document, encodable, shown
 from gateway.volume.files import Folder
 from gateway.volume.reasons import Findings, unfit
 
 PROMPTS: Final = "config_sentence_transformers.json"
-SERVED: Final = "SentenceTransformer"
+SERVED: Final[dict[Kind, str]] = {"encoder": "SentenceTransformer", "reranker": "CrossEncoder"}
 SIMILARITIES: Final = {"cosine", "dot", "euclidean", "manhattan"}
 
 
@@ -24,14 +25,14 @@ class Prompts:
     default: str | None = None
 
 
-def read_prompts(folder: Folder, findings: Findings) -> Prompts:
+def read_prompts(folder: Folder, findings: Findings, kind: Kind = "encoder") -> Prompts:
     """Raises Unfit (modules_invalid, kind_not_served, setting_not_supported)."""
     if not folder.has(PROMPTS):
         return Prompts()
     document = Document.read(folder, PROMPTS, "modules_invalid")
-    kind = document.text("model_type", SERVED)
-    if kind != SERVED:
-        message = f"{PROMPTS}: {shown(kind)} is recognised; this kind is not served by this version"
+    named = document.text("model_type", SERVED[kind])
+    if named != SERVED[kind]:
+        message = f"{PROMPTS}: {shown(named)} is recognised; this kind is not served by this version"
         raise unfit("kind_not_served", message, PROMPTS)
     if document.given("truncate_dim"):
         message = f"{PROMPTS}: truncate_dim is not served by this version; a request can ask for fewer dimensions"
@@ -42,6 +43,9 @@ def read_prompts(folder: Folder, findings: Findings) -> Prompts:
     default = document.text("default_prompt_name") if document.given("default_prompt_name") else None
     if default is not None and default not in texts:
         raise document.fault(f"default_prompt_name is {shown(default)}, and there is no such prompt")
+    if kind == "reranker" and default is not None and texts[default]:
+        message = f"{PROMPTS}: default_prompt_name is not served by this version for a reranker"
+        raise unfit("setting_not_supported", message, PROMPTS)
     return Prompts(PROMPTS, texts, default)
 
 

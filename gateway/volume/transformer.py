@@ -40,6 +40,11 @@ ARGUMENTS: Final = {
 UNSERVED: Final = ("processing_kwargs", "query_length", "document_length", "query_expansion")
 
 
+Form = tuple[str, str, str]  # task, what comes out of the module, and what of the network that is
+ENCODER: Final[Form] = ("feature-extraction", "token_embeddings", "last_hidden_state")
+RERANKER: Final[Form] = ("sequence-classification", "scores", "logits")
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """`max_seq_length` in tokens, special ones counted; None where the file gives none."""
@@ -49,13 +54,16 @@ class Settings:
     lower_case: bool = False
 
 
-def read_settings(folder: Folder, path: str) -> Settings:
-    """The sentence_*_config.json in the sub-folder `path`. Raises Unfit (setting_not_supported, modules_invalid)."""
+def read_settings(folder: Folder, path: str, form: Form = ENCODER) -> Settings:
+    """The sentence_*_config.json in the sub-folder `path`, of a model of this form.
+
+    Raises Unfit (setting_not_supported, modules_invalid).
+    """
     prefix = path + "/" if path else ""
     for name in NAMES:
         if folder.has(prefix + name):
             document = Document.read(folder, prefix + name, "modules_invalid")
-            _check_form(document)
+            _check_form(document, form)
             limit = document.count("max_seq_length") if document.given("max_seq_length") else _argued_limit(document)
             return Settings(prefix + name, limit, document.flag("do_lower_case", False))
     return Settings()
@@ -66,15 +74,16 @@ def _refuse(document: Document, key: str, value: Any) -> None:
     raise unfit("setting_not_supported", message, document.name)
 
 
-def _check_form(document: Document) -> None:
-    """Text in, the last hidden state out: nothing else is served."""
-    if document.text("transformer_task", "feature-extraction") != "feature-extraction":
+def _check_form(document: Document, form: Form) -> None:
+    """Text in, and out what the form says: nothing else is served."""
+    task, output, method_output = form
+    if document.text("transformer_task", task) != task:
         _refuse(document, "transformer_task", document.fields["transformer_task"])
-    if document.text("module_output_name", "token_embeddings") != "token_embeddings":
+    if document.text("module_output_name", output) != output:
         _refuse(document, "module_output_name", document.fields["module_output_name"])
     if document.given("modality_config"):
         text = Document.of(document.inner("modality_config").fields.get("text"), document.name, document.code)
-        if (text.text("method", ""), text.text("method_output_name", "")) != ("forward", "last_hidden_state"):
+        if (text.text("method", ""), text.text("method_output_name", "")) != ("forward", method_output):
             _refuse(document, "modality_config", text.fields)
     for key in UNSERVED:
         if document.fields.get(key):

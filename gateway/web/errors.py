@@ -22,6 +22,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler, Middleware
 
 from gateway import errors, events
+from gateway.web.answers import Failed
 
 STATUSES: Final[dict[type[errors.GatewayError], int]] = {
     errors.InvalidRequest: 400,
@@ -60,14 +61,17 @@ def body(error: errors.GatewayError, status: int = 0) -> dict[str, Any]:
 
 class Dialect(msgspec.Struct, frozen=True):
     """How a protocol words what went wrong: `body` makes the document of an error and its status, `statuses` has those
-    that differ from our own. It is spoken where `paths` matches the beginning of a path."""
+    that differ from our own. It is spoken where `paths` matches the beginning of a path; `shape` is the document's
+    type."""
 
+    name: str
     paths: re.Pattern[str]
     body: Callable[[errors.GatewayError, int], Any]
+    shape: Any
     statuses: Mapping[type[errors.GatewayError], int] = {}
 
 
-NATIVE: Final = Dialect(re.compile(""), body)
+NATIVE: Final = Dialect("Native", re.compile(""), body, Failed)
 
 
 def status(error: errors.GatewayError, dialect: Dialect = NATIVE) -> int:

@@ -8,6 +8,7 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from gateway.telemetry import Metrics
+from gateway.web.contract import JSON, TEXT, says
 from gateway.web.native import answer
 
 METRICS: Final = web.AppKey("metrics", Metrics)
@@ -15,6 +16,7 @@ routes: Final = web.RouteTableDef()
 
 
 @routes.get("/metrics")
+@says(media=(TEXT, JSON))
 async def metrics(request: web.Request) -> web.Response:
     """Prometheus text; JSON with `Accept: application/json`."""
     if "application/json" in request.headers.get("Accept", ""):

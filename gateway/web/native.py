@@ -11,9 +11,10 @@ from aiohttp import web
 from gateway.errors import InvalidBody
 from gateway.host.wire import Side
 from gateway.model import PREFIX, ModelId
-from gateway.web import asking, vectors
+from gateway.web import answers, asking, vectors
 from gateway.web.asking import SERVICE
 from gateway.web.body import Inputs, Int64, decode, inputs, read
+from gateway.web.contract import JSON, OCTETS, says
 from gateway.web.errors import LINE
 
 routes: Final = web.RouteTableDef()
@@ -40,6 +41,7 @@ class RollbackBody(msgspec.Struct):
     to: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{6,64}$")] | None = None
 
 
+EXAMPLE: Final = {"inputs": ["how is a beam stored?", "the ring holds the beam"]}
 _embed_body: Final = msgspec.json.Decoder(EmbedBody)
 _rollback_body: Final = msgspec.json.Decoder(RollbackBody)
 
@@ -47,6 +49,7 @@ _rollback_body: Final = msgspec.json.Decoder(RollbackBody)
 @routes.post("/embed")
 @routes.post("/model/embed")
 @routes.post("/models/{model:.+}/embed")
+@says(body=EmbedBody, example=EXAMPLE, answer=answers.Embeddings, media=(JSON, OCTETS))
 async def embed(request: web.Request) -> web.StreamResponse:
     """Texts or token ids to vectors, as JSON floats, base64 or raw float32."""
     body = decode(_embed_body, await read(request))
@@ -73,6 +76,7 @@ async def embed(request: web.Request) -> web.StreamResponse:
 
 
 @routes.get("/models")
+@says(answer=answers.Models)
 async def models(request: web.Request) -> web.Response:
     """Every model seen, with its state; aliases; and the names that are no models, with the reason."""
     catalog = request.app[SERVICE].catalog
@@ -83,6 +87,7 @@ async def models(request: web.Request) -> web.Response:
 @routes.get("/models/embeddings")
 @routes.get("/models/llms")
 @routes.get("/models/finetuned")
+@says(answer=answers.OlderModels)
 async def older_listing(request: web.Request) -> web.Response:
     """The listings of an earlier system: ids of what can be asked for; `finetuned` with names to show."""
     catalog = request.app[SERVICE].catalog
@@ -118,6 +123,7 @@ async def operate(request: web.Request) -> web.Response:
 
 
 @routes.post("/models/{model:.+}/rollback")
+@says(body=RollbackBody, example={"to": "b07c48456b11"}, optional=True)
 async def rollback(request: web.Request) -> web.Response:
     """Makes an earlier generation live, until something newer is dropped."""
     service = request.app[SERVICE]
@@ -150,6 +156,7 @@ async def readyz(request: web.Request) -> web.Response:
 
 
 @routes.get("/info")
+@says(query={"model": "any spelling of a model; without it the default model"})
 async def info(request: web.Request) -> web.Response:
     """What the default model is, or the one named by `?model=`."""
     service = request.app[SERVICE]

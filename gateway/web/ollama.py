@@ -19,9 +19,10 @@ from aiohttp import web
 from gateway import __version__, errors
 from gateway.errors import InvalidBody
 from gateway.model import PREFIX, Generation
-from gateway.web import asking, vectors
+from gateway.web import answers, asking, vectors
 from gateway.web.asking import SERVICE
 from gateway.web.body import Input, Int64, decode, read
+from gateway.web.contract import TEXT, says
 from gateway.web.errors import Dialect
 from gateway.web.native import answer
 
@@ -79,6 +80,9 @@ _generate_body: Final = msgspec.json.Decoder(OllamaGenerateBody)
 
 
 @routes.post("/api/embed")
+@says(
+    body=OllamaEmbedBody, example={"model": "all-MiniLM-L6-v2", "input": ["the beam"]}, answer=answers.OllamaEmbeddings
+)
 async def embed(request: web.Request) -> web.StreamResponse:
     """Texts to vectors of unit length, in Ollama's shape."""
     began = time.monotonic_ns()
@@ -107,6 +111,11 @@ async def embed(request: web.Request) -> web.StreamResponse:
 
 
 @routes.post("/api/embeddings")
+@says(
+    body=OllamaEmbeddingsBody,
+    example={"model": "all-MiniLM-L6-v2", "prompt": "the beam"},
+    answer=answers.OllamaEmbedding,
+)
 async def embeddings(request: web.Request) -> web.StreamResponse:
     """The older call: one prompt to one vector, as the model makes it."""
     body = decode(_embeddings_body, await read(request))
@@ -122,6 +131,7 @@ async def embeddings(request: web.Request) -> web.StreamResponse:
 
 
 @routes.post("/api/generate")
+@says(body=OllamaGenerateBody, example={"model": "all-MiniLM-L6-v2", "keep_alive": 0}, answer=answers.OllamaDone)
 async def generate(request: web.Request) -> web.Response:
     """Loads a model, or unloads it with `keep_alive` 0. Nothing is generated."""
     body = decode(_generate_body, await read(request))
@@ -137,6 +147,7 @@ async def generate(request: web.Request) -> web.Response:
 
 
 @routes.get("/api/tags")
+@says(answer=answers.OllamaModels)
 async def tags(request: web.Request) -> web.Response:
     """What can be asked for now, as Ollama lists models."""
     service = request.app[SERVICE]
@@ -152,6 +163,7 @@ async def tags(request: web.Request) -> web.Response:
 
 
 @routes.get("/api/ps")
+@says(answer=answers.OllamaModels)
 async def ps(request: web.Request) -> web.Response:
     """What is loaded, as Ollama tells it."""
     service = request.app[SERVICE]
@@ -171,6 +183,7 @@ async def ps(request: web.Request) -> web.Response:
 
 
 @routes.post("/api/show")
+@says(body=OllamaShowBody, example={"model": "all-MiniLM-L6-v2"})
 async def show(request: web.Request) -> web.Response:
     """What a model is, as Ollama tells it."""
     body = decode(_show_body, await read(request))
@@ -208,6 +221,7 @@ async def version(request: web.Request) -> web.Response:
 
 
 @routes.get("/")
+@says(answer=str, media=(TEXT,))
 async def root(request: web.Request) -> web.Response:
     """That something runs here, for clients that look before they ask."""
     return web.Response(text="Dropgate is running\n")
@@ -282,4 +296,4 @@ def refusal(error: errors.GatewayError, status: int) -> dict[str, Any]:
     return {"error": error.message}
 
 
-DIALECT: Final = Dialect(re.compile(r"/api(?:/|$)"), refusal, STATUSES)
+DIALECT: Final = Dialect("Ollama", re.compile(r"/api(?:/|$)"), refusal, answers.ErrorText, STATUSES)

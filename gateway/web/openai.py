@@ -16,9 +16,10 @@ from gateway import errors
 from gateway.errors import EmptyInput
 from gateway.host.wire import Side
 from gateway.model import PREFIX
-from gateway.web import asking, vectors
+from gateway.web import answers, asking, vectors
 from gateway.web.asking import SERVICE
 from gateway.web.body import Input, Inputs, Int64, decode, inputs, read
+from gateway.web.contract import says
 from gateway.web.errors import Dialect
 from gateway.web.native import answer
 
@@ -42,10 +43,12 @@ class EmbeddingsBody(msgspec.Struct):
     truncation_side: Side | None = None
 
 
+EXAMPLE: Final = {"input": ["how is a beam stored?", "the ring holds the beam"]}
 _body: Final = msgspec.json.Decoder(EmbeddingsBody)
 
 
 @routes.post("/v1/embeddings")
+@says(body=EmbeddingsBody, example=EXAMPLE, answer=answers.OpenAIEmbeddings)
 async def embeddings(request: web.Request) -> web.StreamResponse:
     """Texts or token ids to vectors, in OpenAI's shape, as JSON floats or base64."""
     body = decode(_body, await read(request))
@@ -77,6 +80,7 @@ def given(body: EmbeddingsBody) -> list[Input]:
 
 
 @routes.get("/v1/models")
+@says(answer=answers.OpenAIModels)
 async def models(request: web.Request) -> web.Response:
     """What can be asked for now, as OpenAI lists models, aliases too: `root` is what an alias leads to."""
     entries = {entry["id"]: entry for entry in asking.served(request)}
@@ -87,6 +91,7 @@ async def models(request: web.Request) -> web.Response:
 
 
 @routes.get("/v1/models/{model:.+}")
+@says(answer=answers.OpenAIModel)
 async def model(request: web.Request) -> web.Response:
     """One of them, by any spelling of its id."""
     spelling = request.match_info["model"]
@@ -148,4 +153,4 @@ def _parameter(error: errors.GatewayError) -> str | None:
     return field if isinstance(field, str) else None
 
 
-DIALECT: Final = Dialect(re.compile(r"/v1(?:/|$)"), refusal, STATUSES)
+DIALECT: Final = Dialect("OpenAI", re.compile(r"/v1(?:/|$)"), refusal, answers.OpenAIFailed, STATUSES)

@@ -11,6 +11,7 @@ from gateway.service import Service
 from gateway.volume.pulls import Pull, show
 from gateway.web.asking import SERVICE
 from gateway.web.body import decode, read
+from gateway.web.contract import says
 from gateway.web.errors import LINE
 from gateway.web.native import answer
 
@@ -28,6 +29,7 @@ _body: Final = msgspec.json.Decoder(PullBody)
 
 
 @routes.post("/models/pull")
+@says(body=PullBody, example={"model": "intfloat/e5-small-v2"}, status=202)
 async def pull(request: web.Request) -> web.Response:
     """Brings a model from the hub to the volume; 202, and `Location` says how far it is. Twice is once."""
     body = decode(_body, await read(request))

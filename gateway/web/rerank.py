@@ -13,8 +13,9 @@ from aiohttp import web
 from gateway import errors
 from gateway.errors import EmptyInput
 from gateway.service import Reranking
-from gateway.web import asking
+from gateway.web import answers, asking
 from gateway.web.body import decode, read
+from gateway.web.contract import says
 from gateway.web.errors import Dialect
 from gateway.web.native import answer
 
@@ -39,6 +40,7 @@ class RerankBody(msgspec.Struct):
     raw_scores: bool | None = None
 
 
+EXAMPLE: Final = {"query": "how is a beam stored?", "documents": ["the ring holds the beam", "a laser"], "top_n": 1}
 _body: Final = msgspec.json.Decoder(RerankBody)
 
 
@@ -46,6 +48,7 @@ _body: Final = msgspec.json.Decoder(RerankBody)
 @routes.post("/v1/rerank")
 @routes.post("/v2/rerank")
 @routes.post("/models/{model:.+}/rerank")
+@says(body=RerankBody, example=EXAMPLE, answer=answers.Reranked)
 async def rerank(request: web.Request) -> web.Response:
     """How well each document answers the query, the best first."""
     body = decode(_body, await read(request))
@@ -107,4 +110,4 @@ def refusal(error: errors.GatewayError, status: int) -> dict[str, Any]:
     return {"message": error.message}
 
 
-DIALECT: Final = Dialect(re.compile(r"(?:/v[12])?/rerank/?$"), refusal)
+DIALECT: Final = Dialect("Cohere", re.compile(r"(?:/v[12])?/rerank/?$"), refusal, answers.ErrorMessage)

@@ -13,6 +13,7 @@ import msgspec
 from aiohttp import web
 
 from gateway.events import Event, Events
+from gateway.web.contract import says
 
 EVENTS: Final = web.AppKey("events", Events)
 STOPPING: Final = web.AppKey("stopping", asyncio.Event)
@@ -52,6 +53,7 @@ class Backlog:
 
 
 @routes.get("/events")
+@says(answer=str, media=("text/event-stream",))
 async def events(request: web.Request) -> web.StreamResponse:
     """Model accepted, rejected, loaded, unloaded, swapped, and the rest, from now on."""
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})

@@ -20,10 +20,11 @@ from gateway.errors import EmptyInput, Starting, WrongKind
 from gateway.host.wire import Token
 from gateway.model import Generation, Pooling
 from gateway.service import Embedding, Reranking, TokenVectors
-from gateway.web import asking, openai, vectors
+from gateway.web import answers, asking, openai, vectors
 from gateway.web import tei_bodies as bodies
 from gateway.web.asking import SERVICE
 from gateway.web.body import Input, Inputs, decode, inputs, read
+from gateway.web.contract import says
 from gateway.web.errors import Dialect
 from gateway.web.native import answer
 from gateway.web.rerank import best
@@ -35,6 +36,9 @@ DTYPES: Final = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 POOLINGS: Final = {"lasttoken": "last_token"}  # where the name is another
 
 
+TEXTS: Final = {"inputs": ["how is a beam stored?", "the ring holds the beam"]}
+SENTENCES: Final = {"inputs": {"source_sentence": "the beam", "sentences": ["a laser", "the ring"]}}
+QUERY: Final = {"query": "how is a beam stored?", "texts": ["the ring holds the beam", "a laser"]}
 _embed: Final = msgspec.json.Decoder(bodies.TeiEmbedBody)
 _embed_all: Final = msgspec.json.Decoder(bodies.TeiEmbedAllBody)
 _similarity: Final = msgspec.json.Decoder(bodies.TeiSimilarityBody)
@@ -44,6 +48,7 @@ _decode: Final = msgspec.json.Decoder(bodies.TeiDecodeBody)
 
 
 @routes.post("/tei/{model:.+}/embed")
+@says(body=bodies.TeiEmbedBody, example=TEXTS, answer=answers.Rows)
 async def embed(request: web.Request) -> web.StreamResponse:
     """Texts or token ids to vectors: a list of rows, also for one text."""
     began = time.monotonic()
@@ -65,6 +70,7 @@ async def embed(request: web.Request) -> web.StreamResponse:
 
 
 @routes.post("/tei/{model:.+}/embed_all")
+@says(body=bodies.TeiEmbedAllBody, example=TEXTS, answer=list[answers.Rows])
 async def embed_all(request: web.Request) -> web.StreamResponse:
     """A vector for each token, before the pooling: a list of rows for each text."""
     began = time.monotonic()
@@ -84,6 +90,7 @@ async def embed_all(request: web.Request) -> web.StreamResponse:
 
 
 @routes.post("/tei/{model:.+}/similarity")
+@says(body=bodies.TeiSimilarityBody, example=SENTENCES, answer=list[float])
 async def similarity(request: web.Request) -> web.StreamResponse:
     """The cosine between one text and each of others."""
     began = time.monotonic()
@@ -106,6 +113,7 @@ async def similarity(request: web.Request) -> web.StreamResponse:
 
 
 @routes.post("/tei/{model:.+}/rerank")
+@says(body=bodies.TeiRerankBody, example=QUERY, answer=list[answers.TeiRank])
 async def rerank(request: web.Request) -> web.StreamResponse:
     """How well each text answers the query, the best first."""
     began = time.monotonic()
@@ -128,6 +136,7 @@ async def rerank(request: web.Request) -> web.StreamResponse:
 
 
 @routes.post("/tei/{model:.+}/tokenize")
+@says(body=bodies.TeiTokenizeBody, example=TEXTS, answer=list[list[answers.TeiToken]])
 async def tokenize(request: web.Request) -> web.StreamResponse:
     """Texts to their tokens, and where these lie in them."""
     body = decode(_tokenize, await read(request))
@@ -149,6 +158,7 @@ def _listed(texts: list[list[Token]]) -> Iterator[bytes]:
 
 
 @routes.post("/tei/{model:.+}/decode")
+@says(body=bodies.TeiDecodeBody, example={"ids": [[101, 102]]}, answer=list[str])
 async def detokenize(request: web.Request) -> web.StreamResponse:
     """Token ids to texts."""
     body = decode(_decode, await read(request))
@@ -170,12 +180,14 @@ async def neither(request: web.Request) -> web.StreamResponse:
 
 @routes.post("/tei/{model:.+}/embeddings")
 @routes.post("/tei/{model:.+}/v1/embeddings")  # the lower one is matched first
+@says(body=openai.EmbeddingsBody, example=openai.EXAMPLE, answer=answers.OpenAIEmbeddings)
 async def embeddings(request: web.Request) -> web.StreamResponse:
     """OpenAI's embeddings, under the base URL of one model: a model in the body does not count."""
     return await openai.embeddings(request)
 
 
 @routes.get("/tei/{model:.+}/info")
+@says(answer=answers.TeiInfo)
 async def info(request: web.Request) -> web.Response:
     """What the model is, and the limits on a request."""
     service = request.app[SERVICE]
@@ -205,6 +217,7 @@ async def info(request: web.Request) -> web.Response:
 
 @routes.get("/tei/{model:.+}/health")
 @routes.get("/tei/{model:.+}/ping")
+@says(answer=None)
 async def health(request: web.Request) -> web.Response:
     """200 without a body when a request for the model would be served."""
     service = request.app[SERVICE]
@@ -216,6 +229,7 @@ async def health(request: web.Request) -> web.Response:
 
 @routes.post("/tei/{model:.+}")
 @routes.post("/tei/{model:.+}/invocations")
+@says(body=bodies.TeiEmbedBody, example=TEXTS, answer=list[Any])
 async def whatever(request: web.Request) -> web.StreamResponse:
     """What the model is made for, at the base URL itself: an encoder embeds, a reranker reranks."""
     _, generation = request.app[SERVICE].live(request.match_info["model"])
@@ -292,5 +306,7 @@ def openai_refusal(error: errors.GatewayError, status: int) -> dict[str, Any]:
     return {"message": error.message, "code": status, "type": _type(error, status)}
 
 
-DIALECT: Final = Dialect(re.compile(r"/tei(?:/|$)"), refusal, STATUSES)
-OPENAI_DIALECT: Final = Dialect(re.compile(r"/tei/.+/embeddings/?$"), openai_refusal, STATUSES)
+DIALECT: Final = Dialect("TEI", re.compile(r"/tei(?:/|$)"), refusal, answers.TeiFailed, STATUSES)
+OPENAI_DIALECT: Final = Dialect(
+    "TEIEmbeddings", re.compile(r"/tei/.+/embeddings/?$"), openai_refusal, answers.TeiOpenAIFailed, STATUSES
+)

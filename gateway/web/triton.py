@@ -16,9 +16,10 @@ from aiohttp import web
 from gateway import __version__, errors
 from gateway.errors import InvalidBody, ModelLoading, ModelNotFound, Starting
 from gateway.model import PREFIX
-from gateway.web import asking
+from gateway.web import answers, asking
 from gateway.web.asking import SERVICE
 from gateway.web.body import decode, read
+from gateway.web.contract import says
 from gateway.web.errors import LINE, Dialect
 from gateway.web.native import answer
 
@@ -50,12 +51,14 @@ async def server(request: web.Request) -> web.Response:
 
 
 @routes.get("/v2/health/live")
+@says(answer=None)
 async def live(request: web.Request) -> web.Response:
     """200 while the process turns."""
     return web.Response()
 
 
 @routes.get("/v2/health/ready")
+@says(answer=None)
 async def ready(request: web.Request) -> web.Response:
     """200 when requests may be sent here."""
     if not request.app[SERVICE].ready:
@@ -65,6 +68,7 @@ async def ready(request: web.Request) -> web.Response:
 
 @routes.get("/v2/models/{model:.+}/ready")
 @routes.get("/v2/models/{model:.+}/versions/{version:[0-9]+}/ready")  # the lower one is matched first
+@says(answer=None)
 async def model_ready(request: web.Request) -> web.Response:
     """200 when the model, or that version of it, is in memory."""
     row = _row(asking.show(request, request.match_info["model"]))
@@ -78,6 +82,7 @@ async def model_ready(request: web.Request) -> web.Response:
 
 @routes.get("/v2/repository/index")
 @routes.post("/v2/repository/index")
+@says(body=IndexBody, example={"ready": True}, optional=True, answer=list[answers.TritonModel])
 async def index(request: web.Request) -> web.Response:
     """Every model, with its state and why it is not ready."""
     raw = await read(request)
@@ -87,6 +92,7 @@ async def index(request: web.Request) -> web.Response:
 
 
 @routes.post("/v2/repository/models/{model:.+}/{verb:load|unload}")
+@says(body=LoadBody, example={}, optional=True, answer=None)
 async def operate(request: web.Request) -> web.Response:
     """Loads a model now, or frees its memory when the last request has ended. 200 without a body."""
     raw = await read(request)
@@ -123,4 +129,4 @@ def refusal(error: errors.GatewayError, status: int) -> dict[str, Any]:
     return {"error": error.message}
 
 
-DIALECT: Final = Dialect(re.compile(r"/v2(?:/|$)"), refusal)
+DIALECT: Final = Dialect("Triton", re.compile(r"/v2(?:/|$)"), refusal, answers.ErrorText)

@@ -23,6 +23,7 @@ def root(tmp_path_factory: pytest.TempPathFactory, minilm: str) -> Path:
     making.encoder(root / "finetuned" / "prompted", seed=2, prompts=PROMPTS, default_prompt="query")
     making.encoder(root / "finetuned" / "long", seed=3, normalize=False)
     making.encoder(root / "rooted", seed=4)
+    making.reranker(root / "finetuned" / "judge", seed=6)
     shutil.copytree(minilm, root / "sentence-transformers" / "all-MiniLM-L6-v2")
     (root / "finetuned" / "physics" / "model_metadata.json").write_text('{"base_model": "acme/base"}')
     half = making.encoder(root / "finetuned" / "half", seed=5)
@@ -35,7 +36,7 @@ def root(tmp_path_factory: pytest.TempPathFactory, minilm: str) -> Path:
 async def gateway(root: Path) -> AsyncIterator[RunningGateway]:
     options = ("--device=cpu", "--default-model=finetuned/physics", "--max-inputs=64", "--max-body-bytes=1000000")
     async with RunningGateway(root, root.parent / "state", *options) as running:
-        for model in ("finetuned/physics", "finetuned/prompted", "finetuned/long", "rooted"):
+        for model in ("finetuned/physics", "finetuned/prompted", "finetuned/long", "finetuned/judge", "rooted"):
             await running.wait_for(f"huggingface:{model}", "ready", "loaded")
         await running.wait_for("huggingface:sentence-transformers/all-MiniLM-L6-v2", "ready", "loaded")
         await running.wait_for("huggingface:finetuned/half", "rejected")

@@ -424,7 +424,7 @@ def test_a_wrong_value_is_told_under_its_own_code(model: str, name: str, change:
     assert msgspec.json.encode(found[code])
 
 
-@pytest.mark.parametrize("head", ["LlamaForCausalLM", "BertForSequenceClassification", "T5ForConditionalGeneration"])
+@pytest.mark.parametrize("head", ["LlamaForCausalLM", "BertForTokenClassification", "T5ForConditionalGeneration"])
 def test_another_kind_of_model_is_recognised_and_not_served(tmp_path: Path, head: str) -> None:
     path = making.encoder(tmp_path, plain=True)
     edit(path, "config.json", put(architectures=[head]))
@@ -628,3 +628,123 @@ def _must_be_a_verdict(verdict: Verdict) -> None:
     """Of the right type through and through, and fit for the wire: it comes back from JSON as it was."""
     assert msgspec.json.decode(msgspec.json.encode(verdict), type=Accepted | Rejected) == verdict
     assert isinstance(verdict, Accepted) or verdict.reasons
+
+
+RERANKER_JSON = ("config.json", "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json")
+
+
+@pytest.mark.parametrize("form", ["plain", "saved"])
+def test_a_cross_encoder_with_one_label_is_a_reranker(form: Any, tmp_path: Path) -> None:
+    path = making.reranker(tmp_path, form=form)
+    manifest = accepted(path)
+    assert (manifest.kind, manifest.dim, manifest.stages, manifest.max_tokens) == ("reranker", 1, (), 64)
+    assert manifest.activation == "Sigmoid"
+    assert ("modules.json" in manifest.files) == (form == "saved")
+    assert manifest.warnings == ()
+
+
+def test_the_readme_of_an_older_cross_encoder_asks_for_no_modules(tmp_path: Path) -> None:
+    path = making.reranker(tmp_path)
+    Path(path, "README.md").write_text("---\nlibrary_name: sentence-transformers\n---\n")
+    assert accepted(path).kind == "reranker"
+
+
+@pytest.mark.parametrize("gone", ["config.json", "modules.json", "model.safetensors", "tokenizer.json"])
+def test_a_cross_encoder_that_is_caught_while_it_is_copied_is_incomplete(gone: str, tmp_path: Path) -> None:
+    path = making.reranker(tmp_path, form="saved")
+    Path(path, gone).unlink()
+    found = rejected(path)
+    assert {reason.kind for reason in found.values()} == {"incomplete"}
+    assert any(gone in reason.message for reason in found.values())
+
+
+def test_an_encoder_says_what_it_is_by_its_modules_whatever_head_its_transformer_has(tmp_path: Path) -> None:
+    path = making.encoder(tmp_path)
+    edit(path, "config.json", put(architectures=["BertForSequenceClassification"]))
+    assert accepted(path).kind == "encoder"
+    Path(path, "modules.json").unlink()
+    assert "modules_missing" in rejected(path)
+
+
+@pytest.mark.parametrize("labels", [2, 5])
+def test_a_cross_encoder_with_more_labels_is_a_classifier(labels: int, tmp_path: Path) -> None:
+    found = rejected(making.reranker(tmp_path, labels=labels))
+    assert set(found) == {"classifier"}
+    assert f"{labels} labels" in found["classifier"].message
+    assert "one label" in found["classifier"].remedy
+
+
+def test_a_configuration_that_says_nothing_of_labels_has_two(tmp_path: Path) -> None:
+    path = making.reranker(tmp_path)
+    edit(path, "config.json", lambda config: config.pop("id2label") and config)
+    assert set(rejected(path)) == {"classifier"}
+    edit(path, "config.json", put(num_labels=1))
+    assert accepted(path).kind == "reranker"
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "code"),
+    [
+        ("config.json", put(num_labels=3), "config_invalid"),
+        ("config.json", put(id2label="one"), "config_invalid"),
+        ("config.json", put(architectures=["BertModel"]), "modules_invalid"),
+        ("config_sentence_transformers.json", put(model_type="SentenceTransformer"), "kind_not_served"),
+        (
+            "config_sentence_transformers.json",
+            put(activation_fn="torch.nn.modules.rnn.LSTM"),
+            "activation_not_supported",
+        ),
+        ("config_sentence_transformers.json", put(activation_fn=7), "modules_invalid"),
+        (
+            "config_sentence_transformers.json",
+            put(prompts={"query": "query: "}, default_prompt_name="query"),
+            "setting_not_supported",
+        ),
+        ("sentence_bert_config.json", put(transformer_task="feature-extraction"), "setting_not_supported"),
+    ],
+)
+def test_a_reranker_that_says_what_is_not_served_is_refused(file: str, change: Any, code: str, tmp_path: Path) -> None:
+    path = making.reranker(tmp_path, form="saved")
+    edit(path, file, change)
+    assert set(rejected(path)) == {code}
+
+
+def test_an_activation_of_ones_own_is_never_imported_and_told(tmp_path: Path) -> None:
+    path = making.reranker(tmp_path, form="saved", activation="evil.Activation")
+    manifest = accepted(path)
+    assert manifest.activation == "Sigmoid"  # as sentence-transformers does without trust_remote_code
+    assert any("evil.Activation" in warning for warning in manifest.warnings)
+
+
+def test_a_reranker_of_a_type_that_transformers_runs_otherwise_is_refused(tmp_path: Path) -> None:
+    found = rejected(making.reranker(tmp_path, family="qwen3"))
+    assert set(found) == {"kind_not_served"}
+    assert "reranker" in found["kind_not_served"].message
+
+
+def test_weights_without_the_head_are_those_of_another_model(tmp_path: Path) -> None:
+    path = making.reranker(tmp_path / "whole")
+    body = making.encoder(tmp_path / "body", plain=True)
+    shutil.copy(Path(body, "model.safetensors"), Path(path, "model.safetensors"))
+    found = rejected(path)
+    assert set(found) == {"weights_mismatch"}
+    assert "one label" in found["weights_mismatch"].message
+
+
+@settings(max_examples=200, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_whatever_stands_in_a_json_file_of_a_reranker_the_answer_is_a_verdict(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    path = str(tmp_path_factory.getbasetemp() / "reranker")
+    if not Path(path).exists():
+        making.reranker(path, form="saved", activation="torch.nn.modules.linear.Identity")
+    name = data.draw(st.sampled_from(RERANKER_JSON))
+    original = Path(path, name).read_text()
+    document = json.loads(original)
+    changed = _replaced(document, data.draw(st.sampled_from(list(_places(document)))), data.draw(HOSTILE))
+    try:
+        Path(path, name).write_text(json.dumps(changed))
+        _must_be_a_verdict(judge(path))
+    finally:
+        Path(path, name).write_text(original)

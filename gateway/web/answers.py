@@ -1,0 +1,207 @@
+"""The shapes of answers, for the description at `/openapi.json`. The answers themselves are made of bytes; tests hold
+them to these."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+Base64 = Annotated[str, msgspec.Meta(description="Little-endian float32.")]
+Vector = list[float]
+Rows = list[Vector]
+
+
+class Tokens(msgspec.Struct):
+    tokens: int
+
+
+class Embeddings(msgspec.Struct):
+    """Of `POST /embed`. `alias` is there when one was asked for."""
+
+    embeddings: list[Vector | Base64]
+    model: str
+    dim: int
+    count: int
+    generation: str
+    normalized: bool
+    usage: Tokens
+    alias: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class Models(msgspec.Struct):
+    """Of `GET /models`; docs/api.md has the fields of a model."""
+
+    models: list[dict[str, Any]]
+    aliases: list[dict[str, Any]]
+    ignored: list[dict[str, Any]]
+
+
+class OlderModels(msgspec.Struct):
+    models: list[str | dict[str, Any]]
+
+
+class OpenAIUsage(msgspec.Struct):
+    prompt_tokens: int
+    total_tokens: int
+
+
+class OpenAIEmbedding(msgspec.Struct):
+    object: Literal["embedding"]
+    index: int
+    embedding: Vector | Base64
+
+
+class OpenAIEmbeddings(msgspec.Struct):
+    object: Literal["list"]
+    data: list[OpenAIEmbedding]
+    model: str
+    usage: OpenAIUsage
+
+
+class OpenAIModel(msgspec.Struct):
+    """`root` is what an alias leads to, `parent` what the model's metadata names as its base."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    root: str
+    parent: str | None
+
+
+class OpenAIModels(msgspec.Struct):
+    object: Literal["list"]
+    data: list[OpenAIModel]
+
+
+class RerankText(msgspec.Struct):
+    text: str
+
+
+class RerankResult(msgspec.Struct):
+    index: int
+    relevance_score: float
+    document: RerankText | msgspec.UnsetType = msgspec.UNSET
+
+
+class Reranked(msgspec.Struct):
+    id: str
+    object: Literal["rerank"]
+    model: str
+    results: list[RerankResult]
+    usage: OpenAIUsage
+    meta: dict[str, Any]
+
+
+class TeiRank(msgspec.Struct):
+    index: int
+    score: float
+    text: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class TeiToken(msgspec.Struct):
+    id: int
+    text: str
+    special: bool
+    start: int | None
+    stop: int | None
+
+
+class TeiInfo(msgspec.Struct):
+    model_id: str
+    model_sha: str | None
+    model_dtype: str
+    served_model_name: str
+    model_type: dict[str, Any]
+    max_concurrent_requests: int | None
+    max_input_length: int
+    max_batch_tokens: int
+    max_batch_requests: int | None
+    max_client_batch_size: int
+    auto_truncate: bool
+    tokenization_workers: int | None
+    version: str
+    sha: str | None
+    docker_label: str | None
+
+
+class OllamaEmbeddings(msgspec.Struct):
+    """Durations in nanoseconds."""
+
+    model: str
+    embeddings: Rows
+    total_duration: int
+    load_duration: int
+    prompt_eval_count: int
+
+
+class OllamaEmbedding(msgspec.Struct):
+    embedding: Vector
+
+
+class OllamaModels(msgspec.Struct):
+    models: list[dict[str, Any]]
+
+
+class OllamaDone(msgspec.Struct):
+    model: str
+    created_at: str
+    response: str
+    done: bool
+    done_reason: Literal["load", "unload"]
+
+
+class TritonModel(msgspec.Struct):
+    name: str
+    version: str
+    state: Literal["READY", "UNAVAILABLE", "LOADING", "UNLOADING"]
+    reason: str
+
+
+# Errors.
+
+
+class Failure(msgspec.Struct):
+    """`code` is stable; facts for a program may stand beside it."""
+
+    code: str
+    message: str
+
+
+class Failed(msgspec.Struct):
+    error: Failure
+
+
+class OpenAIFailure(msgspec.Struct):
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class OpenAIFailed(msgspec.Struct):
+    error: OpenAIFailure
+
+
+class TeiFailed(msgspec.Struct):
+    error: str
+    error_type: Literal["Unhealthy", "Backend", "Overloaded", "Validation", "Tokenizer", "Empty"]
+
+
+class TeiOpenAIFailed(msgspec.Struct):
+    message: str
+    code: int
+    type: str
+
+
+class ErrorText(msgspec.Struct):
+    """Of Ollama and Triton."""
+
+    error: str
+
+
+class ErrorMessage(msgspec.Struct):
+    """Of Cohere."""
+
+    message: str

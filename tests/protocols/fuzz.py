@@ -1,0 +1,88 @@
+"""Asks a running gateway whatever its own description allows, and much that it does not: no answer may be a 500, differ
+from its description, or fail to come.
+
+    python -m tests.protocols.fuzz --examples 400       20,000 requests and more, in some minutes; `make fuzz`
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from tests import making
+from tests.running import RunningGateway
+
+SEED: Final = 5
+PATIENCE: Final = 30  # seconds for one answer, of which each takes milliseconds
+CHECKS: Final = ("status_code", "content_type", "response_headers", "response_schema")
+# 503 and 507 are answers of their own: a model that is not loaded, a text that does not fit
+CONFIG: Final = """
+[checks.not_a_server_error]
+expected-statuses = ["2XX", "4XX", 501, 502, 503, 504, 507]
+"""
+
+
+def volume(root: Path) -> None:
+    making.encoder(root / "finetuned" / "physics", seed=1)
+    making.encoder(root / "finetuned" / "prompted", seed=2, prompts={"query": "query: "}, default_prompt="query")
+    making.encoder(root / "finetuned" / "long", seed=3, normalize=False)
+    making.reranker(root / "finetuned" / "judge", seed=4)
+    (Path(making.encoder(root / "finetuned" / "half", seed=5)) / "model.safetensors").write_bytes(b"")
+
+
+async def ask(url: str, base: Path, examples: int, phases: str) -> tuple[int, str]:
+    """schemathesis's exit status, and what it says."""
+    (base / "schemathesis.toml").write_text(CONFIG)
+    command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(base / "schemathesis.toml"), "run"]
+    command += [
+        f"{url}/openapi.json",
+        f"--seed={SEED}",
+        "--workers=2",
+        f"--max-examples={examples}",
+        f"--phases={phases}",
+    ]
+    command += ["--checks=not_a_server_error," + ",".join(f"{check}_conformance" for check in CHECKS)]
+    command += [f"--request-timeout={PATIENCE}", "--continue-on-failure", "--no-color", "--warnings=off"]
+    command += ["--suppress-health-check=all", "--generation-database=none"]
+    command += ["--exclude-path=/events"]  # which does not end
+    environment = {**os.environ, "SCHEMATHESIS_HOOKS": "tests.protocols.fuzz_hooks", "COLUMNS": "200"}
+    process = await asyncio.create_subprocess_exec(
+        *command, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    said, _ = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, said.decode(errors="replace")
+
+
+async def fuzz(base: Path, examples: int, phases: str = "examples,fuzzing") -> tuple[int, int, str]:
+    """Requests that were answered, schemathesis's exit status, and all that was found wrong."""
+    volume(base / "models")
+    options = ("--device=cpu", "--default-model=finetuned/physics", "--hub-offline")
+    async with RunningGateway(base / "models", base / "state", *options) as gateway:
+        await gateway.wait_for("huggingface:finetuned/judge", "ready", "loaded")
+        await gateway.wait_for("huggingface:finetuned/half", "rejected")
+        status, said = await ask(gateway.url, base, examples, phases)
+        async with gateway.session.get("/healthz") as reply:
+            assert reply.status == 200
+        lines = [record for record in gateway.log if record.get("event") == "request"]
+        broken = [record for record in gateway.log if record.get("traceback") or record.get("code") == "internal"]
+    return len(lines), status, said + "".join(f"\n{record}" for record in broken)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--examples", type=int, default=400, help="requests for each operation")
+    with tempfile.TemporaryDirectory() as base:
+        count, status, said = asyncio.run(fuzz(Path(base), parser.parse_args().examples))
+    print(said)
+    print(f"{count} requests, seed {SEED}: {'all is well' if status == 0 else 'something is wrong'}")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
