@@ -32,12 +32,18 @@ from gateway.model import Generation, ModelId
 from gateway.service import Service
 from gateway.settings import Settings, SettingsError
 from gateway.telemetry import Metrics
+from gateway.tenants.audit import Audit, AuditFile
+from gateway.tenants.keyring import Keyring, opened
+from gateway.tenants.usage import Keeper, Usage, UsageFile
 from gateway.volume.follower import Follower
 from gateway.volume.generations import Store
 from gateway.volume.pulls import Pulls
 from gateway.volume.settle import Snapshot
 from gateway.web import (
-    asking,
+    audit,
+    auth,
+    body,
+    cors,
     errors,
     metrics,
     native,
@@ -50,11 +56,12 @@ from gateway.web import (
     stream,
     tei,
     triton,
+    usage,
 )
 from gateway.wish import Wish
 
 TIDY_SECONDS: Final = 5.0
-PROTOCOLS: Final = (metrics, stream, pull, native, openai, rerank, tei, ollama, triton, openapi)
+PROTOCOLS: Final = (metrics, usage, stream, pull, native, openai, rerank, tei, ollama, triton, openapi)
 DIALECTS: Final = (
     rerank.DIALECT,
     openai.DIALECT,
@@ -75,6 +82,9 @@ class Gateway:
         devices: Sequence[str],
         tell: events.Events,
         group: asyncio.TaskGroup,
+        *,
+        keyring: Keyring,
+        audit_file: AuditFile | None = None,
         host_command: Sequence[str] = HOST_COMMAND,
     ) -> None:
         self.settings = settings
@@ -115,6 +125,7 @@ class Gateway:
         )
         pulls = Pulls(settings, tell, spawn=self.spawn, look_again=self.follower.look_again)
         self.service = Service(self.catalog, self.engine, pulls, settings)
+        self.keyring = keyring
         self.warm = Warm(
             settings,
             self.engine,
@@ -123,9 +134,13 @@ class Gateway:
             names=self._models_of,
             predict=self._bytes,
         )
-        self.metrics = Metrics(self.engine, self.catalog.models_of)
+        self.audit = Audit(audit_file, tell) if audit_file else None
+        self.usage = Usage(self._is_there)
+        self.keeper = Keeper(self.usage, UsageFile(settings.state_dir), tell)
+        self.metrics = Metrics(self.engine, self.catalog.models_of, self.usage)
         self.stopping = asyncio.Event()
         tell.subscribe(self.metrics)
+        tell.subscribe(self.usage)
         tell.subscribe(self._check_dimension)
         tell.subscribe(_tidy)
 
@@ -148,6 +163,9 @@ class Gateway:
     def _weight(self, digest: str) -> float:
         return self._shares.of(self.catalog.owners(digest))
 
+    def _is_there(self, tenant: str, model: str) -> bool:
+        return tenant in self.keyring.tenants and (not model or self.catalog.has(ModelId.of(model)))
+
     def _served(self) -> Mapping[ModelId, int | None]:
         return self.catalog.served()
 
@@ -164,9 +182,12 @@ class Gateway:
     async def running(self) -> AsyncIterator[None]:
         """The hosts and the follower, until the block ends."""
         await self.catalog.restore()
+        await self.keeper.restore()
         self._store.sweep()
         for host in self.hosts:
             self.spawn(host.supervise())
+        self.spawn(self.keyring.follow())
+        self.spawn(self.keeper.follow())
         self.spawn(self.follower.follow())
         self.spawn(_tidy_when_quiet(self.service))
         self.spawn(self.warm.follow(self.catalog.looked))
@@ -174,18 +195,28 @@ class Gateway:
             yield
         finally:
             await self.warm.remember()
+            await self.keeper.write()
             await asyncio.gather(*(host.stop() for host in self.hosts))
             for task in list(self._tasks):
                 task.cancel()
 
     def web(self) -> web.Application:
+        pages = cors.Pages(self.settings.cors_origins, lenient=self.settings.insecure)
+        open_paths = auth.OPEN_TO_ALL | ({"/metrics"} if self.settings.open_metrics else set())
+        guard = auth.Guard(self.keyring, pages, frozenset(open_paths))
+        audited = [audit.middleware(self.audit, texts=self.settings.audit_texts)] if self.audit else []
         app = web.Application(
-            middlewares=[errors.middleware(self.events, DIALECTS)], client_max_size=self.settings.max_body_bytes
+            middlewares=[*audited, errors.middleware(self.events, DIALECTS), auth.middleware(self.service, guard)],
+            client_max_size=self.settings.max_body_bytes,
         )
-        app[asking.SERVICE] = self.service
+        app.on_response_prepare.append(pages.sign)
+        app[body.SECONDS] = self.settings.body_timeout
         app[stream.EVENTS] = self.events
         app[stream.STOPPING] = self.stopping
+        app[stream.KEYRING] = self.keyring
         app[metrics.METRICS] = self.metrics
+        app[usage.USAGE] = self.usage
+        app[metrics.OPEN_METRICS] = self.settings.open_metrics
         for module in PROTOCOLS:
             app.add_routes(module.routes)
         app[openapi.DOCUMENT] = openapi.encoded(app.router.routes(), DIALECTS)
@@ -227,13 +258,20 @@ async def run(
     async with AsyncExitStack() as stack:
         stack.enter_context(_alone(settings.state_dir))
         devices = find_devices(settings.device)  # outside the group, which would wrap what an operator must change
+        keyring = opened(settings, tell)
+        audit_file = _audit_file(settings)
         listener = stack.enter_context(_listen(settings))
+        _refuse_exposure(settings, keyring, listener)
         group = await stack.enter_async_context(asyncio.TaskGroup())
-        gateway = Gateway(settings, devices, tell, group, host_command)
+        gateway = Gateway(
+            settings, devices, tell, group, keyring=keyring, audit_file=audit_file, host_command=host_command
+        )
+        if gateway.audit is not None:
+            stack.push_async_callback(gateway.audit.close)
         runner = web.AppRunner(gateway.web(), handler_cancellation=True, shutdown_timeout=CLOSE_SECONDS)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
-        await _site(tell, runner, listener).start()
+        await _site(settings, tell, runner, listener).start()
         await stack.enter_async_context(gateway.running())
         tell.emit(
             events.Listening(
@@ -251,14 +289,35 @@ async def run(
         await _drain(gateway, why[0])
 
 
-def _site(tell: events.Events, runner: web.AppRunner, listener: socket.socket) -> web.BaseSite:
-    most = server.most_connections()
+def _site(settings: Settings, tell: events.Events, runner: web.AppRunner, listener: socket.socket) -> web.BaseSite:
+    most = server.most_connections(settings.max_connections)
 
     def full() -> None:
-        message = f"{most} connections are open, as many as the limit of open files allows: more are refused"
+        message = f"{most} connections are open, as many as there may be: more are refused"
         tell.emit(events.Notice(code="connections_full", message=message))
 
-    return server.Site(runner, listener, most=most, full=full, access_log=None, logger=errors.complaints(tell))
+    return server.Site(
+        runner,
+        listener,
+        most=most,
+        full=full,
+        header_seconds=settings.header_timeout,
+        keepalive_timeout=settings.idle_timeout,
+        access_log=None,
+        logger=errors.complaints(tell),
+    )
+
+
+def _audit_file(settings: Settings) -> AuditFile | None:
+    """Raises SettingsError where it cannot be written."""
+    if not settings.audit_log:
+        return None
+    file = AuditFile(settings.audit_log, settings.audit_log_bytes, settings.audit_log_files)
+    try:
+        file.append(b"")
+    except OSError as error:
+        raise SettingsError(f"--audit-log {settings.audit_log}: {error.strerror}") from error
+    return file
 
 
 def _tidy(event: events.Event) -> None:
@@ -297,6 +356,17 @@ def _listen(settings: Settings) -> socket.socket:
             f"cannot listen on {settings.host}:{settings.port}: {getattr(error, 'strerror', None) or error}; choose "
             f"another with --port or DROPGATE_PORT, or another address with --host"
         ) from error
+
+
+def _refuse_exposure(settings: Settings, keyring: Keyring, listener: socket.socket) -> None:
+    """Raises SettingsError where other machines could come in and nobody would ask who they are."""
+    address = listener.getsockname()[0]
+    if keyring.empty and not settings.insecure and not cors.is_local(address):
+        raise SettingsError(
+            f"--host {settings.host}: other machines could use this gateway, and there is no API key; make one with "
+            f"`gateway keys create NAME --keys-file {keyring.path}`, or say --insecure (DROPGATE_INSECURE=true) where "
+            "something else keeps others out"
+        )
 
 
 def _url(listener: socket.socket) -> str:

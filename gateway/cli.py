@@ -1,4 +1,5 @@
-"""`gateway serve | models | pull | check`. Imports happen inside the verbs: help is instant, and checks stand alone."""
+"""`gateway serve | models | pull | check | keys`. Imports happen inside the verbs: help is instant, and checks stand
+alone."""
 
 from __future__ import annotations
 
@@ -13,6 +14,8 @@ from gateway import __version__, settings
 
 SERVE_HELP = "watch a volume and serve what is on it"
 PULL_HELP = "bring a model from a hub to the volume; no gateway need run"
+KEYS_HELP = "who may use the gateway; taken up by one that runs, without a restart"
+KEYS_SETTINGS = ("state_dir", "keys_file")
 PULL_SETTINGS = ("models_dir", "hub_endpoint", "hub_token", "hub_offline", "allow_pickle")
 
 
@@ -36,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
     _add_models(verbs.add_parser("models", help="what a running gateway serves, and operating it"))
     _add_pull(verbs.add_parser("pull", help=PULL_HELP, description=PULL_HELP.capitalize() + "."))
     _add_check(verbs.add_parser("check", help="judge a directory on your disk as the gateway would"))
+    _add_keys(verbs.add_parser("keys", help=KEYS_HELP, description=KEYS_HELP.capitalize() + "."))
     return top
 
 
@@ -136,6 +140,48 @@ def _check(options: argparse.Namespace) -> int:
     from gateway import check  # noqa: PLC0415  # likewise
 
     return check.run(options.directory, allow_pickle=options.allow_pickle, as_json=options.json)
+
+
+def _add_keys(verb: argparse.ArgumentParser) -> None:
+    actions = verb.add_subparsers(required=True, metavar="ACTION", dest="action")
+    _add_create(actions.add_parser("create", help="a new key, shown this once"))
+    actions.add_parser("list", help="every key, without its secret")
+    rotate = actions.add_parser("rotate", help="a new secret for a key; the old one stays good for a while")
+    for action in (
+        actions.add_parser("show", help="one key"),
+        rotate,
+        actions.add_parser("revoke", help="ends a key at once"),
+    ):
+        action.add_argument("key", help="its name or its id")
+    rotate.add_argument("--grace", default="24h", metavar="TIME", help="how long the old secret is good (24h)")
+    for action in actions.choices.values():
+        action.add_argument("--json", action="store_true", help="the same as JSON")
+        _add_settings(action, KEYS_SETTINGS)
+    verb.set_defaults(run=_keys)
+
+
+def _add_create(action: argparse.ArgumentParser) -> None:
+    from gateway.tenants.caller import ROLES  # noqa: PLC0415  # likewise
+
+    action.add_argument("name", help="what it is called: letters, digits and ._@-")
+    action.add_argument("--tenant", metavar="NAME", help="whose it is; keys of one tenant share its part of a device")
+    action.add_argument(
+        "--namespaces", default="*", metavar="LIST", help="what it sees: names, team-*, org/*, . for the root (*)"
+    )
+    action.add_argument("--role", choices=ROLES, default="use", help="use (the default), operate or admin")
+    for name, text in {
+        "--requests-per-minute": "requests in a minute; 0 is no limit",
+        "--tokens-per-minute": "tokens in a minute; 0 is no limit",
+        "--concurrency": "requests at once; 0 is no limit",
+    }.items():
+        action.add_argument(name, type=int, default=0, metavar="N", help=text)
+
+
+def _keys(options: argparse.Namespace) -> int:
+    from gateway.keys import Keys  # noqa: PLC0415  # likewise
+    from gateway.tenants.keyring import path  # noqa: PLC0415  # likewise
+
+    return Keys(path(_settings(options)), as_json=options.json).run(options.action, vars(options))
 
 
 if __name__ == "__main__":

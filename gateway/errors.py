@@ -7,6 +7,7 @@ a type to its status (`gateway/web/errors.py`), and a test holds the table and t
     │   ├── InvalidBody                  invalid_body
     │   ├── InvalidHeader                invalid_header
     │   ├── InvalidHttp                  invalid_http
+    │   ├── BodyTooSlow                  body_too_slow
     │   ├── InvalidModelId               invalid_model_id
     │   ├── InvalidInput                 invalid_input
     │   ├── EmptyInput                   empty_input
@@ -14,9 +15,14 @@ a type to its status (`gateway/web/errors.py`), and a test holds the table and t
     │   ├── InvalidDimensions            invalid_dimensions
     │   ├── WrongKind                    wrong_kind
     │   └── NoDefaultModel               no_default_model
+    ├── NotAllowed                     who asks may not
+    │   ├── Unauthenticated              unauthenticated
+    │   ├── Forbidden                    forbidden
+    │   └── ForeignOrigin                foreign_origin
     ├── TooLarge                       the request is over a limit that the operator set
     │   ├── BodyTooLarge                 body_too_large
     │   ├── TooManyInputs                too_many_inputs
+    │   ├── TooManyTokens                too_many_tokens
     │   └── InputTooLong                 input_too_long
     ├── NotFound
     │   ├── RouteNotFound                route_not_found
@@ -27,6 +33,9 @@ a type to its status (`gateway/web/errors.py`), and a test holds the table and t
     │   ├── ModelCopying                 model_copying
     │   ├── ModelRejected                model_rejected
     │   └── DoesNotFit                   model_does_not_fit
+    ├── LimitReached                   a key has used up what it may, for now
+    │   ├── RateLimited                  rate_limited
+    │   └── TooManyInFlight              too_many_in_flight
     ├── Overloaded                       overloaded
     ├── Unavailable                    try again after `retry_after` seconds
     │   ├── LoadFailed                   load_failed
@@ -93,6 +102,10 @@ class InvalidHttp(InvalidRequest):
     code = "invalid_http"
 
 
+class BodyTooSlow(InvalidRequest):
+    code = "body_too_slow"
+
+
 class InvalidModelId(InvalidRequest):
     code = "invalid_model_id"
 
@@ -121,6 +134,22 @@ class NoDefaultModel(InvalidRequest):
     code = "no_default_model"
 
 
+class NotAllowed(GatewayError):
+    pass
+
+
+class Unauthenticated(NotAllowed):
+    code = "unauthenticated"
+
+
+class Forbidden(NotAllowed):
+    code = "forbidden"
+
+
+class ForeignOrigin(NotAllowed):
+    code = "foreign_origin"
+
+
 class TooLarge(GatewayError):
     pass
 
@@ -131,6 +160,10 @@ class BodyTooLarge(TooLarge):
 
 class TooManyInputs(TooLarge):
     code = "too_many_inputs"
+
+
+class TooManyTokens(TooLarge):
+    code = "too_many_tokens"
 
 
 class InputTooLong(TooLarge):
@@ -171,6 +204,18 @@ class ModelRejected(NotServable):
 
 class DoesNotFit(NotServable):
     code = "model_does_not_fit"
+
+
+class LimitReached(GatewayError):
+    pass
+
+
+class RateLimited(LimitReached):
+    code = "rate_limited"
+
+
+class TooManyInFlight(LimitReached):
+    code = "too_many_in_flight"
 
 
 class Overloaded(GatewayError):

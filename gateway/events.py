@@ -155,6 +155,33 @@ class AliasesRejected(Event, frozen=True, kw_only=True):
     message: str
 
 
+class KeysChanged(Event, frozen=True, kw_only=True):
+    """Other API keys are in force."""
+
+    name = "keys_changed"
+    public = False
+    keys: int
+
+
+class KeysRejected(Event, frozen=True, kw_only=True):
+    """The file of API keys cannot be used as it is; the last good keys go on. Once for each thing that is wrong."""
+
+    name = "keys_rejected"
+    public = False
+    level = "error"
+    message: str
+
+
+class AuditLost(Event, frozen=True, kw_only=True):
+    """So many lines of the audit log could not be written; once for each try."""
+
+    name = "audit_lost"
+    public = False
+    level = "error"
+    lines: int
+    message: str
+
+
 class GenerationLoaded(Event, frozen=True, kw_only=True):
     """`seconds` from the decision to load to ready; `bytes` as measured on the device; `runtime` and `dtype` that
     compute it; `returned`: from host memory, not from the disk."""
@@ -327,6 +354,8 @@ class RequestFinished(Event, frozen=True, kw_only=True):
     route: str
     status: int
     seconds: float
+    tenant: str | None = None
+    key: str | None = None
     model: str | None = None
     generation: str | None = None
     alias: str | None = None

@@ -70,6 +70,8 @@ def _nobody(base: str, error: Exception) -> int:
 def _call(url: str, *, post: bool, body: dict[str, Any] | None = None) -> Any:
     data = json.dumps(body).encode() if body is not None else None
     request = urllib.request.Request(url, data, method="POST" if post else "GET")
+    if key := os.environ.get("DROPGATE_API_KEY", "").strip():  # a command line is for all to see
+        request.add_header("Authorization", f"Bearer {key}")
     with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
         document = json.load(response)
     if not isinstance(document, dict) or not document.keys() & {"models", "id"}:

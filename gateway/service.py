@@ -6,6 +6,7 @@ Nothing here waits for anything but the engine. A request that cannot be served 
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Awaitable, Callable, Sequence, Sized
 from typing import Final, TypeVar
 
@@ -13,9 +14,11 @@ import msgspec
 
 from gateway.catalog.catalog import Catalog
 from gateway.catalog.lookup import Found
+from gateway.catalog.view import View
 from gateway.engine.engine import Engine, Vectors
 from gateway.errors import (
     DeadlineExceeded,
+    Forbidden,
     InvalidBody,
     InvalidDimensions,
     InvalidInput,
@@ -31,6 +34,7 @@ from gateway.errors import (
 from gateway.host.wire import Ids, Options, Payload, Side, Token
 from gateway.model import Generation, Kind, Manifest, ModelId, ModelRef
 from gateway.settings import Settings
+from gateway.tenants.caller import OPEN, Caller
 from gateway.volume.order import parse_repository
 from gateway.volume.pulls import Pull, Pulls
 
@@ -112,6 +116,13 @@ class Embedding(msgspec.Struct, frozen=True, kw_only=True):
     compute_seconds: float = 0.0
 
 
+class Count:
+    """Requests, over all callers."""
+
+    served = 0
+    in_flight = 0
+
+
 class TokenVectors(msgspec.Struct, frozen=True, kw_only=True):
     """`data` is little-endian float32 [sum(counts), dim], row-major: for each text so many vectors, one for each of its
     tokens, special ones included."""
@@ -166,18 +177,28 @@ def _nobody(found: Found) -> None:
 
 
 class Service:
-    """Put together in `app`, used by `web`."""
+    """Put together in `app`, used by `web` on behalf of whoever asks: `caller` and the `catalog` that it sees."""
 
     def __init__(self, catalog: Catalog, engine: Engine, pulls: Pulls, settings: Settings) -> None:
-        self.catalog = catalog
+        self._catalog = catalog
+        self.caller = OPEN
+        self.catalog = View(catalog, OPEN)
         self.engine = engine
         self.pulls = pulls
         self.settings = settings
         self._draining = asyncio.Event()
-        self.served = 0  # requests that have ended, whatever came of them
-        self._in_flight = 0
+        self._count = Count()
         self._quiet = asyncio.Event()
         self._quiet.set()
+
+    def on_behalf_of(self, caller: Caller) -> Service:
+        """The same service, for this caller."""
+        if caller == self.caller:
+            return self
+        service = copy.copy(self)
+        service.caller = caller
+        service.catalog = View(self._catalog, caller)
+        return service
 
     @property
     def draining(self) -> bool:
@@ -186,7 +207,12 @@ class Service:
     @property
     def quiet(self) -> bool:
         """Nothing is in flight."""
-        return not self._in_flight
+        return not self._count.in_flight
+
+    @property
+    def served(self) -> int:
+        """Requests that have ended, whatever came of them."""
+        return self._count.served
 
     @property
     def ready(self) -> bool:
@@ -233,7 +259,11 @@ class Service:
 
     async def rerank(self, request: RerankRequest, on_found: OnFound = _nobody) -> Reranking:
         """A score for each text, in their order."""
-        options = Options(truncate=request.truncate, truncation_side=request.truncation_side)
+        options = Options(
+            truncate=request.truncate,
+            truncation_side=request.truncation_side,
+            most_tokens=self.settings.max_request_tokens,
+        )
 
         async def run(found: Found, deadline: float) -> Vectors:
             _demand(found, "reranker")
@@ -330,26 +360,32 @@ class Service:
     async def load(self, spelling: str) -> ModelId:
         async def load(deadline: float) -> ModelId:
             found = await self._wanted(spelling)
+            self.caller.must("operate", "loading a model")
             await self.engine.load(found.generation)
             return found.model
 
         return await self._work(self.settings.load_timeout, load)
 
     async def unload(self, spelling: str) -> ModelId:
+        """Content that is also somebody else's, whom the caller does not see, stays loaded for them."""
         found = await self.find(spelling)
-        await self.engine.unload(found.generation.digest)
+        self.caller.must("operate", "unloading a model")
+        if self.catalog.owns(found.generation.digest):
+            await self.engine.unload(found.generation.digest)
         return found.model
 
     async def pin(self, spelling: str, pinned: bool) -> ModelId:
         """A pinned model is loaded now, again after every restart, and is never evicted."""
         found = await self._wanted(spelling)
-        self.catalog.pin(found.model, pinned)
+        self.caller.must("operate", "pinning a model")
+        self._catalog.pin(found.model, pinned)
         return found.model
 
     async def rollback(self, spelling: str, to: str | None) -> ModelId:
         """Makes an earlier generation live: the one before, or the one whose digest begins with `to`."""
         model = self.resolve(spelling)
-        await self._work(self.settings.load_timeout, lambda deadline: self.catalog.rollback(model, to))
+        self.caller.must("operate", "rolling a model back")
+        await self._work(self.settings.load_timeout, lambda deadline: self._catalog.rollback(model, to))
         return model
 
     async def find(self, spelling: str | None) -> Found:
@@ -360,16 +396,23 @@ class Service:
         return self.catalog.live(self._ref(spelling))
 
     def pull(self, spelling: str, revision: str | None = None) -> Pull:
-        """Starts to bring a model from the hub to the volume, or finds that begun. Raises InvalidModelId, HubOffline,
-        PullInProgress or ShuttingDown."""
+        """Starts to bring a model from the hub to the volume, or finds that begun. Raises InvalidModelId, Forbidden,
+        HubOffline, PullInProgress or ShuttingDown."""
         if self.draining:
             raise ShuttingDown("the gateway is stopping", retry_after=1.0)
-        return self.pulls.start(*parse_repository(f"{spelling}@{revision}" if revision else spelling))
+        self.caller.must("admin", "pulling a model")
+        model, revision = parse_repository(f"{spelling}@{revision}" if revision else spelling)
+        if not self.caller.sees(model):
+            raise Forbidden("this key may not pull into that namespace", model=spelling)
+        return self.pulls.start(model, revision)
+
+    def list_pulls(self) -> list[Pull]:
+        return [pull for pull in self.pulls.listing() if self.caller.sees(pull.model)]
 
     def find_pull(self, spelling: str) -> Pull:
         """Raises ModelNotFound when it was not asked for, or is forgotten."""
         model, _ = parse_repository(spelling)
-        found = self.pulls.find(model)
+        found = self.pulls.find(model) if self.caller.sees(model) else None
         if found is None:
             raise ModelNotFound(f"no pull of {model} is known", model=spelling)
         return found
@@ -389,16 +432,28 @@ class Service:
         try:
             return await self.catalog.find(ref, key)
         except (ModelNotFound, ModelCopying) as error:
-            told = None if self.draining else self.pulls.instead(ref)
+            told = None if self.draining else self.pulls.instead(ref, self.caller)
             if told is None:
                 raise
             raise told from error
 
     def _ref(self, spelling: str | None) -> ModelRef:
-        spelling = spelling or self.settings.default_model
-        if not spelling:
+        if spelling:
+            return self.catalog.parse(spelling)
+        default = self._default()
+        if default is None:
             raise NoDefaultModel("the request names no model, and the gateway has no default model")
-        return self.catalog.parse(spelling)
+        return default
+
+    def _default(self) -> ModelRef | None:
+        """The default model; None where it is not for this caller's eyes, its spelling included."""
+        if not self.settings.default_model:
+            return None
+        ref = self.catalog.parse(self.settings.default_model)
+        if self.caller.unrestricted or self.catalog.leads_somewhere(ref):
+            return ref
+        elsewhere = View(self._catalog, OPEN).leads_somewhere(ref)
+        return ref if self.caller.sees(ref.candidates[0]) and not elsewhere else None
 
     def _options(self, request: EmbedRequest, manifest: Manifest, *, pooled: bool = True) -> Options:
         dim = manifest.dim if pooled else manifest.width
@@ -410,7 +465,15 @@ class Service:
             if request.prompt is not None or request.prompt_name is not None:
                 raise InvalidBody("a prompt stands before a text, and these are token ids", field="prompt")
             prompt = ""
-        return Options(normalize, request.truncate, prompt, request.dimensions, request.truncation_side, pooled)
+        return Options(
+            normalize,
+            request.truncate,
+            prompt,
+            request.dimensions,
+            request.truncation_side,
+            pooled,
+            self.settings.max_request_tokens,
+        )
 
     def _prompt(self, request: EmbedRequest | TokenizeRequest, manifest: Manifest) -> str:
         if request.prompt is not None:
@@ -430,7 +493,7 @@ class Service:
         if self.draining:
             raise ShuttingDown("the gateway is stopping", retry_after=1.0)
         deadline = asyncio.get_running_loop().time() + seconds
-        self._in_flight += 1
+        self._count.in_flight += 1
         self._quiet.clear()
         try:
             async with asyncio.timeout_at(deadline):
@@ -438,9 +501,9 @@ class Service:
         except TimeoutError as error:
             raise DeadlineExceeded(f"no answer within {seconds:g} s") from error
         finally:
-            self.served += 1
-            self._in_flight -= 1
-            if not self._in_flight:
+            self._count.served += 1
+            self._count.in_flight -= 1
+            if not self._count.in_flight:
                 self._quiet.set()
 
 

@@ -42,6 +42,16 @@ class Settings:
         "state", "where accepted generations are kept; a disk, outside the models directory", parse="path"
     )
     host: str = _setting("127.0.0.1", "address to listen on", "SERVE_HOST")
+    insecure: bool = _setting(
+        False, "serve other machines, and whatever they are called, without API keys too", parse="switch"
+    )
+    keys_file: str = _setting(
+        "", "where the API keys are; keys.json in the state directory if unset", parse="maybe_path"
+    )
+    open_metrics: bool = _setting(False, "let anybody read /metrics, also without a key", parse="switch")
+    cors_origins: str = _setting(
+        "", "web pages that may ask, such as https://app.example, with commas between", parse="origins"
+    )
     port: int = _setting(8001, "port to listen on; 0 takes a free one", "SERVE_PORT", parse="port")
     default_model: str = _setting(
         "",
@@ -109,6 +119,19 @@ class Settings:
     compute_threads: int = _setting(0, "threads of a CPU host's arithmetic; 0 takes the cores there are", parse="count")
     max_inputs: int = _setting(2048, "texts in one request", parse="positive")
     max_body_bytes: int = _setting(16 * 1024**2, "bytes of one request's body", parse="bytes")
+    max_request_tokens: int = _setting(
+        0, "tokens in one request, all its texts and prompts together; 0 is no limit", parse="count"
+    )
+    max_connections: int = _setting(
+        0, "connections at once; 0 takes what the limit of open files leaves, 10,000 at most", parse="count"
+    )
+    header_timeout: float = _setting(
+        30.0, "seconds in which a request's headers must have come; 0 is no limit", parse="seconds"
+    )
+    body_timeout: float = _setting(60.0, "the same for its body; 0 is no limit", parse="seconds")
+    idle_timeout: float = _setting(
+        620.0, "seconds that an idle connection is kept: longer than load balancers do", parse="seconds"
+    )
     request_timeout: float = _setting(60.0, "seconds after which a request is given up", parse="seconds")
     hang_timeout: float = _setting(
         120.0, "seconds that one device call may take before its host is restarted", parse="seconds"
@@ -152,6 +175,10 @@ class Settings:
     hub_allow: str = _setting(
         "", "hub ids, or patterns such as intfloat/*, with commas between: the first request for one pulls it"
     )
+    audit_log: str = _setting("", "file for a line about each use and change; none if unset", parse="maybe_path")
+    audit_log_bytes: int = _setting(100 * 1000**2, "bytes of it until the next file is begun", parse="bytes")
+    audit_log_files: int = _setting(10, "how many of them are kept", parse="positive")
+    audit_texts: bool = _setting(False, "what was asked for stands in it too", parse="switch")
     log_format: str = _setting("auto", "json, console, or auto: console on a terminal")
     log_level: str = _setting("info", "debug, info, warning or error")
 
@@ -230,6 +257,13 @@ def _path(text: str) -> str:
         raise ValueError(str(error)) from error
 
 
+def _origins(text: str) -> str:
+    found = [origin.strip().lower().rstrip("/") for origin in text.split(",") if origin.strip()]
+    if not all(re.fullmatch(r"https?://[^\s/?#@*,]+", origin) for origin in found):
+        raise ValueError("expected origins, such as https://app.example or http://localhost:3000")
+    return ",".join(found)
+
+
 def _url(text: str) -> str:
     url = text.strip().rstrip("/")
     if not re.fullmatch(r"https?://[^\s/?#]+(?:/[^\s?#]*)?", url):
@@ -250,6 +284,8 @@ def _shares(text: str) -> str:
 PARSERS: Final[dict[str, Callable[[str], Any]]] = {
     "text": str.strip,
     "path": _path,
+    "maybe_path": lambda text: _path(text) if text.strip() else "",
+    "origins": _origins,
     "bytes": parse_bytes,
     "bytes_or_auto": lambda text: None if text.strip().lower() == "auto" else parse_bytes(text),
     "switch": _switch,

@@ -10,11 +10,12 @@ from collections.abc import Callable
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from gateway import events
 from gateway.engine.engine import Engine
+from gateway.tenants.usage import Usage
 
 LATENCIES: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -70,12 +71,36 @@ class Devices(Collector):
         return gauge
 
 
+class Tenants(Collector):
+    """Counters of what tenants use: those that have a key, and of models that are there."""
+
+    def __init__(self, usage: Usage) -> None:
+        self._usage = usage
+
+    def collect(self) -> list[Metric]:
+        counters = {
+            name: CounterMetricFamily(f"dropgate_tenant_{name}", text, labels=["tenant", "model"])
+            for name, text in {
+                "requests": "Requests of a tenant, by the model that they reached; kept over restarts, as those below.",
+                "texts": "Texts that a tenant had computed.",
+                "tokens": "Tokens that a tenant had computed.",
+                "compute_seconds": "Seconds of device calls with texts of a tenant.",
+                "refusals": "Requests of a tenant that were answered with an error.",
+            }.items()
+        }
+        for row in self._usage.current():
+            for name, counter in counters.items():
+                counter.add_metric([row.tenant, row.model], getattr(row, name))
+        return list(counters.values())
+
+
 class Metrics:
     """The Prometheus registry, and the four numbers of an older system's `GET /metrics`."""
 
-    def __init__(self, engine: Engine, names: Callable[[str], tuple[str, ...]]) -> None:
+    def __init__(self, engine: Engine, names: Callable[[str], tuple[str, ...]], usage: Usage | None = None) -> None:
         self.registry = registry = CollectorRegistry()
         registry.register(Devices(engine, names))
+        registry.register(Tenants(usage or Usage()))
         self.requests = Counter(
             "dropgate_requests", "Requests answered.", ["route", "method", "status"], registry=registry
         )
@@ -144,6 +169,9 @@ class Metrics:
         )
         self.unreadable = Counter(
             "dropgate_volume_unreadable", "Times that the volume could not be read.", registry=registry
+        )
+        self.audit_lost = Counter(
+            "dropgate_audit_lines_lost", "Lines of the audit log that the disk did not take.", registry=registry
         )
         self._answers: dict[tuple[str, str, int], Counter] = {}
         self._routes: dict[str, Histogram] = {}
@@ -229,6 +257,8 @@ class Metrics:
                 self.deafness.set(0)
             case events.WatcherDeaf():
                 self.deafness.set(1)
+            case events.AuditLost():
+                self.audit_lost.inc(event.lines)
 
     def _request(self, event: events.RequestFinished) -> None:
         self._answer(event.route, event.method, event.status).inc()

@@ -40,6 +40,7 @@ class RunningGateway:
         self.environment = {**os.environ, "HF_HUB_OFFLINE": "1", **(environment or {})}
         self.log: list[dict[str, Any]] = []
         self.url = ""
+        self.headers: dict[str, str] = {}  # of every request that names none itself
         self._told = asyncio.Condition()
         self._ended = False
 
@@ -50,7 +51,9 @@ class RunningGateway:
         self._reader = asyncio.create_task(self._read_log())
         try:
             self.url = (await self.wait_for_log("listening"))["url"]
-            self.session = aiohttp.ClientSession(self.url, timeout=aiohttp.ClientTimeout(DEADLINE))
+            self.session = aiohttp.ClientSession(
+                self.url, timeout=aiohttp.ClientTimeout(DEADLINE), headers=self.headers
+            )
             await self._wait_until_ready()
         except BaseException:
             await self._kill()

@@ -368,3 +368,10 @@ def test_an_address_that_is_none_exits_2_and_names_the_flag(tmp_path: Path) -> N
 def test_a_state_directory_that_cannot_be_made_exits_2_and_names_the_flag(tmp_path: Path) -> None:
     (tmp_path / "state").write_text("a file")
     assert f"--state-dir {tmp_path}/state" in refused(tmp_path, "--device=cpu", "--port=0")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", ""])
+def test_other_machines_are_not_served_without_a_key_and_the_message_says_what_to_do(tmp_path: Path, host: str) -> None:
+    told = refused(tmp_path, "--device=cpu", "--port=0", f"--host={host}")
+    assert "gateway keys create" in told
+    assert "--insecure" in told

@@ -140,6 +140,7 @@ HAPPENED: Final[list[events.Event]] = [
     events.LoadFailed(generation="d", models=(), device="cpu", code="c", message="", retry_after=0),
     events.HostExited(device="cpu", pid=1, status=0, why="w"),
     events.ModelRejected(model="m", reasons=(Reason("c", "invalid", "", ""),)),
+    events.AuditLost(lines=1, message=""),
     events.PullFailed(model="m", code="c", message=""),
     events.VolumeScanned(why="hint", directories=0, files=0, unsettled=0, seconds=0),
 ]

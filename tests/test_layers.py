@@ -13,6 +13,8 @@ ROOT: Final = Path(__file__).parents[1]
 # docs/architecture.md shows this order, folder by folder.
 ORDER: Final = [
     *("errors", "wish", "shares", "model", "events", "settings", "lane", "heap"),
+    *("tenants.caller", "tenants.keys", "tenants.limits", "tenants.keyring", "tenants.audit"),
+    *("tenants.usage",),
     *("volume.reasons", "volume.files", "volume.documents", "volume.mounts", "volume.directory", "volume.source"),
     *("volume.writers", "volume.sums", "volume.evidence", "volume.settle", "volume.watch", "volume.follower"),
     *("volume.pickles", "volume.weights", "volume.architectures", "volume.transformer", "volume.tokenizer"),
@@ -32,8 +34,8 @@ ORDER: Final = [
     *("host.host", "host.__main__"),
     *("engine.engine", "engine.placement", "engine.devices", "engine.refusals", "engine.supervisor", "engine.process"),
     *("catalog.ledger", "catalog.golden", "catalog.entry", "catalog.recall", "catalog.retention", "catalog.holdings"),
-    *("catalog.aliases", "catalog.alias_file", "catalog.names", "catalog.lookup", "catalog.listing", "catalog.warm"),
-    *("catalog.trial", "catalog.judge", "catalog.catalog"),
+    *("catalog.aliases", "catalog.alias_file", "catalog.names", "catalog.sight", "catalog.lookup", "catalog.listing"),
+    *("catalog.warm", "catalog.trial", "catalog.judge", "catalog.catalog", "catalog.view"),
     *("service", "log", "telemetry"),
     *(
         "web.answers",
@@ -42,6 +44,9 @@ ORDER: Final = [
         "web.body",
         "web.vectors",
         "web.asking",
+        "web.cors",
+        "web.auth",
+        "web.audit",
         "web.native",
         "web.openai",
         "web.rerank",
@@ -53,9 +58,10 @@ ORDER: Final = [
         "web.pull",
         "web.stream",
         "web.metrics",
+        "web.usage",
         "web.server",
     ),
-    *("app", "examples", "check", "pull", "remote", "cli", "__main__"),
+    *("app", "examples", "check", "pull", "remote", "keys", "cli", "__main__"),
 ]
 THREADS: Final = {"threading", "_thread", "concurrent", "multiprocessing"}
 

@@ -19,6 +19,8 @@ NAMES = [spec.name for spec in fields(Settings)]
 GOOD: dict[str, tuple[str, Any]] = {
     "text": (" debug ", "debug"),
     "path": ("/srv/elsewhere", "/srv/elsewhere"),
+    "maybe_path": ("/srv/keys.json", "/srv/keys.json"),
+    "origins": (" https://A.example/, http://localhost:3000", "https://a.example,http://localhost:3000"),
     "bytes": ("2GiB", 2 * 1024**3),
     "bytes_or_auto": ("2GiB", 2 * 1024**3),
     "switch": ("Yes", True),
@@ -33,6 +35,8 @@ GOOD: dict[str, tuple[str, Any]] = {
 }
 BAD: dict[str, list[str]] = {
     "path": ["~nobody-of-this-name/models"],
+    "maybe_path": ["~nobody-of-this-name/keys.json"],
+    "origins": ["*", "app.example", "https://a.example/path", "https://*.example"],
     "bytes": ["many", "-1", "2TiB", "1e9", "9" * 400],
     "bytes_or_auto": ["many", "-1"],
     "switch": ["maybe", "2", "auto"],

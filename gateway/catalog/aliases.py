@@ -53,7 +53,8 @@ def position(name: ModelId, key: str) -> float:
 
 
 def find(table: Table, ref: ModelRef) -> Alias | None:
-    return next((table[candidate] for candidate in ref.candidates if candidate in table), None)
+    found = (table.get(candidate) for candidate in ref.candidates)
+    return next((alias for alias in found if alias is not None), None)
 
 
 def parse(content: bytes, root: str) -> dict[ModelId, Alias]:

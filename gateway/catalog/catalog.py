@@ -26,6 +26,7 @@ from gateway.engine.engine import Engine
 from gateway.errors import ModelNotFound
 from gateway.model import Generation, ModelId, ModelRef
 from gateway.settings import Settings
+from gateway.tenants.caller import Caller
 from gateway.volume.generations import Store
 from gateway.volume.settle import Observation, Snapshot
 from gateway.volume.source import Ignored
@@ -84,7 +85,7 @@ class Catalog:
             look_again=look_again,
             clock=clock,
         )
-        self._lookup = Lookup(self._entries, self._aliases, self.looked, self._holdings.summon)
+        self._lookup = Lookup(self._entries, lambda: self._aliases.table, self.looked, self._holdings.summon)
         tell.subscribe(self._heard)
 
     # Questions.
@@ -95,6 +96,10 @@ class Catalog:
         if ref is None:
             ref = self._parsed[spelling] = ModelRef.parse(spelling, self._root)
         return ref
+
+    def lookup(self, caller: Caller) -> Lookup:
+        """Finding what a caller may see."""
+        return self._lookup.of(caller)
 
     async def find(self, ref: ModelRef, key: str = "") -> Found:
         """As `Lookup.find`."""
@@ -122,6 +127,10 @@ class Catalog:
     def aliases(self) -> list[dict[str, Any]]:
         """The table in force, with what each alias leads to now."""
         return self._lookup.aliases()
+
+    def has(self, model: ModelId) -> bool:
+        """Whether it is on the volume, whatever its state."""
+        return model in self._entries
 
     def models_of(self, digest: str) -> tuple[str, ...]:
         """The models whose live generation has this digest."""

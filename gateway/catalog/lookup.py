@@ -11,11 +11,12 @@ from typing import Any
 import msgspec
 
 from gateway.catalog import names
-from gateway.catalog.alias_file import Aliases
-from gateway.catalog.aliases import Alias, Arm, find
+from gateway.catalog.aliases import Alias, Arm, Table, find
 from gateway.catalog.entry import Entry, Version
+from gateway.catalog.sight import SeenAliases, SeenEntries
 from gateway.errors import GatewayError, ModelCopying, ModelRejected, NotFound, NotServable, Starting
 from gateway.model import Generation, ModelId, ModelRef
+from gateway.tenants.caller import Caller
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -34,14 +35,22 @@ class Lookup:
     def __init__(
         self,
         entries: Mapping[ModelId, Entry],
-        aliases: Aliases,
+        table: Callable[[], Table],
         looked: asyncio.Event,
         summon: Callable[[str], Awaitable[Generation | None]],
     ) -> None:
         self._entries = entries
-        self._aliases = aliases
+        self._table = table
         self._looked = looked
         self._summon = summon
+
+    def of(self, caller: Caller) -> Lookup:
+        """The same, where there is nothing but what this caller may see."""
+        if caller.unrestricted:
+            return self
+        entries = SeenEntries(self._entries, caller)
+        aliases = SeenAliases(self._table(), entries, caller)
+        return Lookup(entries, lambda: aliases, self._looked, self._summon)
 
     async def find(self, ref: ModelRef, key: str = "") -> Found:
         """What is to be run for a client's reference; `key` is what a canary knows the client by. Waits for a swap
@@ -69,7 +78,7 @@ class Lookup:
             raise Starting("the volume has not been looked at yet", retry_after=1.0)
         if (entry := names.bare(self._entries, ref)) is not None:
             return entry, None
-        raise names.not_found(self._entries, self._aliases.table, ref)
+        raise names.not_found(self._entries, self._table(), ref)
 
     def unknown(self, ref: ModelRef) -> str | None:
         """What is wrong with an alias's target."""
@@ -82,23 +91,31 @@ class Lookup:
             return entry.not_found(f"no generation {short}").message
         return None
 
+    def models(self) -> list[ModelId]:
+        """Every model there is, in order of its name."""
+        return sorted(self._entries, key=lambda model: model.path)
+
+    def leads_somewhere(self, ref: ModelRef) -> bool:
+        return self._leads_to(ref) is not None
+
     def aliases(self) -> list[dict[str, Any]]:
         """The table in force, with what each alias leads to now."""
-        table = self._aliases.table
+        table = self._table()
         return [self._show(table[name]) for name in sorted(table, key=lambda name: name.path)]
 
     def shadowed(self) -> frozenset[str]:
         """Paths of aliases that a directory has the name of."""
-        return frozenset(name.path for name in self._aliases.table if self._shadows(name))
+        return frozenset(name.path for name in self._table() if self._shadows(name))
 
     def _shadows(self, name: ModelId) -> bool:
         return names.exact(self._entries, ModelRef(name.path, (name,))) is not None
 
     def _alias(self, ref: ModelRef) -> Alias | None:
         """A directory of the same name wins."""
-        if not self._aliases.table or names.exact(self._entries, ref) is not None:
+        table = self._table()
+        if not table or names.exact(self._entries, ref) is not None:
             return None
-        return find(self._aliases.table, ref)
+        return find(table, ref)
 
     async def _run(self, ref: ModelRef) -> Found:
         entry, version = self.entry(ref)

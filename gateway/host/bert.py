@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gateway.host.attention import Attend, Bias, relative
 from gateway.host.blueprint import Blueprint
-from gateway.host.linear import Linear
+from gateway.host.linear import Joined, Linear
 
 
 class Norm(nn.Module):
@@ -30,7 +30,7 @@ class Norm(nn.Module):
 
 class Layer(nn.Module):
     def __init__(
-        self, *, qkv: Linear, out: Linear, out_norm: Norm, inner: Linear, outer: Linear, outer_norm: Norm
+        self, *, qkv: Linear | Joined, out: Linear, out_norm: Norm, inner: Linear, outer: Linear, outer_norm: Norm
     ) -> None:
         super().__init__()
         self.qkv = qkv
@@ -44,6 +44,13 @@ class Layer(nn.Module):
         # `.forward` and not a call: torch's hooks, which nobody has here, cost more than some of these steps
         x = self.out_norm.forward(self.out.added(attend(self.qkv.forward(x)), x))
         return self.outer_norm.forward(self.outer.added(self.inner.forward(x), x))
+
+    def reorder(self) -> None:
+        """The weights as the processor's kernel wants them, which no caller sees but by the time that it takes."""
+        if isinstance(self.qkv, Joined):
+            self.qkv = self.qkv.join()
+        for part in (self.qkv, self.out, self.inner, self.outer):
+            part.reorder()
 
 
 class Bert(nn.Module):

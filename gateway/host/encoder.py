@@ -124,16 +124,22 @@ class Encoder:
 
     def wants_pause(self, *, busy: bool) -> bool:
         """Whether `use_pause` is worth its time now; `busy` says that somebody waits. Any thread may ask."""
-        return self.launcher is not None and self.launcher.wants_pause(busy=busy)
+        if self.launcher is not None:
+            return self.launcher.wants_pause(busy=busy)
+        return isinstance(self._network, Native) and self._network.to_reorder
 
     def use_pause(self) -> None:
-        """Makes later calls faster, once. On a GPU alone."""
+        """Makes later calls faster by one step: a capture on a GPU, a layer of reordered weights on a CPU."""
         if self.launcher:
             self.launcher.use_pause()
+        elif isinstance(self._network, Native):
+            self._network.reorder_one()
 
     def close(self) -> None:
         """Frees the weights, also where a reference to the network is left somewhere."""
         self._leave_gpu()
+        if isinstance(self._network, Native):
+            self._network.empty()
         padded.empty(self._network, self._tail)
         if self._arena:
             self._arena.free()

@@ -17,7 +17,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from gateway.errors import GatewayError, Internal, ModelNotFound, Overloaded, TooManyInputs
+from gateway.errors import GatewayError, Internal, ModelNotFound, Overloaded, TooManyInputs, TooManyTokens
 from gateway.host import encoder, memory, pairs, spelling, stages, threads, wire
 from gateway.host.backlog import Hold
 from gateway.host.batcher import Batcher
@@ -182,6 +182,7 @@ class Host:
             assert isinstance(model, Model)
             loaded = time.monotonic()
             rows, prompt_tokens = await self._tokenized(model.tokenizer, command)
+            _refuse_too_many(rows, command.options.most_tokens)
             pooled = command.options.pooled
             if not pooled:
                 _demand_room(rows, model.generation)
@@ -208,10 +209,12 @@ class Host:
             self._send(wire.Done(command.id), payload)
 
     async def _use_pause(self, model: Model) -> None:
-        """What makes later calls faster is done while nobody waits, or when it has been put off for long."""
+        """What makes later calls faster is done while nobody waits, or a step at a time."""
         runtime = model.encoder
-        if isinstance(runtime, encoder.Encoder) and runtime.wants_pause(busy=self.batcher.queue_tokens > 0):
+        while isinstance(runtime, encoder.Encoder) and runtime.wants_pause(busy=self.batcher.queue_tokens > 0):
             await self._device.note(runtime.use_pause, model.generation.digest, [])
+            if self.batcher.queue_tokens:
+                return  # the next request does the next step
 
     async def _tokenized(self, tokenizer: Tokenizer, command: wire.Embed | wire.Rerank) -> tuple[list[TokenIds], int]:
         """A short text is done before a thread could have been told of it."""
@@ -286,6 +289,14 @@ def _known(generation: Generation | None) -> Generation:
     if generation is None:
         raise ModelNotFound("the generation was withdrawn")
     return generation
+
+
+def _refuse_too_many(rows: Sequence[TokenIds], most: int) -> None:
+    """Before they are queued. Raises TooManyTokens."""
+    if most and (tokens := sum(map(len, rows))) > most:
+        raise TooManyTokens(
+            f"{tokens} tokens are more than the {most} that one request may have", limit=most, tokens=tokens
+        )
 
 
 def _cpu_batch(threads: int) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import platform
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Literal
 
@@ -75,6 +76,31 @@ class Linear(nn.Module):
         attribute, algorithm = FUSED[self.activation]
         out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, attribute, [], algorithm)
         return out
+
+
+class Joined(nn.Module):
+    """Layers of the same input, their outputs side by side. `join` makes one layer of them, and copies weights."""
+
+    def __init__(self, parts: Sequence[Linear]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([part(x) for part in self.parts], dim=-1)
+
+    def join(self) -> Linear:
+        return joined(_linears(self))
+
+
+def joined(parts: Sequence[Linear]) -> Linear:
+    """Layers of the same input as one, their outputs side by side. All have a bias and the same activation."""
+    if len(parts) == 1:
+        return parts[0]
+    weights, biases = (
+        [part.weight.detach() for part in parts],
+        [part.bias.detach() for part in parts if part.bias is not None],
+    )
+    return Linear(torch.cat(weights), torch.cat(biases), parts[0].activation)
 
 
 def rounded(rows: int) -> int:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 
 import numpy as np
+from cachetools import LRUCache
 
 from gateway.errors import DoesNotFit, GatewayError, LoadFailed
 from gateway.host import cuda, encoder, library, memory, runtimes, threads, wire
@@ -26,6 +27,8 @@ from gateway.model import Generation
 from gateway.volume.pagecache import read_ahead
 from gateway.wish import Wish, Wishes
 
+T = TypeVar("T")
+REMEMBERED: Final = 4096  # generations
 LOADS_AT_ONCE: Final = 2  # one is read while another is placed; more only fight for the disk
 assert len(LOADS) >= LOADS_AT_ONCE
 # Families whose network and tokenizer we read ourselves, as they usually come. A hint: the rest is found at the load.
@@ -110,6 +113,8 @@ class Loader:
         self._make_room = make_room
         self._failures = runtimes.Failures()
         self._disk = Lane("disk")  # one thread: transformers patches globals while it builds a model
+        self._words = Lane("words")  # makes tokenizers, beside the weights
+        self._proven: LRUCache[tuple[str, wire.Numerics], bool] = LRUCache(REMEMBERED)  # those that passed the probe
         self._ahead = Lane("ahead")
         self._library: Lane | None = Lane("library")  # until the library is imported
         self._loads = asyncio.Semaphore(LOADS_AT_ONCE)
@@ -185,16 +190,27 @@ class Loader:
     async def _read(self, generation: Generation) -> Model:
         """Disk to host memory on the disk lane, then to the device, and a probe before anybody else may use it."""
         wish, name = self._wished(generation), self._device.name
-        tokenizer, chosen = await self._disk.run(_read, generation, wish, name, self._failures)
+        weights = self._disk.run(runtimes.load, generation, wish, name, self._failures)
+        words, read = await asyncio.gather(self._words.run(shared, generation), weights, return_exceptions=True)
         for failure in self._failures.news():
             self._send(failure, b"")
-        await self._device.run(chosen.runtime.place, name)
+        chosen = _or_raise(read)
         try:
-            await self._device.run(encoder.probe, chosen.runtime, tokenizer, generation.manifest)
+            tokenizer = _or_raise(words)
+            await self._device.run(chosen.runtime.place, name)
+            await self._probe(generation, chosen, tokenizer)
         except BaseException:
             await self._device.run(chosen.runtime.close)
             raise
         return Model(generation, chosen, tokenizer)
+
+    async def _probe(self, generation: Generation, chosen: runtimes.Chosen, tokenizer: Tokenizer) -> None:
+        """Once in the life of a host: the content of a generation never changes, except where it is served in place."""
+        key = (generation.digest, chosen.numerics)
+        if generation.place is None and key in self._proven:
+            return
+        await self._device.run(encoder.probe, chosen.runtime, tokenizer, generation.manifest)
+        self._proven[key] = True
 
     def _wished(self, generation: Generation) -> Wish:
         return self._wishes.get(generation.digest) or Wishes().of((), generation.manifest.wish)
@@ -221,7 +237,7 @@ class Loader:
             await self._device.release()
 
 
-def _read(
-    generation: Generation, wish: Wish, device: str, failures: runtimes.Failures
-) -> tuple[Tokenizer, runtimes.Chosen]:
-    return shared(generation), runtimes.load(generation, wish, device, failures)
+def _or_raise(found: T | BaseException) -> T:
+    if isinstance(found, BaseException):
+        raise found
+    return found

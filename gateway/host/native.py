@@ -21,7 +21,7 @@ from gateway.host.bert import Bert, Layer, Norm
 from gateway.host.blueprint import Blueprint
 from gateway.host.blueprint import read as read_blueprint
 from gateway.host.crew import crew
-from gateway.host.linear import Activation, Linear
+from gateway.host.linear import Activation, Joined, Linear, joined
 from gateway.host.pooling import pool
 from gateway.host.segments import Integers, Segments
 from gateway.model import Generation, Pooling
@@ -37,10 +37,26 @@ class Native(nn.Module):
 
     packed: Final = True  # a device call costs its tokens, and no padding
 
-    def __init__(self, bert: Bert, pooling: Pooling) -> None:
+    def __init__(self, bert: Bert, pooling: Pooling, *, late: bool = False) -> None:
+        """`late`: its layers are reordered one by one, when there is time for it."""
         super().__init__()
         self.bert = bert
         self._pooling = pooling
+        self._plain = [layer for layer in bert.layers if isinstance(layer, Layer)] if late else []
+
+    @property
+    def to_reorder(self) -> bool:
+        """Whether there are layers whose weights lie as they came."""
+        return bool(self._plain)
+
+    def reorder_one(self) -> None:
+        """Makes later calls faster, one layer at a time. On the thread of calls, which has the threads for it too."""
+        if self._plain:
+            self._plain.pop().reorder()
+
+    def empty(self) -> None:
+        """Nothing is left to be done; whoever asks for it frees the weights."""
+        self._plain.clear()
 
     def pooled(self, batch: Sequence[Integers], left_out: Integers) -> Tensor:
         """On a CPU: [texts, width * modes] in float32. `left_out` [texts] tokens at the head of each are not pooled."""
@@ -96,14 +112,17 @@ def read(generation: Generation, pooling: Pooling, dtype: torch.dtype, *, reorde
     mapped = generation.place is None
     # Two mappings of the same files: one goes when the rest is reordered, and the word vectors alone stay mapped.
     reorder = reorder and linear.can_reorder(dtype)
-    held = Held(tensors.read_all(paths, mapped=mapped), plan.names.prefix, dtype, reorder=reorder)
+    late = reorder and dtype == torch.float32  # which is fast enough as it lies in the file; half precision is not
+    held = Held(
+        tensors.read_all(paths, mapped=mapped), plan.names.prefix, dtype, reorder=reorder and not late, join=not late
+    )
     words = Held(tensors.read_all(paths, mapped=True), plan.names.prefix, dtype) if mapped else held
     try:
         bert = _bert(plan, held, words)
     except Unusual:
         return None
     tensors.page_in(bert)
-    return Native(bert, pooling)
+    return Native(bert, pooling, late=late)
 
 
 class Unusual(Exception):
@@ -113,12 +132,21 @@ class Unusual(Exception):
 class Held:
     """The tensors of the files, by the names that the bare network has for them."""
 
-    def __init__(self, found: dict[str, Tensor], prefix: str, dtype: torch.dtype, *, reorder: bool = False) -> None:
+    def __init__(
+        self,
+        found: dict[str, Tensor],
+        prefix: str,
+        dtype: torch.dtype,
+        *,
+        reorder: bool = False,
+        join: bool = True,
+    ) -> None:
         headed = any(name.startswith(prefix) for name in found)
         found = {name: tensor for name, tensor in found.items() if name.startswith(prefix) or not headed}
         self._found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
         self._dtype = dtype
         self._reorder = reorder
+        self._join = join
 
     def take(self, name: str, *shape: int) -> Tensor:
         """Raises Unusual."""
@@ -131,14 +159,21 @@ class Held:
         weight, bias = (self.take(f"{name}.{part}", plan.width).clone() for part in ("weight", "bias"))
         return Norm(weight, bias, plan.epsilon)
 
-    def linear(self, names: Sequence[str], outs: int, ins: int, activation: Activation = "none") -> Linear:
-        """Layers of the same input as one, their outputs side by side."""
-        weights = [self.take(f"{name}.weight", outs, ins) for name in names]
-        biases = [self.take(f"{name}.bias", outs) for name in names]
-        made = Linear(weights[0] if len(weights) == 1 else torch.cat(weights), torch.cat(biases), activation)
+    def linear(self, name: str, outs: int, ins: int, activation: Activation = "none") -> Linear:
+        return self._ordered(self._layer(name, outs, ins, activation))
+
+    def side_by_side(self, names: Sequence[str], outs: int, ins: int) -> Linear | Joined:
+        """Layers of the same input."""
+        parts = [self._layer(name, outs, ins) for name in names]
+        return self._ordered(joined(parts)) if self._join else Joined(parts)
+
+    def _layer(self, name: str, outs: int, ins: int, activation: Activation = "none") -> Linear:
+        return Linear(self.take(f"{name}.weight", outs, ins), self.take(f"{name}.bias", outs).clone(), activation)
+
+    def _ordered(self, layer: Linear) -> Linear:
         if self._reorder:  # at once, so that not all of the plain weights are held at the same time
-            made.reorder()
-        return made
+            layer.reorder()
+        return layer
 
 
 def _bert(plan: Blueprint, held: Held, mapped: Held) -> Bert:
@@ -156,11 +191,11 @@ def _bert(plan: Blueprint, held: Held, mapped: Held) -> Bert:
 def _layer(plan: Blueprint, held: Held, at: str) -> Layer:
     names, width, inner = plan.names, plan.width, plan.inner
     return Layer(
-        qkv=held.linear([at + names.query, at + names.key, at + names.value], width, width),
-        out=held.linear([at + names.out], width, width),
+        qkv=held.side_by_side([at + names.query, at + names.key, at + names.value], width, width),
+        out=held.linear(at + names.out, width, width),
         out_norm=held.norm(at + names.out_norm, plan),
-        inner=held.linear([at + names.inner], inner, width, plan.activation),
-        outer=held.linear([at + names.outer], width, inner),
+        inner=held.linear(at + names.inner, inner, width, plan.activation),
+        outer=held.linear(at + names.outer, width, inner),
         outer_norm=held.norm(at + names.outer_norm, plan),
     )
 

@@ -6,8 +6,10 @@ once, and what it cut off comes back as overflow, which tells a text that was to
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+from collections import deque
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Final
@@ -33,6 +35,8 @@ SHORT: Final = 512  # characters that are tokenized in less time than another th
 CHARACTERS_PER_TOKEN: Final = 16
 LEAST_EXCERPT: Final = 4096
 FARTHER: Final = 4  # times as much is read where the beginning was not enough
+KEPT: Final = 4  # tokenizers that are kept for a while after the last model that used them has gone
+KEPT_WORDS: Final = 100_000  # in each of them, at most: a word takes some 100 bytes
 # What transformers looks at in config.json when it chooses and mends a tokenizer.
 CHOOSING: Final = ("_name_or_path", "model_name", "model_type", "tokenizer_class", "transformers_version")
 # What a tokenizer is made of: these names, and the vocabularies of older kinds, which are no JSON.
@@ -61,6 +65,7 @@ class Tokenizer:
             # tokenizers 0.23 caches words for each BPE in each thread, and frees none of it with the tokenizer:
             # megabytes with every load. Without the cache encoding takes up to a third longer.
             self._backend.model._resize_cache(0)
+        self.words = self._backend.get_vocab_size()
         self._backend.no_padding()
         self._backend.enable_truncation(self.max_tokens, strategy="longest_first", direction=self.side)
         self._added = self._backend.num_special_tokens_to_add(False)
@@ -199,12 +204,14 @@ def too_long(index: int, tokens: int, most: int, *, cut: bool = False) -> InputT
 
 
 _shared: WeakValueDictionary[bytes, Tokenizer] = WeakValueDictionary()
+_recent: deque[Tokenizer] = deque(maxlen=KEPT)  # the one used last at the end; any thread may change it
 
 
 def shared(generation: Generation) -> Tokenizer:
-    """The tokenizer that a loaded generation with the same files and limits has already, or else a new one.
+    """The tokenizer that a loaded generation with the same files and limits has already, or else a new one. The last
+    ones are kept for a while: a model that is evicted often comes back.
 
-    Models that were fine-tuned from one base have one tokenizer, which takes as long to read as their weights.
+    Models that were fine-tuned from one base have one tokenizer, which takes longer to read than their weights.
     Raises LoadFailed.
     """
     if generation.place is not None:  # its files may change under us, and then the key would not hold
@@ -213,6 +220,10 @@ def shared(generation: Generation) -> Tokenizer:
     tokenizer = _shared.get(key)
     if tokenizer is None:
         tokenizer = _shared[key] = Tokenizer(generation)
+    if tokenizer.words <= KEPT_WORDS:
+        with contextlib.suppress(ValueError):  # it was not there
+            _recent.remove(tokenizer)
+        _recent.append(tokenizer)
     return tokenizer
 
 

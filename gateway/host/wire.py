@@ -26,6 +26,7 @@ Side = Literal["right", "left"]
 class Options(msgspec.Struct, frozen=True):
     """How the texts of one request become vectors. `prompt` stands before every text. What is too long is cut on the
     `truncation_side`, None for the tokenizer's own. Not `pooled`: a vector of each token, as the transformer makes it.
+    `most_tokens` that all of them may have together, 0 for any number.
     """
 
     normalize: bool | None = None
@@ -34,6 +35,7 @@ class Options(msgspec.Struct, frozen=True):
     dimensions: int | None = None
     truncation_side: Side | None = None
     pooled: bool = True
+    most_tokens: int = 0
 
 
 class Offer(msgspec.Struct, frozen=True, tag=True):

@@ -23,6 +23,7 @@ from gateway import events
 from gateway.errors import GatewayError, HubOffline, ModelPulling, PullInProgress, PullInterrupted
 from gateway.model import ModelId, ModelRef
 from gateway.settings import Settings
+from gateway.tenants.caller import OPEN, Caller
 from gateway.volume.order import MAIN, Failed, Looked, Order, Progress, Pulled, Report
 
 COMMAND: Final = (sys.executable, "-m", "gateway.volume.pull")
@@ -127,11 +128,11 @@ class Pulls:
     def find(self, model: ModelId) -> Pull | None:
         return self._pulls.get(model)
 
-    def instead(self, ref: ModelRef) -> GatewayError | None:
+    def instead(self, ref: ModelRef, caller: Caller = OPEN) -> GatewayError | None:
         """What a client is told of a model that is not served yet; None when no hub is involved. Starts the pull of
-        a model that the operator allowed."""
+        a model that the operator allowed and the caller may see."""
         model = ref.candidates[-1] if ref.bare else ref.candidates[0]
-        if ref.generation is not None or model.version is not None:
+        if ref.generation is not None or model.version is not None or not caller.sees(model):
             return None
         pull, now = self._pulls.get(model), self._clock()
         age = now - pull.ended_at if pull and pull.ended_at else 0.0

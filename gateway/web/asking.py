@@ -6,7 +6,7 @@ way whatever it speaks.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar, cast
 
 from aiohttp import web
@@ -27,7 +27,8 @@ from gateway.service import (
 from gateway.web.body import Input, timeout
 from gateway.web.errors import LINE
 
-SERVICE: Final = web.AppKey("service", Service)
+SERVICE: Final = web.RequestKey("service", Service)  # on behalf of whoever asks
+INPUTS: Final = web.RequestKey("inputs", Sequence[Any])
 Answer = Embedding | TokenVectors | Reranking | Tokenization | Decoding
 Measured = TypeVar("Measured", Embedding, TokenVectors, Reranking)
 
@@ -35,36 +36,36 @@ Measured = TypeVar("Measured", Embedding, TokenVectors, Reranking)
 async def embed(request: web.Request, texts: list[Input], *, model: str | None, **options: Any) -> Embedding:
     """`options` are those of EmbedRequest."""
     asked = EmbedRequest(texts=cast(list[str], texts), **_who(request, model), **options)
-    request[LINE]["texts"] = len(texts)
-    return _told(request, await request.app[SERVICE].embed(asked, _teller(request)))
+    count(request, texts)
+    return _told(request, await request[SERVICE].embed(asked, _teller(request)))
 
 
 async def embed_tokens(request: web.Request, texts: list[Input], *, model: str | None, **options: Any) -> TokenVectors:
     """`options` are those of EmbedRequest."""
     asked = EmbedRequest(texts=cast(list[str], texts), **_who(request, model), **options)
-    request[LINE]["texts"] = len(texts)
-    return _told(request, await request.app[SERVICE].embed_tokens(asked, _teller(request)))
+    count(request, texts)
+    return _told(request, await request[SERVICE].embed_tokens(asked, _teller(request)))
 
 
 async def rerank(request: web.Request, query: str, texts: list[str], *, model: str | None, **options: Any) -> Reranking:
     """`options` are those of RerankRequest."""
     asked = RerankRequest(query=query, texts=texts, **_who(request, model), **options)
-    request[LINE]["texts"] = len(texts)
-    return _told(request, await request.app[SERVICE].rerank(asked, _teller(request)))
+    count(request, texts, query)
+    return _told(request, await request[SERVICE].rerank(asked, _teller(request)))
 
 
 async def tokenize(request: web.Request, texts: list[str], *, model: str | None, **options: Any) -> Tokenization:
     """`options` are those of TokenizeRequest."""
     asked = TokenizeRequest(texts=texts, **_who(request, model), **options)
-    request[LINE]["texts"] = len(texts)
-    return await request.app[SERVICE].tokenize(asked, _teller(request))
+    count(request, texts)
+    return await request[SERVICE].tokenize(asked, _teller(request))
 
 
 async def decode(request: web.Request, ids: list[list[int]], *, model: str | None, **options: Any) -> Decoding:
     """`options` are those of DecodeRequest."""
     asked = DecodeRequest(ids=ids, **_who(request, model), **options)
-    request[LINE]["texts"] = len(ids)
-    return await request.app[SERVICE].decode(asked, _teller(request))
+    count(request, ids)
+    return await request[SERVICE].decode(asked, _teller(request))
 
 
 def _who(request: web.Request, model: str | None) -> dict[str, Any]:
@@ -92,7 +93,7 @@ def _told(request: web.Request, done: Measured) -> Measured:
 
 def listing(request: web.Request) -> list[dict[str, Any]]:
     """Every model, as `GET /models` shows it."""
-    return request.app[SERVICE].catalog.listing()
+    return request[SERVICE].catalog.listing()
 
 
 def served(request: web.Request) -> list[dict[str, Any]]:
@@ -102,19 +103,26 @@ def served(request: web.Request) -> list[dict[str, Any]]:
 
 def show(request: web.Request, spelling: str) -> dict[str, Any]:
     """One model, whatever its state. Raises ModelNotFound."""
-    service = request.app[SERVICE]
+    service = request[SERVICE]
     return service.catalog.show(service.resolve(spelling))
 
 
 def aliases(request: web.Request) -> list[dict[str, Any]]:
     """The listing of other names."""
-    return request.app[SERVICE].catalog.aliases()
+    return request[SERVICE].catalog.aliases()
+
+
+def count(request: web.Request, inputs: Sequence[Any], *more: str) -> None:
+    """What is asked for, for the log. The inputs, with what is `more` of them, are for an audit log that wants them."""
+    request[LINE]["texts"] = len(inputs)
+    request[INPUTS] = [*more, *inputs] if more else inputs
 
 
 def client(request: web.Request) -> str:
     """What an alias's canary knows a client by, so that it stays on one side."""
     headers = request.headers
-    return headers.get("X-Canary-Key") or headers.get("Authorization") or request.remote or ""
+    key = request[SERVICE].caller.key or headers.get("Authorization")
+    return headers.get("X-Canary-Key") or key or request.remote or ""
 
 
 def tell_found(request: web.Request, found: Found) -> None:

@@ -5,15 +5,17 @@ A body that says it is too large is not read at all, and one that has come whole
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import Annotated, Final, TypeVar, cast
 
 import msgspec
 from aiohttp import web
 
-from gateway.errors import BodyTooLarge, InvalidBody, InvalidHeader, InvalidJson
+from gateway.errors import BodyTooLarge, BodyTooSlow, InvalidBody, InvalidHeader, InvalidJson
 
 T = TypeVar("T")
+SECONDS: Final = web.AppKey("body_seconds", float)  # that a body has to come; 0 is for ever
 TIMEOUT: Final = "X-Request-Timeout"
 Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]  # what JSON can be answered with
 TokenId = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
@@ -23,11 +25,16 @@ DURATION: Final = re.compile(r"(\d{1,9}(?:\.\d{1,9})?|\.\d{1,9})(ms|s|)", re.ASC
 
 
 async def read(request: web.Request) -> bytes:
-    """Raises BodyTooLarge, and what the server raises for a body that is not packed as its headers say."""
+    """Raises BodyTooLarge, BodyTooSlow, and what the server raises for a body that is not packed as its headers say."""
     if (request.content_length or 0) > request.client_max_size:
         raise too_large(request)
     if not request.content.is_eof():  # more is to come
-        return await request.read()
+        seconds = request.app.get(SECONDS, 0.0)
+        try:
+            async with asyncio.timeout(seconds or None):
+                return await request.read()
+        except TimeoutError as error:
+            raise BodyTooSlow(f"the body did not come within {seconds:g} s") from error
     body = request.content.read_nowait()
     if len(body) > request.client_max_size:  # unpacked
         raise too_large(request)

@@ -26,11 +26,15 @@ from gateway.web.answers import Failed
 
 STATUSES: Final[dict[type[errors.GatewayError], int]] = {
     errors.InvalidRequest: 400,
+    errors.BodyTooSlow: 408,
+    errors.NotAllowed: 403,
+    errors.Unauthenticated: 401,
     errors.TooLarge: 413,
     errors.NotFound: 404,
     errors.MethodNotAllowed: 405,
     errors.NotServable: 409,
     errors.DoesNotFit: 507,
+    errors.LimitReached: 429,
     errors.Overloaded: 429,
     errors.Unavailable: 503,
     errors.HubOffline: 403,
@@ -48,8 +52,10 @@ STATUSES: Final[dict[type[errors.GatewayError], int]] = {
     errors.DeadlineExceeded: 504,
     errors.Internal: 500,
 }
+CHALLENGE: Final = 'Bearer realm="dropgate"'
 DEFAULT_RETRY: Final = 1.0  # seconds, where a 429 or 503 knows nothing better
 
+REQUEST_ID: Final = web.RequestKey("request_id", str)
 LINE: Final = web.RequestKey("line", dict[str, Any])  # what a handler adds to the request's one log line
 
 
@@ -87,6 +93,10 @@ def answer(error: errors.GatewayError, dialect: Dialect = NATIVE) -> web.Respons
     response.headers["X-Gateway-Error"] = error.code
     if code in {429, 503}:
         response.headers["Retry-After"] = str(math.ceil(error.retry_after or DEFAULT_RETRY))
+    if response.status == 408:
+        response.force_close()  # the rest of it may yet come
+    if response.status == 401:
+        response.headers["WWW-Authenticate"] = CHALLENGE
     return response
 
 
@@ -111,7 +121,7 @@ def middleware(tell: events.Events, dialects: Sequence[Dialect] = ()) -> Middlew
         began = time.monotonic()
         line: dict[str, Any] = {}
         request[LINE] = line
-        request_id = _request_id(request)
+        request_id = request[REQUEST_ID] = _request_id(request)
         status_code = 499  # the client went away: nobody reads the answer
         try:
             try:
@@ -127,7 +137,7 @@ def middleware(tell: events.Events, dialects: Sequence[Dialect] = ()) -> Middlew
                 events.RequestFinished(
                     request_id=request_id,
                     method=request.method,
-                    route=_route(request),
+                    route=route(request),
                     status=status_code,
                     seconds=time.monotonic() - began,
                     **line,
@@ -198,6 +208,6 @@ def _request_id(request: web.Request) -> str:
     return f"{random.getrandbits(128):032x}"
 
 
-def _route(request: web.Request) -> str:
+def route(request: web.Request) -> str:
     resource = request.match_info.route.resource
     return resource.canonical if resource is not None else "unmatched"

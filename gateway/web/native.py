@@ -79,7 +79,7 @@ async def embed(request: web.Request) -> web.StreamResponse:
 @says(answer=answers.Models)
 async def models(request: web.Request) -> web.Response:
     """Every model seen, with its state; aliases; and the names that are no models, with the reason."""
-    catalog = request.app[SERVICE].catalog
+    catalog = request[SERVICE].catalog
     listing = {"models": catalog.listing(), "aliases": catalog.aliases()}
     return answer(listing | {"ignored": msgspec.to_builtins(catalog.ignored)})
 
@@ -90,7 +90,7 @@ async def models(request: web.Request) -> web.Response:
 @says(answer=answers.OlderModels)
 async def older_listing(request: web.Request) -> web.Response:
     """The listings of an earlier system: ids of what can be asked for; `finetuned` with names to show."""
-    catalog = request.app[SERVICE].catalog
+    catalog = request[SERVICE].catalog
     if request.path.endswith("/llms"):
         return answer({"models": []})  # language models are not served yet, and none is claimed
     served = [entry for entry in catalog.listing() if entry["generation"]]
@@ -103,14 +103,14 @@ async def older_listing(request: web.Request) -> web.Response:
 @routes.get("/models/{model:.+}")
 async def model(request: web.Request) -> web.Response:
     """One directory."""
-    service = request.app[SERVICE]
+    service = request[SERVICE]
     return answer(service.catalog.show(service.resolve(request.match_info["model"])))
 
 
 @routes.post("/models/{model:.+}/{verb:load|unload|pin|unpin}")
 async def operate(request: web.Request) -> web.Response:
     """What operators do to a model; doing it twice is doing it once."""
-    service, spelling = request.app[SERVICE], request.match_info["model"]
+    service, spelling = request[SERVICE], request.match_info["model"]
     match request.match_info["verb"]:
         case "load":
             done = await service.load(spelling)
@@ -126,7 +126,7 @@ async def operate(request: web.Request) -> web.Response:
 @says(body=RollbackBody, example={"to": "b07c48456b11"}, optional=True)
 async def rollback(request: web.Request) -> web.Response:
     """Makes an earlier generation live, until something newer is dropped."""
-    service = request.app[SERVICE]
+    service = request[SERVICE]
     raw = await read(request)
     body = decode(_rollback_body, raw) if raw.strip() else RollbackBody()
     done = await service.rollback(request.match_info["model"], body.to)
@@ -143,7 +143,7 @@ async def healthz(request: web.Request) -> web.Response:
 @routes.get("/readyz")
 async def readyz(request: web.Request) -> web.Response:
     """Whether requests may be sent here, and if not, why not."""
-    service = request.app[SERVICE]
+    service = request[SERVICE]
     checks = {
         "volume": service.catalog.looked.is_set(),
         "host": service.engine.ready,
@@ -159,11 +159,12 @@ async def readyz(request: web.Request) -> web.Response:
 @says(query={"model": "any spelling of a model; without it the default model"})
 async def info(request: web.Request) -> web.Response:
     """What the default model is, or the one named by `?model=`."""
-    service = request.app[SERVICE]
+    service = request[SERVICE]
     found = await service.find(request.query.get("model"))
     generation, manifest = found.generation, found.generation.manifest
     residences = service.engine.residences().get(generation.digest, [])
     devices = service.engine.devices()
+    shown = devices if service.caller.unrestricted else []  # they count what others have loaded, too
     return answer(
         {
             "model": str(found.model),
@@ -177,7 +178,7 @@ async def info(request: web.Request) -> web.Response:
             "batch_size": service.settings.max_batch_texts or None,
             "prompts": manifest.prompts,
             "default_prompt_name": manifest.default_prompt_name,
-            "devices": [msgspec.to_builtins(device) for device in devices],
+            "devices": [msgspec.to_builtins(device) for device in shown],
         }
     )
 

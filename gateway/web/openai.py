@@ -95,7 +95,7 @@ async def models(request: web.Request) -> web.Response:
 async def model(request: web.Request) -> web.Response:
     """One of them, by any spelling of its id."""
     spelling = request.match_info["model"]
-    service = request.app[SERVICE]
+    service = request[SERVICE]
     found, _ = service.live(spelling)
     names = {alias["id"] for alias in asking.aliases(request)} & {spelling, PREFIX + spelling}
     return answer(_card(service.catalog.show(found), min(names, default=str(found))))

@@ -43,7 +43,7 @@ async def pull(request: web.Request) -> web.Response:
 @routes.get("/models/pulls")
 async def pulls(request: web.Request) -> web.Response:
     """The pulls under way and the last ones that have ended, with their bytes."""
-    return answer({"pulls": [_shown(found) for found in _service(request).pulls.listing()]})
+    return answer({"pulls": [_shown(found) for found in _service(request).list_pulls()]})
 
 
 @routes.get("/models/pulls/{model:.+}")
@@ -53,7 +53,7 @@ async def progress(request: web.Request) -> web.Response:
 
 
 def _service(request: web.Request) -> Service:
-    return request.app[SERVICE]
+    return request[SERVICE]
 
 
 def _shown(pull: Pull) -> dict[str, object]:

@@ -26,22 +26,51 @@ PARTING: Final = 1.0  # seconds that a client which is turned away has to read w
 LINGERING: Final = 2.0  # seconds that the rest of a refused body is read and dropped, so that the answer arrives
 
 
-def most_connections() -> int:
-    """What the limit of open files leaves for clients."""
+def most_connections(wanted: int = 0) -> int:
+    """What the limit of open files leaves for clients, and no more than is `wanted`, if anything is."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(LEAST, min(MOST, files - RESERVED)) if files != resource.RLIM_INFINITY else MOST
+    most = max(LEAST, min(MOST, files - RESERVED)) if files != resource.RLIM_INFINITY else MOST
+    return min(most, wanted) if wanted else most
 
 
 class Connection(web.RequestHandler):
-    """One client's. `ended` is called once it is gone."""
+    """One client's. `ended` is called once it is gone. A request's line and headers have `header_seconds` to come, from
+    the connection's start or the request's first byte; 0 is for ever. aiohttp has no such limit of its own."""
 
-    __slots__ = ("_ended",)
+    __slots__ = ("_ended", "_header_seconds", "_heads", "_late")
 
-    def __init__(self, server: web.Server, ended: Callable[[], None], **options: Any) -> None:
+    def __init__(
+        self, server: web.Server, ended: Callable[[], None], *, header_seconds: float = 0.0, **options: Any
+    ) -> None:
         super().__init__(server, loop=asyncio.get_running_loop(), **options)
         self._ended = ended
+        self._header_seconds = header_seconds
+        self._heads = 0
+        self._late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._expect_head()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._request_count != self._heads:
+            self._heads = self._request_count
+            self._expect_nothing()
+        elif self._late is None and self._waiter is not None and not self._waiter.done():  # idle, and half a head came
+            self._expect_head()
+
+    def _expect_head(self) -> None:
+        if self._header_seconds:
+            self._late = self._loop.call_later(self._header_seconds, self.force_close)
+
+    def _expect_nothing(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        self._expect_nothing()
         super().connection_lost(exc)
         self._ended()
 

@@ -13,8 +13,12 @@ import msgspec
 from aiohttp import web
 
 from gateway.events import Event, Events
+from gateway.tenants.caller import OPEN, Caller
+from gateway.tenants.keyring import Keyring
+from gateway.web.asking import SERVICE
 from gateway.web.contract import says
 
+KEYRING: Final = web.AppKey("keyring", Keyring)
 EVENTS: Final = web.AppKey("events", Events)
 STOPPING: Final = web.AppKey("stopping", asyncio.Event)
 BACKLOG: Final = 1000
@@ -23,18 +27,32 @@ routes: Final = web.RouteTableDef()
 _encoder: Final = msgspec.json.Encoder()
 
 
+def seen(event: Event, caller: Caller) -> Event | None:
+    """What a caller may know of an event: nothing of models that it does not see, and what is about no model at all is
+    for those who see everything."""
+    if caller.unrestricted:
+        return event
+    if isinstance(model := getattr(event, "model", None), str):
+        return event if caller.sees_path(model) else None
+    if isinstance(models := getattr(event, "models", None), tuple):
+        known = tuple(model for model in models if caller.sees_path(model))
+        return msgspec.structs.replace(event, models=known) if known else None
+    return None
+
+
 class Backlog:
     """The newest `BACKLOG` events that one reader has not had."""
 
-    def __init__(self) -> None:
+    def __init__(self, caller: Caller = OPEN) -> None:
+        self._caller = caller
         self._waiting: deque[Event] = deque(maxlen=BACKLOG)
         self._lost = 0
         self._some = asyncio.Event()
 
     def add(self, event: Event) -> None:
-        if event.public:
+        if event.public and (known := seen(event, self._caller)) is not None:
             self._lost += len(self._waiting) == BACKLOG
-            self._waiting.append(event)
+            self._waiting.append(known)
             self._some.set()
 
     async def take(self, patience: float) -> bytes:
@@ -55,9 +73,10 @@ class Backlog:
 @routes.get("/events")
 @says(answer=str, media=("text/event-stream",))
 async def events(request: web.Request) -> web.StreamResponse:
-    """Model accepted, rejected, loaded, unloaded, swapped, and the rest, from now on."""
+    """Model accepted, rejected, loaded, unloaded, swapped, and the rest, from now on; what the caller sees of it."""
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
-    backlog = Backlog()
+    caller, keyring = request[SERVICE].caller, request.app[KEYRING]
+    backlog = Backlog(caller)
     unsubscribe = request.app[EVENTS].subscribe(backlog.add)
     try:
         await response.prepare(request)
@@ -70,6 +89,8 @@ async def events(request: web.Request) -> web.StreamResponse:
                 if not taking.done():
                     taking.cancel()
                     break
+                if not keyring.holds(caller):
+                    break  # the key is revoked, or may other things now
                 await response.write(taking.result())
         finally:
             stopping.cancel()

@@ -173,7 +173,7 @@ async def detokenize(request: web.Request) -> web.StreamResponse:
 @routes.post("/tei/{model:.+}/embed_sparse")
 async def neither(request: web.Request) -> web.StreamResponse:
     """Refused, as text-embeddings-inference does for a model that cannot: classifiers and SPLADE are not served."""
-    model, generation = request.app[SERVICE].live(request.match_info["model"])
+    model, generation = request[SERVICE].live(request.match_info["model"])
     what = "a classifier" if request.path.endswith("/predict") else "a SPLADE model"
     raise WrongKind(f"{model.path} is not {what} but an {generation.manifest.kind}", model=str(model))
 
@@ -190,7 +190,7 @@ async def embeddings(request: web.Request) -> web.StreamResponse:
 @says(answer=answers.TeiInfo)
 async def info(request: web.Request) -> web.Response:
     """What the model is, and the limits on a request."""
-    service = request.app[SERVICE]
+    service = request[SERVICE]
     model, generation = service.live(request.match_info["model"])
     settings = service.settings
     shown = service.catalog.show(model)
@@ -220,7 +220,7 @@ async def info(request: web.Request) -> web.Response:
 @says(answer=None)
 async def health(request: web.Request) -> web.Response:
     """200 without a body when a request for the model would be served."""
-    service = request.app[SERVICE]
+    service = request[SERVICE]
     service.live(request.match_info["model"])
     if not service.ready:
         raise Starting("the gateway is not ready; /readyz says why", retry_after=1.0)
@@ -232,7 +232,7 @@ async def health(request: web.Request) -> web.Response:
 @says(body=bodies.TeiEmbedBody, example=TEXTS, answer=list[Any])
 async def whatever(request: web.Request) -> web.StreamResponse:
     """What the model is made for, at the base URL itself: an encoder embeds, a reranker reranks."""
-    _, generation = request.app[SERVICE].live(request.match_info["model"])
+    _, generation = request[SERVICE].live(request.match_info["model"])
     return await (rerank(request) if generation.manifest.kind == "reranker" else embed(request))
 
 
@@ -269,7 +269,7 @@ def _measure(
         "inference-time": done.compute_seconds,
     }
     response.headers.update({f"x-{name}": str(round(1000 * seconds)) for name, seconds in times.items()})
-    device = request.app[SERVICE].engine.devices()[0].device
+    device = request[SERVICE].engine.devices()[0].device
     response.headers["x-compute-type"] = "cpu" if device == "cpu" else "gpu+optimized"
     response.headers["x-compute-characters"] = str(sum(map(len, texts)))
     response.headers["x-compute-tokens"] = str(done.tokens)

@@ -61,7 +61,7 @@ async def live(request: web.Request) -> web.Response:
 @says(answer=None)
 async def ready(request: web.Request) -> web.Response:
     """200 when requests may be sent here."""
-    if not request.app[SERVICE].ready:
+    if not request[SERVICE].ready:
         raise Starting("the gateway is not ready; /readyz says why", retry_after=1.0)
     return web.Response()
 
@@ -100,7 +100,7 @@ async def operate(request: web.Request) -> web.Response:
     if strange := sorted(set(body.parameters or ()) - {"unload_dependents"}):
         message = f"a model is changed by dropping its directory, not by the parameters {', '.join(strange)}"
         raise InvalidBody(message, field="parameters")
-    service, spelling = request.app[SERVICE], request.match_info["model"]
+    service, spelling = request[SERVICE], request.match_info["model"]
     loads = request.match_info["verb"] == "load"
     done = await (service.load(spelling) if loads else service.unload(spelling))
     request[LINE]["model"] = done.path

@@ -7,14 +7,16 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
+import torch
 
-from gateway.host import encoder, host, wire
+from gateway.host import encoder, host, linear, wire
 from gateway.host.host import Config, Host
 from gateway.host.recorder import Recorder
 from gateway.host.tokenize import SHORT, Tokenizer
-from gateway.model import Generation
+from gateway.model import Generation, Place
 from tests import making
 
 PLAIN = wire.Options()
@@ -194,6 +196,54 @@ async def test_long_texts_are_tokenized_off_the_loop_and_short_ones_on_it(
     assert threads == [True, False]
 
 
+async def test_once_somebody_was_answered_the_model_is_made_faster_until_nothing_is_left(rig: Rig) -> None:
+    await rig.load()
+    async with rig.host.pool.lease(rig.generation) as model:
+        runtime = model.encoder
+    left = runtime.wants_pause(busy=False)
+    assert left == linear.can_reorder(torch.float32)
+    rig.ask(1, "alpha")
+    _, before = await rig.answer(1)
+    async with asyncio.timeout(DEADLINE):
+        while runtime.wants_pause(busy=False):
+            await rig.host._device.run(lambda: None)  # steps take their turns with whatever else comes
+    rig.ask(2, "alpha")
+    _, after = await rig.answer(2)
+    np.testing.assert_allclose(np.frombuffer(before, "<f4"), np.frombuffer(after, "<f4"), atol=1e-6)
+
+
+async def test_a_generation_is_probed_when_it_is_loaded_first_and_not_again(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probed = []
+    right = encoder.probe
+    monkeypatch.setattr(encoder, "probe", lambda *arguments: (probed.append(1), right(*arguments)))
+    for number in (1, 2):
+        rig.ask(number, "alpha")
+        await rig.answer(number)
+        rig.tell(wire.Unload(number + 10, rig.generation.digest))
+        await rig.answer(number + 10)
+    assert len(rig.of(wire.Loaded)) == 2
+    assert len(probed) == 1
+
+
+async def test_what_is_served_in_place_is_probed_with_every_load(
+    generation: Generation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoder, "unchanged", lambda path, place: True)
+    rig = Rig(msgspec.structs.replace(generation, place=Place("/", "m", (), "")))
+    probed = []
+    right = encoder.probe
+    monkeypatch.setattr(encoder, "probe", lambda *arguments: (probed.append(1), right(*arguments)))
+    for number in (1, 2):
+        rig.ask(number, "alpha")
+        await rig.answer(number)
+        rig.tell(wire.Unload(number + 10, rig.generation.digest))
+        await rig.answer(number + 10)
+    assert len(probed) == 2
+    await rig.close()
+
+
 async def test_many_changes_in_a_turn_are_one_report_and_a_load_is_in_it_at_once(rig: Rig) -> None:
     await rig.load()
     before = len(rig.of(wire.Residency))
@@ -207,3 +257,17 @@ async def test_many_changes_in_a_turn_are_one_report_and_a_load_is_in_it_at_once
     rig.tell(wire.Unload(5, rig.generation.digest))
     await rig.answer(5)
     assert rig.of(wire.Residency)[-1].residents == []
+
+
+async def test_a_request_of_more_tokens_than_it_may_have_is_refused_and_nothing_is_left_counted(rig: Rig) -> None:
+    texts = ["alpha beta"] * 3
+    rig.ask(1, *texts)
+    done, _ = await rig.answer(1)
+    limits = msgspec.structs.replace(PLAIN, most_tokens=done.tokens)
+    rig.tell(wire.Embed(2, rig.generation.digest, texts, limits))
+    rig.tell(wire.Embed(3, rig.generation.digest, [*texts, "alpha"], limits))
+    assert isinstance((await rig.answer(2))[0], wire.Done)
+    refused, _ = await rig.answer(3)
+    assert (refused.code, refused.details["limit"]) == ("too_many_tokens", done.tokens)
+    assert refused.details["tokens"] > done.tokens
+    await rig.until(lambda: rig.host.batcher.queue_tokens == 0)

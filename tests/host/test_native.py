@@ -25,6 +25,9 @@ from gateway.volume import architectures
 from tests import making
 from tests.making import families
 
+needs_onednn = pytest.mark.skipif(
+    not linear.can_reorder(torch.float32), reason="oneDNN has no float32 kernel on this processor"
+)
 MOST = 1e-5  # between two numbers of a vector of unit length
 MODES = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 PIECES = 62  # words that fit into a text beside its two special tokens
@@ -60,13 +63,25 @@ def rows(generation: Generation, texts: tuple[str, ...] = TEXTS) -> list[encoder
 
 
 def agree(path: str, texts: tuple[str, ...] = TEXTS, prompt: str = "") -> encoder.Encoder:
+    """Also when its weights have been reordered."""
     generation = making.generation(path)
     loaded, tokenizer = encoder.load(generation, "cpu"), Tokenizer(generation)
-    found = loaded.embed(tokenizer.encode(texts, prompt=prompt), tokenizer.prompt_tokens(prompt))
+    batch = tokenizer.encode(texts, prompt=prompt), tokenizer.prompt_tokens(prompt)
+    early, late = loaded.embed(*batch), settled(loaded).embed(*batch)
     library = SentenceTransformer(path, device="cpu", local_files_only=True, model_kwargs={"dtype": torch.float32})
     wanted = library.encode(list(texts), prompt=prompt or None)
-    assert np.abs(found - wanted).max() <= MOST * np.linalg.norm(wanted, axis=1).max()
+    for found in (early, late):
+        assert np.abs(found - wanted).max() <= MOST * np.linalg.norm(wanted, axis=1).max()
     return loaded
+
+
+def settled(loaded: encoder.Encoder) -> encoder.Encoder:
+    """With all done that makes calls faster, a step at a time."""
+    for _ in range(100):
+        if not loaded.wants_pause(busy=False):
+            return loaded
+        loaded.use_pause()
+    raise AssertionError("it never ends")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -188,7 +203,7 @@ def test_reordered_weights_give_every_family_its_vectors(
     generation = making.generation(making.encoder(tmp_path / "m", family=family, dim=64))
     wanted = encoder.load(generation, "cpu").embed(rows(generation))
     monkeypatch.setattr(linear, "pays", linear.can_reorder)
-    assert np.abs(encoder.load(generation, "cpu").embed(rows(generation)) - wanted).max() <= MOST
+    assert np.abs(settled(encoder.load(generation, "cpu")).embed(rows(generation)) - wanted).max() <= MOST
 
 
 def test_of_a_model_that_is_not_its_own_copy_only_the_words_stay_mapped(minilm: str) -> None:
@@ -196,10 +211,38 @@ def test_of_a_model_that_is_not_its_own_copy_only_the_words_stay_mapped(minilm: 
     loaded = encoder.load(generation, "cpu")
     assert native(loaded)
     file = str(Path(minilm, "model.safetensors"))
+    before = loaded.bytes
+    settled(loaded)
     maps = [line for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(file)]
     assert len(maps) == 1
+    assert loaded._bytes() <= before
     loaded.close()
     assert file not in Path("/proc/self/maps").read_text()
+
+
+@needs_onednn
+def test_a_load_copies_no_matrix_and_layers_are_reordered_afterwards_one_by_one(tmp_path: Path) -> None:
+    generation = making.generation(making.encoder(tmp_path / "m", family="bert", dim=64))
+    loaded = encoder.load(generation, "cpu")
+    layers = len(loaded._network.bert.layers)
+    steps = 0
+    while loaded.wants_pause(busy=True):
+        assert linear.reordered_bytes(loaded._network) < loaded.bytes
+        loaded.use_pause()
+        steps += 1
+    assert steps == layers
+    assert all(part.weight.is_mkldnn for part in linear._linears(loaded._network))
+    loaded.use_pause()  # there is nothing to do, and nothing is done
+
+
+@needs_onednn
+def test_a_model_that_is_closed_while_it_is_being_reordered_leaves_nothing(tmp_path: Path) -> None:
+    loaded = encoder.load(making.generation(making.encoder(tmp_path / "m", family="bert")), "cpu")
+    loaded.use_pause()
+    loaded.close()
+    assert not loaded.wants_pause(busy=False)
+    loaded.use_pause()  # one that was on its way to the device
+    assert loaded._bytes() == 0
 
 
 @pytest.mark.usefixtures("two_threads")

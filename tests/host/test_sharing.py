@@ -49,17 +49,29 @@ def test_a_changed_file_is_another_tokenizer(tmp_path: Path) -> None:
     assert len(after.encode(["klystrons"])[0]) < len(before.encode(["klystrons"])[0])
 
 
-def test_a_tokenizer_that_nobody_has_loaded_any_more_is_freed(tmp_path: Path) -> None:
+def test_a_tokenizer_is_kept_for_a_while_and_freed_when_newer_ones_have_come(tmp_path: Path) -> None:
     generation = made(tmp_path / "a")
     gc.disable()  # it must not take the collector
     try:
         tokenizer = shared(generation)
         gone = weakref.ref(tokenizer)
         del tokenizer
+        for number in range(tokenize.KEPT - 1):
+            shared(made(tmp_path / f"b{number}", words=[f"other{number}"]))
+        assert shared(generation) is gone()  # and is the newest again
+        for number in range(tokenize.KEPT):
+            assert gone() is not None
+            shared(made(tmp_path / f"c{number}", words=[f"newer{number}"]))
         assert gone() is None
-        assert not tokenize._shared
+        assert len(tokenize._shared) == tokenize.KEPT
     finally:
         gc.enable()
+
+
+def test_a_large_tokenizer_is_kept_for_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokenize, "KEPT_WORDS", 3)
+    gone = weakref.ref(shared(made(tmp_path / "a", words=["many"])))
+    assert gone() is None
 
 
 def test_what_is_served_in_place_has_a_tokenizer_of_its_own(tmp_path: Path) -> None:

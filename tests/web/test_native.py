@@ -18,10 +18,11 @@ from gateway.host.wire import Options
 from gateway.model import Generation
 from gateway.service import Service
 from gateway.settings import Settings
+from gateway.tenants.keyring import Keyring
 from gateway.volume.generations import Store
 from gateway.volume.pulls import Pulls
 from gateway.volume.settle import Snapshot
-from gateway.web import asking, errors, native
+from gateway.web import auth, cors, errors, native
 from gateway.web.body import decode
 from gateway.web.native import EmbedBody
 
@@ -77,8 +78,8 @@ class Young:
         )
         pulls = Pulls(settings, tell, spawn=lambda work: pytest.fail("nothing is pulled"), look_again=lambda: None)
         self.service = Service(self.catalog, self.engine, pulls, settings)
-        self.app = web.Application(middlewares=[errors.middleware(tell)])
-        self.app[asking.SERVICE] = self.service
+        guard = auth.Guard(Keyring(f"{base}/keys.json", tell), cors.Pages("", lenient=False))
+        self.app = web.Application(middlewares=[errors.middleware(tell), auth.middleware(self.service, guard)])
         self.app.add_routes(native.routes)
 
     async def look(self) -> None:

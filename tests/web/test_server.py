@@ -14,7 +14,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from gateway import events
-from gateway.web import errors, server
+from gateway.web import body, errors, server
 
 HELLO = b"GET /hello HTTP/1.1\r\nHost: x\r\n\r\n"
 PATIENCE = 60.0  # only ends a test that hangs
@@ -24,19 +24,26 @@ class Listening:
     """A server with one route, for two connections; `told` has its notices."""
 
     MOST = 2
+    SLOWEST = 0.05  # seconds: as short as lets a quick client through
 
-    def __init__(self) -> None:
+    def __init__(self, **limits: float) -> None:
+        self.limits = limits
         self.fulls = 0
         self.told: list[events.Event] = []
         tell = events.Events()
         tell.subscribe(self.told.append)
         app = web.Application(middlewares=[broken, errors.middleware(tell)])
         app.router.add_get("/hello", self.hello)
+        app.router.add_post("/echo", self.echo)
+        app[body.SECONDS] = limits.pop("body_seconds", 0.0)
         self.runner = web.AppRunner(app, handler_cancellation=True)
         self.logger = errors.complaints(tell)
 
     async def hello(self, request: web.Request) -> web.Response:
         return web.Response(text="hello")
+
+    async def echo(self, request: web.Request) -> web.Response:
+        return web.Response(body=await body.read(request))
 
     def full(self) -> None:
         self.fulls += 1
@@ -44,7 +51,7 @@ class Listening:
     async def start(self) -> None:
         await self.runner.setup()
         self.listener = socket.create_server(("127.0.0.1", 0))
-        options: dict[str, Any] = {"access_log": None, "logger": self.logger}
+        options: dict[str, Any] = {"access_log": None, "logger": self.logger, **self.limits}
         self.site = server.Site(self.runner, self.listener, most=self.MOST, full=self.full, **options)
         await self.site.start()
 
@@ -164,3 +171,86 @@ def test_it_holds_on_the_loop_that_the_gateway_runs_on() -> None:
         await made.runner.cleanup()
 
     uvloop.run(run())
+
+
+async def limited(**limits: float) -> Listening:
+    made = Listening(**limits)
+    await made.start()
+    return made
+
+
+@pytest.mark.parametrize("said", [b"", b"GET /hel", b"GET /hello HTTP/1.1\r\nHost: x\r\n"])
+async def test_a_client_whose_headers_do_not_come_is_cut_off(said: bytes) -> None:
+    made = await limited(header_seconds=Listening.SLOWEST)
+    reader, writer = await made.connect()
+    writer.write(said)
+    assert await asyncio.wait_for(reader.read(), PATIENCE) == b""  # the close, whenever it comes
+    writer.close()
+    await made.runner.cleanup()
+
+
+async def test_the_headers_of_a_second_request_must_come_too() -> None:
+    made = await limited(header_seconds=Listening.SLOWEST)
+    reader, writer = await made.connect()
+    writer.write(HELLO + b"GET /hel")
+    assert await asyncio.wait_for(reader.readuntil(b"hello"), PATIENCE)
+    writer.write(b"lo")
+    assert await asyncio.wait_for(reader.read(), PATIENCE) == b""
+    writer.close()
+    await made.runner.cleanup()
+
+
+async def test_an_idle_connection_is_not_waited_for_and_its_next_request_is_from_the_first_byte() -> None:
+    made = await limited(header_seconds=PATIENCE)
+    reader, writer = await made.connect()
+    writer.write(HELLO)
+    assert await asyncio.wait_for(reader.readuntil(b"hello"), PATIENCE)
+    (connection,) = made.runner.server.connections  # type: ignore[union-attr]  # it has been set up
+    assert isinstance(connection, server.Connection)
+    assert connection._late is None
+    writer.write(HELLO[:9])
+    async with asyncio.timeout(PATIENCE):
+        while connection._late is None:
+            await asyncio.sleep(0)
+    writer.write(HELLO[9:])
+    assert await asyncio.wait_for(reader.readuntil(b"hello"), PATIENCE)
+    assert connection._late is None
+    writer.close()
+    await made.runner.cleanup()
+
+
+async def test_an_idle_connection_is_closed_when_its_time_is_up() -> None:
+    made = await limited(keepalive_timeout=Listening.SLOWEST)
+    reader, writer = await made.connect()
+    writer.write(HELLO)
+    assert (await asyncio.wait_for(reader.read(), PATIENCE)).endswith(b"hello")
+    writer.close()
+    await made.runner.cleanup()
+
+
+async def test_a_body_that_does_not_come_is_a_408_and_the_connection_is_closed() -> None:
+    made = await limited(body_seconds=Listening.SLOWEST, lingering_time=0.0)
+    answer = await made.speak(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhalf")
+    status, headers, content = answer
+    assert status == b"HTTP/1.1 408 Request Timeout"
+    assert headers["Connection"] == "close"
+    assert json.loads(content)["error"]["code"] == "body_too_slow"
+    await made.runner.cleanup()
+
+
+async def test_a_body_that_comes_in_parts_is_read_whole() -> None:
+    made = await limited(body_seconds=PATIENCE)
+    reader, writer = await made.connect()
+    writer.write(b"POST /echo HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 9\r\n\r\n")
+    for part in (b"abc", b"def", b"ghi"):
+        writer.write(part)
+        await writer.drain()
+    assert (await asyncio.wait_for(reader.read(), PATIENCE)).endswith(b"abcdefghi")
+    writer.close()
+    await made.runner.cleanup()
+
+
+@pytest.mark.parametrize(("wanted", "most"), [(0, 10_000), (5, 5), (20_000, 10_000)])
+def test_no_more_connections_are_open_than_are_wanted(wanted: int, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resource.getrlimit", lambda which: (1_000_000, 1_000_000))
+    assert server.most_connections(wanted) == most

@@ -6,13 +6,18 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 
+import msgspec
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient
+from aiohttp.typedefs import Handler, Middleware
 
 from gateway import events
+from gateway.tenants.caller import OPEN, Caller
+from gateway.tenants.keyring import Keyring
 from gateway.web import stream
-from gateway.web.stream import BACKLOG, Backlog
+from gateway.web.asking import SERVICE
+from gateway.web.stream import BACKLOG, Backlog, seen
 
 Client = TestClient[web.Request, web.Application]
 PATIENCE = 60.0  # only ends a test that hangs
@@ -71,15 +76,34 @@ async def test_a_reader_that_waits_is_woken_by_what_happens() -> None:
     assert models(await taking) == ["finetuned/m3"]
 
 
+class Asker:
+    """As much of a service as the route needs."""
+
+    def __init__(self, caller: Caller) -> None:
+        self.caller = caller
+
+
 class Source:
     """The route alone, and its events."""
 
     def __init__(self) -> None:
         self.events = events.Events()
-        self.app = web.Application()
+        self.caller = OPEN
+        self.keyring = Keyring("/no/such/file", self.events)
+        self.app = web.Application(middlewares=[self.on_behalf])
+        self.app[stream.KEYRING] = self.keyring
         self.app[stream.EVENTS] = self.events
         self.app[stream.STOPPING] = asyncio.Event()
         self.app.add_routes(stream.routes)
+
+    @property
+    def on_behalf(self) -> Middleware:
+        @web.middleware
+        async def handle(request: web.Request, handler: Handler) -> web.StreamResponse:
+            request[SERVICE] = Asker(self.caller)  # type: ignore[misc]  # the route asks for nothing else of it
+            return await handler(request)
+
+        return handle
 
 
 @pytest.fixture
@@ -113,3 +137,46 @@ async def test_every_reader_gets_every_event(source: Source, client: Client) -> 
                 seen += models(await answer.content.readuntil(b"\n\n"))
             assert seen == ["finetuned/m1", "finetuned/m2"]
         source.app[stream.STOPPING].set()
+
+
+MINE = Caller(tenant="a", key="0", role="operate", namespaces=("a",))
+
+
+@pytest.mark.parametrize(
+    ("event", "known"),
+    [
+        (events.ModelRemoved(model="a/m"), True),
+        (events.ModelRemoved(model="a/m/3"), True),
+        (events.ModelRemoved(model="b/m"), False),
+        (events.ModelRemoved(model="m"), False),
+        (events.AliasesChanged(aliases=("a/prod",)), False),
+        (events.HostStarted(device="cpu", pid=1, budget=1, seconds=0), False),
+        (events.Stopping(why="SIGTERM", seconds=1), False),
+    ],
+)
+def test_a_tenant_hears_of_its_own_models_and_of_nothing_else(event: events.Event, known: bool) -> None:
+    assert seen(event, MINE) == (event if known else None)
+    assert seen(event, OPEN) == event
+
+
+def test_a_tenant_does_not_hear_who_else_has_the_same_content() -> None:
+    loaded = events.GenerationLoaded(generation="d", models=("b/m", "a/m", "m"), device="cpu", bytes=1, seconds=0)
+    assert seen(loaded, MINE) == msgspec.structs.replace(loaded, models=("a/m",))
+    assert seen(msgspec.structs.replace(loaded, models=("b/m",)), MINE) is None
+    assert seen(msgspec.structs.replace(loaded, models=()), MINE) is None
+
+
+def test_what_a_tenant_may_not_hear_takes_no_place_in_its_backlog() -> None:
+    backlog = Backlog(MINE)
+    for _ in range(BACKLOG + 1):
+        backlog.add(events.ModelRemoved(model="b/m"))
+    backlog.add(events.ModelRemoved(model="a/m"))
+    assert (backlog._lost, len(backlog._waiting)) == (0, 1)
+
+
+async def test_a_stream_ends_when_its_key_is_held_no_more(source: Source, client: Client) -> None:
+    source.caller = MINE  # whose key the keyring does not have
+    async with client.get("/events") as answer:
+        assert await answer.content.readuntil(b"\n\n") == b": listening\n\n"
+        source.events.emit(events.ModelRemoved(model="a/m"))
+        assert await asyncio.wait_for(answer.content.read(), PATIENCE) == b""
