@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.environments import ENVIRONMENTS, LOCKS, Environment, NotMade, Python, made, said
+from tests.clients.environments import ENVIRONMENTS, LOCKS, Environment, NotMade, Python, can_be_made, made, said
 
 
 class Tree:
@@ -94,3 +94,9 @@ def test_no_client_brings_torch() -> None:
 
 def test_every_lock_has_its_environment() -> None:
     assert {environment.lock for environment in ENVIRONMENTS.values()} == set(LOCKS.iterdir())
+
+
+def test_without_node_only_its_own_clients_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    left_out = [name for name, environment in ENVIRONMENTS.items() if not can_be_made(environment)]
+    assert left_out == ["openai-node", "ollama-js"]
