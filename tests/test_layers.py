@@ -37,6 +37,7 @@ ORDER: Final = [
     *("catalog.aliases", "catalog.alias_file", "catalog.names", "catalog.sight", "catalog.lookup", "catalog.listing"),
     *("catalog.warm", "catalog.trial", "catalog.judge", "catalog.catalog", "catalog.view"),
     *("ask.passage", "ask.store"),
+    *("ask.text", "ask.chunks", "ask.formats", "ask.parse", "ask.parser"),
     *("service", "log", "telemetry"),
     *(
         "web.answers",
