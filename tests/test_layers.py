@@ -38,6 +38,7 @@ ORDER: Final = [
     *("catalog.warm", "catalog.trial", "catalog.judge", "catalog.catalog", "catalog.view"),
     *("ask.passage", "ask.store"),
     *("service", "log", "telemetry"),
+    *("ask.first_use", "ask.holds", "ask.embedding", "ask.retrieval", "ask.bases"),
     *(
         "web.answers",
         "web.contract",
