@@ -67,7 +67,9 @@ a type to its status (`gateway/web/errors.py`), and a test holds the table and t
     │   ├── KnowledgeBaseExists          knowledge_base_exists
     │   ├── KnowledgeDirUnsuitable       knowledge_dir_unsuitable
     │   ├── KnowledgeStoreFailed         knowledge_store_failed
-    │   └── IndexGone                    index_gone
+    │   ├── IndexGone                    index_gone
+    │   ├── WrongEmbeddingModel          wrong_embedding_model
+    │   └── KnowledgeBaseNotReady        knowledge_base_not_ready
     ├── DeadlineExceeded                 deadline_exceeded
     └── Internal                         internal
 """
@@ -354,6 +356,14 @@ class KnowledgeStoreFailed(AskFailed):
 
 class IndexGone(AskFailed):
     code = "index_gone"
+
+
+class WrongEmbeddingModel(AskFailed):
+    code = "wrong_embedding_model"
+
+
+class KnowledgeBaseNotReady(AskFailed):
+    code = "knowledge_base_not_ready"
 
 
 class DeadlineExceeded(GatewayError):

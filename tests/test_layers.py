@@ -39,6 +39,7 @@ ORDER: Final = [
     *("ask.passage", "ask.store"),
     *("ask.text", "ask.chunks", "ask.formats", "ask.parse", "ask.parser"),
     *("service", "log", "telemetry"),
+    *("ask.first_use", "ask.holds", "ask.embedding", "ask.retrieval", "ask.bases"),
     *(
         "web.answers",
         "web.contract",

@@ -55,6 +55,8 @@ STATUSES: Final[dict[type[errors.GatewayError], int]] = {
     errors.KnowledgeDirUnsuitable: 500,
     errors.KnowledgeStoreFailed: 503,
     errors.IndexGone: 503,
+    errors.WrongEmbeddingModel: 409,
+    errors.KnowledgeBaseNotReady: 503,
     errors.DeadlineExceeded: 504,
     errors.Internal: 500,
 }
