@@ -63,7 +63,7 @@ def is_markdown(name: str) -> bool:
     return name.lower().endswith(MARKDOWN)
 
 
-class Cutter:
+class Splitter:
     """Cuts texts in one way. Made once for many: reading a tokenizer takes longer than cutting a text."""
 
     def __init__(self, chunking: Chunking) -> None:
@@ -73,10 +73,10 @@ class Cutter:
 
     def spans(self, text: str, *, markdown: bool = False) -> list[Span]:
         """Where the chunks lie, in order; none of them is white space alone, and none is there for an empty text."""
-        found = self._splitter(markdown).chunk_indices(text)
+        found = self._made(markdown).chunk_indices(text)
         return _whole(text, [(start, start + len(piece)) for start, piece in found])
 
-    def _splitter(self, markdown: bool) -> Any:
+    def _made(self, markdown: bool) -> Any:
         if markdown not in self._splitters:
             self._splitters[markdown] = self._make(markdown)
         return self._splitters[markdown]

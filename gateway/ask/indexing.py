@@ -12,10 +12,9 @@ from typing import Final
 
 import numpy as np
 
-from gateway.ask.chunks import Chunking
+from gateway.ask.cutting import DocumentCutter
 from gateway.ask.embedding import embed_documents, spelling
-from gateway.ask.parser import Parser
-from gateway.ask.passage import Chunk, Document, Index, Page, chunk_id
+from gateway.ask.passage import Chunk, Document, Index
 from gateway.ask.store import Store, Vectors
 from gateway.errors import (
     DeadlineExceeded,
@@ -47,9 +46,9 @@ Batch = list[tuple[Document, list[Chunk]]]
 class Indexer:
     """`service` is the gateway's own."""
 
-    def __init__(self, service: Service, parser: Parser) -> None:
+    def __init__(self, service: Service, cutter: DocumentCutter) -> None:
         self._service = service
-        self._parser = parser
+        self._cutter = cutter
 
     def on_behalf_of(self, owner: str) -> Service:
         """What embeds documents of a tenant: all models are there for it, and it takes its turn beside the queries."""
@@ -81,11 +80,10 @@ class Indexer:
     ) -> AsyncIterator[Batch]:
         """Whole documents, of so many chunks together that embedding and writing them is worth it."""
         found = await service.find(spelling(index))
-        chunking = Chunking.of(found.generation)
         batch: Batch = []
         for at in range(0, len(documents), AHEAD):
             group = documents[at : at + AHEAD]
-            cuts = await asyncio.gather(*(self.cut(each, chunking) for each in group), return_exceptions=True)
+            cuts = await asyncio.gather(*(self._cutter.cut(found.generation, each) for each in group), return_exceptions=True)
             for document, cut in zip(group, cuts, strict=True):
                 if isinstance(cut, DocumentUnreadable | DocumentTooLarge):
                     failures[document.id] = cut
@@ -98,23 +96,6 @@ class Indexer:
                     batch = []
         if batch:
             yield batch
-
-    async def cut(self, document: Document, chunking: Chunking) -> list[Chunk]:
-        """All chunks of a document, in order."""
-        pieces = await self._parser.cut(document.name, document.text, chunking)
-        return [
-            Chunk(
-                id=chunk_id(document.id, number),
-                document=document.id,
-                index=number,
-                start=start,
-                end=end,
-                text=document.text[start:end],
-                page=page_at(document.pages, start),
-                heading=heading,
-            )
-            for number, ((start, end), heading) in enumerate(zip(pieces.spans, pieces.headings, strict=True))
-        ]
 
     async def _write(self, service: Service, store: Store, index: Index, batch: Batch, done: OnDone) -> None:
         documents = [document for document, _ in batch]
@@ -136,11 +117,6 @@ class Indexer:
             calls = [group.create_task(call(chunks[at : at + size])) for at in range(0, len(chunks), size)]
         found = [each.result() for each in calls]
         return np.concatenate(found) if found else np.zeros((0, index.dim), np.float32)
-
-
-def page_at(pages: Sequence[Page], place: int) -> int | None:
-    """The number of the page that a place in the text is on."""
-    return next((page.number for page in pages if page.start <= place < page.end), None)
 
 
 async def _embed_texts(service: Service, index: Index, texts: list[str]) -> Vectors:

@@ -17,9 +17,10 @@ import msgspec
 
 from gateway import events
 from gateway.ask.bases import KnowledgeBases
+from gateway.ask.first_use import FirstUse
 from gateway.ask.indexing import Failures, Indexer
 from gateway.ask.parser import Parser
-from gateway.ask.passage import Document, Head, Index, Page, Row, Value, document_id
+from gateway.ask.passage import Document, Index, Page, Row, Value, document_id
 from gateway.ask.store import Store
 from gateway.errors import (
     DocumentNotFound,
@@ -95,18 +96,18 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Ingestion:
-    """`bases` are the gateway's own; verbs are given those of whoever asks. `spawn` starts a task that a task group
+    """Verbs are given the knowledge bases of whoever asks. `spawn` starts a task that a task group
     owns."""
 
     def __init__(
         self,
-        bases: KnowledgeBases,
+        opened: FirstUse,
         parser: Parser,
         indexer: Indexer,
         tell: events.Events,
         spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
     ) -> None:
-        self._bases = bases
+        self._opened = opened
         self._parser = parser
         self._indexer = indexer
         self._events = tell
@@ -180,9 +181,12 @@ class Ingestion:
 
     async def resume(self) -> None:
         """Makes up what every index lacks: to be run once, at the start."""
-        for row in await self._bases.all():
+        if not self._opened.worth_opening:
+            return
+        store = await self._opened()
+        for row in await store.rows():
             try:
-                await self._make_up(await self._bases.store(), row)
+                await self._make_up(store, row)
             except (KnowledgeBaseNotFound, IndexGone):
                 continue
 
@@ -244,7 +248,7 @@ class Ingestion:
 
     async def _round(self, kb: str, work: Work) -> None:
         """A bite of what is pending, into every index that has to have it."""
-        store = await self._bases.store()
+        store = await self._opened()
         row = await store.row(kb)
         taken = dict(list(work.pending.items())[:TAKE])
         documents = [each for id, known in taken.items() if (each := known or await _get(store, kb, id)) is not None]
@@ -362,6 +366,3 @@ async def _move(work: Work, *, clear: bool = False) -> None:
     async with work.moved:
         work.moved.notify_all()
 
-
-def heads_shown(heads: Sequence[Head]) -> list[dict[str, Any]]:
-    return [msgspec.to_builtins(head) for head in heads]

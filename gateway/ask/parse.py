@@ -17,13 +17,13 @@ from typing import BinaryIO, Final
 
 import msgspec
 
-from gateway.ask.chunks import Chunking, Cutter, headings
+from gateway.ask.chunks import Chunking, Splitter, headings
 from gateway.ask.formats import PageSpan, read
 from gateway.errors import DocumentTooLarge, DocumentUnreadable, Internal, leaves
 
 LENGTH: Final = 4
 MOST_MEMORY: Final = 2 * 1024**3  # bytes of address space, libraries included
-CUTTERS: Final = 4  # tokenizers that are kept
+SPLITTERS: Final = 4  # tokenizers that are kept
 PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 
 
@@ -71,7 +71,7 @@ Order = Read | Cut
 Answer = Text | Pieces | Refused
 
 _orders: Final[msgspec.msgpack.Decoder[Order]] = msgspec.msgpack.Decoder(Order)
-_cutters: dict[Chunking, Cutter] = {}
+_splitters: dict[Chunking, Splitter] = {}
 
 
 def answer(order: Order) -> Answer:
@@ -91,11 +91,11 @@ def answer(order: Order) -> Answer:
 
 
 def _cut(order: Cut) -> Pieces:
-    cutter = _cutters.pop(order.chunking, None) or Cutter(order.chunking)
-    _cutters[order.chunking] = cutter  # the one used last
-    while len(_cutters) > CUTTERS:
-        del _cutters[next(iter(_cutters))]
-    spans = cutter.spans(order.text, markdown=order.markdown)
+    splitter = _splitters.pop(order.chunking, None) or Splitter(order.chunking)
+    _splitters[order.chunking] = splitter  # the one used last
+    while len(_splitters) > SPLITTERS:
+        del _splitters[next(iter(_splitters))]
+    spans = splitter.spans(order.text, markdown=order.markdown)
     return Pieces(spans, headings(order.text, spans) if order.markdown else [""] * len(spans))
 
 

@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from gateway.ask.chunks import Chunking, Cutter, headings
+from gateway.ask.chunks import Chunking, Splitter, headings
 from tests.making import encoder, generation, minilm
 
 pytest.importorskip("semantic_text_splitter", reason="the extra `ask` is not installed")
@@ -33,8 +33,8 @@ TEXT: Final = st.lists(
 
 
 @functools.cache
-def cutter(tokens: int, overlap: int, counted: bool) -> Cutter:
-    return Cutter(Chunking(tokenizer=TOKENIZER if counted else "", tokens=tokens, overlap=overlap))
+def splitter(tokens: int, overlap: int, counted: bool) -> Splitter:
+    return Splitter(Chunking(tokenizer=TOKENIZER if counted else "", tokens=tokens, overlap=overlap))
 
 
 @settings(max_examples=150, deadline=None)
@@ -47,7 +47,7 @@ def cutter(tokens: int, overlap: int, counted: bool) -> Cutter:
 )
 @example(text="   \n leading and trailing   \n\n  ", tokens=8, overlap=0, counted=True, markdown=True)
 def test_the_chunks_of_a_text_are_the_text(text: str, tokens: int, overlap: int, counted: bool, markdown: bool) -> None:
-    spans = cutter(tokens, overlap, counted).spans(text, markdown=markdown)
+    spans = splitter(tokens, overlap, counted).spans(text, markdown=markdown)
     assert bool(spans) == bool(text.strip())
     rebuilt, covered = "", 0
     for start, end in spans:
@@ -64,25 +64,25 @@ def test_no_chunk_has_more_tokens_than_it_may(text: str, markdown: bool) -> None
     tokenizer = Tokenizer.from_file(TOKENIZER)
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    for start, end in cutter(24, 3, True).spans(text, markdown=markdown):
+    for start, end in splitter(24, 3, True).spans(text, markdown=markdown):
         assert len(tokenizer.encode(text[start:end], add_special_tokens=False).ids) <= 24
 
 
 def test_tokens_behind_the_limit_of_the_tokenizer_itself_are_counted() -> None:
     text = "word " * 2000
-    spans = Cutter(Chunking(tokenizer=TOKENIZER, tokens=200, overlap=0)).spans(text)
+    spans = Splitter(Chunking(tokenizer=TOKENIZER, tokens=200, overlap=0)).spans(text)
     assert len(spans) >= 10
 
 
 def test_chunks_end_where_sentences_do() -> None:
     text = "The first sentence is here. The second one follows it. A third is the last of all of them."
-    spans = Cutter(Chunking(tokenizer=TOKENIZER, tokens=12, overlap=0)).spans(text)
+    spans = Splitter(Chunking(tokenizer=TOKENIZER, tokens=12, overlap=0)).spans(text)
     assert all(re.search(r"\.\s*$", text[start:end]) for start, end in spans)
 
 
 def test_neighbours_overlap() -> None:
     text = " ".join(f"Sentence number {n}." for n in range(60))
-    spans = Cutter(Chunking(tokenizer=TOKENIZER, tokens=40, overlap=10)).spans(text)
+    spans = Splitter(Chunking(tokenizer=TOKENIZER, tokens=40, overlap=10)).spans(text)
     assert all(after[0] < before[1] for before, after in itertools.pairwise(spans))
 
 
