@@ -139,6 +139,58 @@ class PullFailed(Event, frozen=True, kw_only=True):
     message: str
 
 
+class ReindexStarted(Event, frozen=True, kw_only=True):
+    """A knowledge base goes over to another generation of its model, beside the index that answers meanwhile. `kept`:
+    with an index that it had before. `owner` is the tenant whose base it is: nobody else is told."""
+
+    name = "reindex_started"
+    kb: str
+    owner: str
+    model: str
+    generation: str
+    previous: str | None
+    kept: bool = False
+
+
+class ReindexProgress(Event, frozen=True, kw_only=True):
+    """With every tenth of the documents."""
+
+    name = "reindex_progress"
+    kb: str
+    owner: str
+    model: str
+    generation: str
+    documents: int
+    total: int
+
+
+class ReindexFinished(Event, frozen=True, kw_only=True):
+    """Queries are embedded with this generation from now on, and compared with its index."""
+
+    name = "reindex_finished"
+    kb: str
+    owner: str
+    model: str
+    generation: str
+    previous: str | None
+    documents: int
+    seconds: float
+
+
+class ReindexFailed(Event, frozen=True, kw_only=True):
+    """The old generation and its index go on. `code` is an error's, or `worse`: the new index found less."""
+
+    name = "reindex_failed"
+    level = "warning"
+    kb: str
+    owner: str
+    model: str
+    generation: str
+    serving: str | None
+    code: str
+    message: str
+
+
 class AliasesChanged(Event, frozen=True, kw_only=True):
     """Another table of aliases is in force; `removed` are names that it has no more."""
 

@@ -39,6 +39,7 @@ ORDER: Final = [
     *("ask.passage", "ask.store"),
     *("service", "log", "telemetry"),
     *("ask.first_use", "ask.holds", "ask.embedding", "ask.retrieval", "ask.bases"),
+    *("ask.rebuild", "ask.probe", "ask.move", "ask.follow"),
     *(
         "web.answers",
         "web.contract",
