@@ -36,7 +36,7 @@ ORDER: Final = [
     *("catalog.ledger", "catalog.golden", "catalog.entry", "catalog.recall", "catalog.retention", "catalog.holdings"),
     *("catalog.aliases", "catalog.alias_file", "catalog.names", "catalog.sight", "catalog.lookup", "catalog.listing"),
     *("catalog.warm", "catalog.trial", "catalog.judge", "catalog.catalog", "catalog.view"),
-    *("ask.passage", "ask.store"),
+    *("ask.passage", "ask.store", "ask.fusion", "ask.labels"),
     *("service", "log", "telemetry"),
     *("ask.first_use", "ask.holds", "ask.embedding", "ask.retrieval", "ask.bases"),
     *("ask.rebuild", "ask.probe", "ask.move", "ask.follow"),
