@@ -175,6 +175,14 @@ class Settings:
     hub_allow: str = _setting(
         "", "hub ids, or patterns such as intfloat/*, with commas between: the first request for one pulls it"
     )
+    reindex_gate: bool = _setting(
+        True,
+        "keep a knowledge base's old index when the new generation's finds much less of what the documents say",
+        parse="switch",
+    )
+    max_document_bytes: int = _setting(
+        64 * 1024**2, "bytes of one document that is put into a knowledge base, sent as a file", parse="bytes"
+    )
     audit_log: str = _setting("", "file for a line about each use and change; none if unset", parse="maybe_path")
     audit_log_bytes: int = _setting(100 * 1000**2, "bytes of it until the next file is begun", parse="bytes")
     audit_log_files: int = _setting(10, "how many of them are kept", parse="positive")

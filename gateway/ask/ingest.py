@@ -283,8 +283,8 @@ class Ingestion:
             work.failed[id] = (named[id], error)
             self._events.emit(
                 events.DocumentFailed(
-                    knowledge_base=row.name,
-                    tenant=row.owner,
+                    kb=row.name,
+                    owner=row.owner,
                     document=named[id],
                     code=error.code,
                     message=error.message,
@@ -294,8 +294,8 @@ class Ingestion:
             del work.failed[next(iter(work.failed))]
         self._events.emit(
             events.DocumentsIndexed(
-                knowledge_base=row.name,
-                tenant=row.owner,
+                kb=row.name,
+                owner=row.owner,
                 documents=len(documents) - len(failures),
                 chunks=chunks,
                 pending=work.left,
@@ -306,7 +306,7 @@ class Ingestion:
     def _tell_stalled(self, kb: str, error: GatewayError) -> None:
         owner, _, name = kb.rpartition("/")
         self._events.emit(
-            events.IndexingStalled(knowledge_base=name, tenant=owner, code=error.code, message=error.message)
+            events.IndexingStalled(kb=name, owner=owner, code=error.code, message=error.message)
         )
 
 
