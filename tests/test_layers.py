@@ -41,7 +41,7 @@ ORDER: Final = [
     *("service", "log", "telemetry"),
     *("ask.first_use", "ask.holds", "ask.embedding", "ask.retrieval", "ask.bases"),
     *("ask.rebuild", "ask.probe", "ask.move", "ask.follow"),
-    *("ask.indexing", "ask.ingest", "ask.knowledge"),
+    *("ask.intake", "ask.backlog", "ask.indexing", "ask.ingest", "ask.knowledge"),
     *(
         "web.answers",
         "web.contract",
@@ -63,6 +63,7 @@ ORDER: Final = [
         "web.pull",
         "web.uploads",
         "web.knowledge",
+        "web.older_knowledge",
         "web.stream",
         "web.metrics",
         "web.usage",

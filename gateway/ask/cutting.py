@@ -31,11 +31,16 @@ class DocumentCutter:
                 start=start,
                 end=end,
                 text=document.text[start:end],
-                page=page_at(document.pages, start),
+                page=page_at(document.pages, start + blank(document.text[start:end])),
                 heading=heading,
             )
             for number, ((start, end), heading) in enumerate(zip(pieces.spans, pieces.headings, strict=True))
         ]
+
+
+def blank(text: str) -> int:
+    """Characters of white space that it begins with."""
+    return len(text) - len(text.lstrip())
 
 
 def page_at(pages: Sequence[Page], place: int) -> int | None:

@@ -36,6 +36,7 @@ BATCHES: Final = 2  # that are under way at once: one is written while the next 
 AHEAD: Final = 16  # documents that are cut at once
 LEAST_WAIT: Final = 0.2  # seconds until the device is asked again
 MOST_WAIT: Final = 10.0
+TRIES: Final = 8  # of one request; then it is whoever wants it indexed that waits
 FLOW: Final = "knowledge bases of "
 
 Failures = dict[str, GatewayError]  # by the document's id
@@ -50,7 +51,7 @@ class Indexer:
         self._service = service
         self._cutter = cutter
 
-    def on_behalf_of(self, owner: str) -> Service:
+    def _for(self, owner: str) -> Service:
         """What embeds documents of a tenant: all models are there for it, and it takes its turn beside the queries."""
         return self._service.on_behalf_of(Caller(tenant=FLOW + owner))
 
@@ -59,7 +60,7 @@ class Indexer:
     ) -> Failures:
         """Has these documents, and nothing else of them, in the index. `done` is told what was written, and how many
         chunks that were. Raises what the store and the service do, for what is no single document's fault."""
-        service = self.on_behalf_of(index.kb.rpartition("/")[0])
+        service = self._for(index.kb.rpartition("/")[0])
         failures: Failures = {}
         running: set[asyncio.Task[None]] = set()
         try:
@@ -83,7 +84,9 @@ class Indexer:
         batch: Batch = []
         for at in range(0, len(documents), AHEAD):
             group = documents[at : at + AHEAD]
-            cuts = await asyncio.gather(*(self._cutter.cut(found.generation, each) for each in group), return_exceptions=True)
+            cuts = await asyncio.gather(
+                *(self._cutter.cut(found.generation, each) for each in group), return_exceptions=True
+            )
             for document, cut in zip(group, cuts, strict=True):
                 if isinstance(cut, DocumentUnreadable | DocumentTooLarge):
                     failures[document.id] = cut
@@ -113,9 +116,12 @@ class Indexer:
             async with room:
                 return await _patiently(lambda: _embed_texts(service, index, [chunk.text for chunk in part]))
 
-        async with asyncio.TaskGroup() as group:
-            calls = [group.create_task(call(chunks[at : at + size])) for at in range(0, len(chunks), size)]
-        found = [each.result() for each in calls]
+        calls = [asyncio.ensure_future(call(chunks[at : at + size])) for at in range(0, len(chunks), size)]
+        try:
+            found = await asyncio.gather(*calls)
+        finally:
+            for each in calls:
+                each.cancel()
         return np.concatenate(found) if found else np.zeros((0, index.dim), np.float32)
 
 
@@ -133,7 +139,7 @@ async def _embed_texts(service: Service, index: Index, texts: list[str]) -> Vect
 
 async def _patiently(work: Callable[[], Awaitable[Vectors]]) -> Vectors:
     wait = LEAST_WAIT
-    while True:
+    for _ in range(TRIES):
         try:
             return await work()
         except ShuttingDown:
@@ -141,6 +147,7 @@ async def _patiently(work: Callable[[], Awaitable[Vectors]]) -> Vectors:
         except (Overloaded, Unavailable, DeadlineExceeded) as error:
             await asyncio.sleep(min(MOST_WAIT, max(wait, error.retry_after or 0.0)))
             wait = min(MOST_WAIT, 2 * wait)
+    return await work()
 
 
 async def _first(running: set[asyncio.Task[None]]) -> set[asyncio.Task[None]]:

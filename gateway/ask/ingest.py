@@ -7,20 +7,20 @@ is the difference between it and the documents, and at every start that differen
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
 from collections.abc import Callable, Collection, Coroutine, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import msgspec
 
 from gateway import events
+from gateway.ask.backlog import Progress, Work
 from gateway.ask.bases import KnowledgeBases
 from gateway.ask.first_use import FirstUse
 from gateway.ask.indexing import Failures, Indexer
+from gateway.ask.intake import File, Status, Taken, check_document_name
 from gateway.ask.parser import Parser
-from gateway.ask.passage import Document, Index, Page, Row, Value, document_id
+from gateway.ask.passage import Document, Index, Page, Row, document_id
 from gateway.ask.store import Store
 from gateway.errors import (
     DocumentNotFound,
@@ -28,76 +28,29 @@ from gateway.errors import (
     DocumentUnreadable,
     GatewayError,
     IndexGone,
-    InvalidBody,
     KnowledgeBaseNotFound,
     ShuttingDown,
 )
 
 TAKE: Final = 256  # documents that are indexed in one go
-LONGEST_NAME: Final = 1024  # bytes of a document's name
 LEAST_RETRY: Final = 1.0  # seconds until an index that could not be written is tried again
 MOST_RETRY: Final = 60.0
 REMEMBERED: Final = 1000  # failures of a base that are told
-READER: Final = "1"  # goes up when the same bytes are read to another text: then equal bytes are new again
-
-Status = Literal["added", "replaced", "unchanged", "failed"]
 
 
-class File(msgspec.Struct, frozen=True, kw_only=True):
-    """What somebody puts in. `media` is what they say it is, perhaps nothing; `source` is for people, the name if
-    empty."""
+class Round(msgspec.Struct):
+    """What one bite of the pending documents came to."""
 
-    name: str
-    content: bytes
-    media: str = ""
-    source: str = ""
-    metadata: dict[str, Value] = {}
+    documents: list[Document]
+    failures: Failures
+    chunks: int = 0
 
-    @property
-    def digest(self) -> str:
-        about = msgspec.json.encode([READER, self.media, self.source, sorted(self.metadata.items())])
-        return hashlib.sha256(about + b"\0" + self.content).hexdigest()
-
-
-class Taken(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one file. `error` says why it failed."""
-
-    name: str
-    id: str
-    status: Status
-    characters: int = 0
-    pages: int = 0
-    error: GatewayError | None = None
-
-
-@dataclass(slots=True)
-class Work:
-    """What is still to be indexed of one base, by the document's id; documents at hand spare a look into the store."""
-
-    pending: dict[str, Document | None] = field(default_factory=dict)
-    underway: dict[str, str] = field(default_factory=dict)  # id -> digest
-    gone: set[str] = field(default_factory=set)  # deleted while they were indexed
-    failed: dict[str, tuple[str, GatewayError]] = field(default_factory=dict)  # id -> name and why
-    error: GatewayError | None = None  # why nothing can be indexed at the moment
-    task: asyncio.Task[None] | None = None
-    moved: asyncio.Condition = field(default_factory=asyncio.Condition)
-
-    @property
-    def left(self) -> int:
-        return len(self.pending.keys() | self.underway.keys())
-
-
-class Progress(msgspec.Struct, frozen=True, kw_only=True):
-    """`pending` documents are stored and not indexed yet; `error` is what keeps them."""
-
-    pending: int = 0
-    failed: tuple[tuple[str, str, GatewayError], ...] = ()  # id, name, why
-    error: GatewayError | None = None
+    def count(self, documents: Sequence[Document], chunks: int) -> None:
+        self.chunks += chunks
 
 
 class Ingestion:
-    """Verbs are given the knowledge bases of whoever asks. `spawn` starts a task that a task group
-    owns."""
+    """Verbs are given the knowledge bases of whoever asks. `spawn` starts a task that a task group owns."""
 
     def __init__(
         self,
@@ -132,7 +85,8 @@ class Ingestion:
         store = await bases.store()
         known = {each.id: await _head(store, row.kb, each.id) for each in good}
         latest = {document.id: document for document in good}  # of two with one name the last counts
-        fresh = [each for each in latest.values() if (there := known[each.id]) is None or there != each.digest]
+        failed = self._work[row.kb].failed if row.kb in self._work else {}
+        fresh = [each for each in latest.values() if known[each.id] != each.digest or each.id in failed]
         if fresh:
             await store.put_documents(row.kb, fresh)
             self._wake(row.kb, {each.id: each for each in fresh})
@@ -146,32 +100,18 @@ class Ingestion:
         await store.delete_document(row.kb, document)
         work = self._work.get(row.kb)
         if work is not None:
-            work.pending.pop(document, None)
-            work.failed.pop(document, None)
-            if document in work.underway:
-                work.gone.add(document)
+            work.delete(document)
         for index in await _written(store, row):
             await store.remove(index, [document])
 
     def progress(self, row: Row) -> Progress:
         work = self._work.get(row.kb)
-        if work is None:
-            return Progress()
-        failed = tuple((id, name, error) for id, (name, error) in work.failed.items())
-        return Progress(pending=work.left, failed=failed, error=work.error)
+        return Progress() if work is None else work.progress()
 
     async def settled(self, kb: str, documents: Collection[str], seconds: float) -> bool:
         """Waits until these are indexed or have failed, and says whether they have within so many seconds."""
         work = self._work.get(kb)
-        if work is None:
-            return True
-        wanted = set(documents)
-        try:
-            async with asyncio.timeout(seconds), work.moved:
-                await work.moved.wait_for(lambda: not wanted & (work.pending.keys() | work.underway.keys()))
-        except TimeoutError:
-            return False
-        return True
+        return work is None or await work.settled(frozenset(documents), seconds)
 
     def forget(self, kb: str) -> None:
         """The base has gone."""
@@ -219,10 +159,7 @@ class Ingestion:
 
     def _wake(self, kb: str, documents: dict[str, Document | None]) -> None:
         work = self._work.setdefault(kb, Work())
-        work.pending.update(documents)
-        for document in documents:
-            work.failed.pop(document, None)
-            work.gone.discard(document)
+        work.add(documents)
         if work.task is None or work.task.done():
             work.task = self._spawn(self._run(kb, work))
 
@@ -234,99 +171,77 @@ class Ingestion:
                 await self._round(kb, work)
                 work.error, wait = None, LEAST_RETRY
             except (KnowledgeBaseNotFound, ShuttingDown):
-                self._work.pop(kb, None)
-                await _move(work, clear=True)
-                return
-            except IndexGone:
-                await asyncio.sleep(LEAST_RETRY)  # the row names another by then
+                work.pending.clear()
+                if self._work.get(kb) is work:
+                    del self._work[kb]
+            except IndexGone:  # the row names another by then
+                await asyncio.sleep(LEAST_RETRY)
             except GatewayError as error:
-                if work.error is None or work.error.code != error.code:
-                    self._tell_stalled(kb, error)
-                work.error = error
+                self._stall(kb, work, error)
                 await asyncio.sleep(wait)
                 wait = min(MOST_RETRY, 2 * wait)
+            finally:
+                async with work.moved:
+                    work.moved.notify_all()
 
     async def _round(self, kb: str, work: Work) -> None:
         """A bite of what is pending, into every index that has to have it."""
         store = await self._opened()
         row = await store.row(kb)
         taken = dict(list(work.pending.items())[:TAKE])
-        documents = [each for id, known in taken.items() if (each := known or await _get(store, kb, id)) is not None]
-        for id in taken:
-            del work.pending[id]
-        work.underway = {each.id: each.digest for each in documents}
-        began, failures = time.monotonic(), Failures()
+        found = [known or await _get(store, kb, id) for id, known in taken.items()]
+        done = Round([each for each in found if each is not None], {})
+        began = time.monotonic()
+        work.take(taken, done.documents)
         try:
-            indexes = await _written(store, row)
-            if not indexes:
-                raise IndexGone(f"the knowledge base {row.name} has no index yet", knowledge_base=row.name)
-            count = _Count()
-            for index in indexes:
-                failures |= await self._indexer.put(store, index, documents, count if index == row.live else _nobody)
-                if gone := sorted(work.gone):
-                    await store.remove(index, gone)
-        except GatewayError:
-            for each in documents:
-                if each.id not in work.gone:
-                    work.pending.setdefault(each.id, each)
+            await self._index(store, row, work, done)
+        except BaseException:
+            work.give_back(done.documents)
             raise
-        finally:
-            work.underway, work.gone = {}, set()
-            await _move(work)
-        self._tell(row, work, documents, failures, count.chunks, time.monotonic() - began)
+        work.rest()
+        self._tell(row, work, done, time.monotonic() - began)
 
-    def _tell(
-        self, row: Row, work: Work, documents: Sequence[Document], failures: Failures, chunks: int, seconds: float
-    ) -> None:
-        named = {each.id: each.name for each in documents}
-        for id, error in failures.items():
-            work.failed[id] = (named[id], error)
+    async def _index(self, store: Store, row: Row, work: Work, done: Round) -> None:
+        indexes = await _written(store, row)
+        if not indexes:
+            raise IndexGone(f"the knowledge base {row.name} has no index yet", knowledge_base=row.name)
+        for index in indexes:
+            told = done.count if index == row.live else _nobody
+            done.failures |= await self._indexer.put(store, index, done.documents, told)
+            if gone := sorted(work.gone):
+                await store.remove(index, gone)
+            if not work.pending:
+                await store.finish(index)
+
+    def _tell(self, row: Row, work: Work, done: Round, seconds: float) -> None:
+        named = {each.id: each.name for each in done.documents}
+        for id, error in done.failures.items():
+            work.fail(id, named[id], error, REMEMBERED)
             self._events.emit(
                 events.DocumentFailed(
-                    kb=row.name,
-                    owner=row.owner,
-                    document=named[id],
-                    code=error.code,
-                    message=error.message,
+                    kb=row.name, owner=row.owner, document=named[id], code=error.code, message=error.message
                 )
             )
-        while len(work.failed) > REMEMBERED:
-            del work.failed[next(iter(work.failed))]
         self._events.emit(
             events.DocumentsIndexed(
                 kb=row.name,
                 owner=row.owner,
-                documents=len(documents) - len(failures),
-                chunks=chunks,
+                documents=len(done.documents) - len(done.failures),
+                chunks=done.chunks,
                 pending=work.left,
                 seconds=seconds,
             )
         )
 
-    def _tell_stalled(self, kb: str, error: GatewayError) -> None:
-        owner, _, name = kb.rpartition("/")
-        self._events.emit(
-            events.IndexingStalled(kb=name, owner=owner, code=error.code, message=error.message)
-        )
-
-
-class _Count:
-    chunks = 0
-
-    def __call__(self, documents: Sequence[Document], chunks: int) -> None:
-        self.chunks += chunks
+    def _stall(self, kb: str, work: Work, error: GatewayError) -> None:
+        if work.error is None or work.error.code != error.code:
+            owner, _, name = kb.rpartition("/")
+            self._events.emit(events.IndexingStalled(kb=name, owner=owner, code=error.code, message=error.message))
+        work.error = error
 
 
 def _nobody(documents: Sequence[Document], chunks: int) -> None:
     """Is told."""
-
-
-def check_document_name(name: str) -> None:
-    """Raises InvalidBody: a name is shown in lists, logs and answers, and is never a path of ours."""
-    if not name.strip() or not name.isprintable() or len(name.encode(errors="surrogatepass")) > LONGEST_NAME:
-        raise InvalidBody(
-            f"the name of a document is a line of printable characters, {LONGEST_NAME} bytes at most", field="name"
-        )
 
 
 def _taken(file: File, read: Document | GatewayError, known: dict[str, str | None], changed: set[str]) -> Taken:
@@ -357,12 +272,3 @@ async def _get(store: Store, kb: str, document: str) -> Document | None:
         return await store.get_document(kb, document)
     except DocumentNotFound:
         return None
-
-
-async def _move(work: Work, *, clear: bool = False) -> None:
-    """Whoever waits looks again."""
-    if clear:
-        work.pending.clear()
-    async with work.moved:
-        work.moved.notify_all()
-

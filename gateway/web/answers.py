@@ -58,8 +58,8 @@ class Usage(msgspec.Struct):
 
 
 class KnowledgeBase(msgspec.Struct):
-    """`pending` documents are stored and can not be found yet; `error` says what keeps them. `failed` have an id, a name
-    and an error each."""
+    """`pending` documents are stored and can not be found yet; `error` says what keeps them. `failed` have an id, a
+    name and an error each."""
 
     name: str
     embedding_model: str

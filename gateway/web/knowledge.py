@@ -1,4 +1,4 @@
-"""Knowledge bases over HTTP: documents in and out, searches, and the routes of an earlier system.
+"""Knowledge bases over HTTP: documents in and out, and searches.
 
 Whoever has a key has the knowledge bases of its tenant, and no others are there for it.
 """
@@ -13,10 +13,10 @@ import msgspec
 from aiohttp import web
 
 from gateway.ask.bases import KnowledgeBases
-from gateway.ask.ingest import File, Taken, check_document_name
+from gateway.ask.intake import File, Taken, check_document_name
 from gateway.ask.knowledge import Knowledge
 from gateway.ask.parser import too_large
-from gateway.ask.passage import Chunk, Hit, Row, Value, Where, document_id
+from gateway.ask.passage import Hit, Row, Value, Where, document_id
 from gateway.ask.retrieval import MOST_HITS, RetrieveRequest
 from gateway.errors import GatewayError, InvalidBody
 from gateway.web import answers, asking
@@ -32,9 +32,6 @@ routes: Final = web.RouteTableDef()
 KNOWLEDGE: Final = web.AppKey("knowledge", Knowledge)
 RESERVED: Final = frozenset({"list", "count", "sample", "docs"})  # paths of the earlier system
 MULTIPART: Final = "multipart/"
-SAMPLES: Final = 3  # these three numbers are the earlier system's
-SNIPPET: Final = 300
-MOST_LISTED: Final = 10_000
 PAGE: Final = 1000  # documents in one listing
 COSINE_PLUS_ONE: Final = "cosine+1"
 
@@ -70,66 +67,15 @@ class SearchBody(msgspec.Struct):
     mmr: float | None = None
 
 
-class OlderBody(msgspec.Struct):
-    """Of the earlier system; its other fields have no effect."""
-
-    knowledge_base: str = "default"
-
-
 _documents: Final = msgspec.json.Decoder(DocumentsBody)
 _search: Final = msgspec.json.Decoder(SearchBody)
-_older: Final = msgspec.json.Decoder(OlderBody)
 
 
 @routes.get("/kb")
 @says(answer=answers.KnowledgeBases)
 async def listing(request: web.Request) -> web.Response:
     """The knowledge bases there are, with their models, generations and progress."""
-    return answer({"knowledge_bases": [await _shown(request, row) for row in await _bases(request).list()]})
-
-
-@routes.get("/kb/list")
-async def older_list(request: web.Request) -> web.Response:
-    """The names, as an earlier system lists them: under the store that it used by default."""
-    names = [row.name for row in await _bases(request).list()]
-    return answer({"opensearch": [], "in_memory": [], "qdrant": names})
-
-
-@routes.post("/kb/count")
-@says(body=OlderBody, example={"knowledge_base": "papers"}, optional=True)
-async def older_count(request: web.Request) -> web.Response:
-    """How many chunks a knowledge base has, as an earlier system says it."""
-    row = await _older_row(request)
-    count = await (await _bases(request).store()).count(row.live) if row.live else 0
-    return answer({"knowledge_base": row.name, "count": count, "storage": "lancedb"})
-
-
-@routes.post("/kb/sample")
-@says(body=OlderBody, example={"knowledge_base": "papers"}, optional=True)
-async def older_sample(request: web.Request) -> web.Response:
-    """The beginnings of three chunks, as an earlier system shows them."""
-    row, found = await _older_chunks(request, SAMPLES)
-    shown = [{**each, "content_snippet": chunk.text[:SNIPPET]} for each, chunk in found]
-    return answer({"knowledge_base": row.name, "documents": shown, "storage": "lancedb"})
-
-
-@routes.post("/kb/docs")
-@says(body=OlderBody, example={"knowledge_base": "papers"}, optional=True)
-async def older_docs(request: web.Request) -> web.Response:
-    """The chunks and their sources, as an earlier system lists them."""
-    row, found = await _older_chunks(request, MOST_LISTED)
-    total = await (await _bases(request).store()).count(row.live) if row.live else 0
-    documents = [each for each, _ in found]
-    sources = Counter(each["source"] for each in documents)
-    return answer(
-        {
-            "knowledge_base": row.name,
-            "documents": documents,
-            "sources": dict(sources),
-            "total_chunks": total,
-            "storage": "lancedb",
-        }
-    )
+    return answer({"knowledge_bases": [await _shown(request, row) for row in await bases_of(request).list()]})
 
 
 @routes.get("/kb/{name}")
@@ -143,7 +89,7 @@ async def show(request: web.Request) -> web.Response:
 @says(answer=answers.Deleted)
 async def drop(request: web.Request) -> web.Response:
     """Drops exactly this knowledge base, with its documents."""
-    bases = _bases(request)
+    bases = bases_of(request)
     row = await _row(request)
     request[SERVICE].caller.must("operate", "dropping a knowledge base")
     await bases.delete(row.name)
@@ -162,10 +108,10 @@ async def drop(request: web.Request) -> web.Response:
     },
 )
 async def add(request: web.Request) -> web.Response:
-    """Puts documents in, as JSON or as files (`multipart/form-data`); the base is made if need be, and a document of the
-    same name replaced. 200 once all can be found, 202 once all are stored."""
+    """Puts documents in, as JSON or as files (`multipart/form-data`); the base is made if need be, and a document of
+    the same name replaced. 200 once all can be found, 202 once all are stored."""
     name = _name(request)
-    bases, ingestion = _bases(request), request.app[KNOWLEDGE].ingestion
+    bases, ingestion = bases_of(request), request.app[KNOWLEDGE].ingestion
     taken: list[Taken] = []
     model = request.query.get("embedding_model")
     async for files, failed, wanted in _files(request):
@@ -192,7 +138,7 @@ async def add(request: web.Request) -> web.Response:
 async def documents(request: web.Request) -> web.Response:
     """The documents of a knowledge base, by name, without their text."""
     row = await _row(request)
-    store = await _bases(request).store()
+    store = await bases_of(request).store()
     offset, limit = _number(request, "offset", 0), min(PAGE, _number(request, "limit", PAGE))
     heads = await store.list_documents(row.kb, offset, limit)
     total = await store.count_documents(row.kb)
@@ -204,7 +150,7 @@ async def documents(request: web.Request) -> web.Response:
 async def document(request: web.Request) -> web.Response:
     """One document: its text, its pages, and where its chunks lie."""
     row = await _row(request)
-    store = await _bases(request).store()
+    store = await bases_of(request).store()
     found = await store.get_document(row.kb, request.match_info["document"])
     chunks = await store.chunks(row.live, found.id) if row.live else []
     shown = [{"id": each.id, "start": each.start, "end": each.end, "heading": each.heading} for each in chunks]
@@ -216,7 +162,7 @@ async def document(request: web.Request) -> web.Response:
 async def remove(request: web.Request) -> web.Response:
     """Deletes one document, by its id; it is found no more."""
     row, wanted = await _row(request), request.match_info["document"]
-    await request.app[KNOWLEDGE].ingestion.delete(_bases(request), row.name, wanted)
+    await request.app[KNOWLEDGE].ingestion.delete(bases_of(request), row.name, wanted)
     return answer({"knowledge_base": row.name, "document": wanted, "deleted": True})
 
 
@@ -226,7 +172,7 @@ async def reindex(request: web.Request) -> web.Response:
     """Has the index made anew with the model's live generation; the old one answers until then."""
     row = await _row(request)
     request[SERVICE].caller.must("operate", "making an index anew")
-    return answer(await _shown(request, await _bases(request).reindex(row.name)), 202)
+    return answer(await _shown(request, await bases_of(request).reindex(row.name)), 202)
 
 
 @routes.post("/kb/{name}/search")
@@ -236,7 +182,7 @@ async def search(request: web.Request) -> web.Response:
     body = decode(_search, await read(request))
     wanted = _request(_name(request), body, asking.client(request), timeout(request))
     asking.count(request, [body.query])
-    found = await _bases(request).retrieve(wanted)
+    found = await bases_of(request).retrieve(wanted)
     request[LINE].update(model=found.model.removeprefix("huggingface:"), generation=found.generation)
     relevance = found.relevance or [None] * len(found.hits)
     response = answer(
@@ -253,7 +199,7 @@ async def search(request: web.Request) -> web.Response:
     return response
 
 
-def _bases(request: web.Request) -> KnowledgeBases:
+def bases_of(request: web.Request) -> KnowledgeBases:
     return request.app[KNOWLEDGE].bases.on_behalf_of(request[SERVICE])
 
 
@@ -265,26 +211,7 @@ def _name(request: web.Request) -> str:
 
 
 async def _row(request: web.Request) -> Row:
-    return await _bases(request).get(_name(request))
-
-
-async def _older_row(request: web.Request) -> Row:
-    raw = await read(request)
-    return await _bases(request).get(decode(_older, raw).knowledge_base if raw.strip() else "default")
-
-
-async def _older_chunks(request: web.Request, most: int) -> tuple[Row, list[tuple[dict[str, Any], Chunk]]]:
-    row = await _older_row(request)
-    store = await _bases(request).store()
-    chunks = await store.chunks(row.live, limit=most) if row.live else []
-    sources = {head.id: head.source for head in await store.list_documents(row.kb)}
-    return row, [
-        (
-            {"source": sources.get(each.document, ""), "page": each.page, "content_length": len(each.text)},
-            each,
-        )
-        for each in chunks
-    ]
+    return await bases_of(request).get(_name(request))
 
 
 async def _files(request: web.Request) -> AsyncIterator[tuple[list[File], list[Taken], str | None]]:
@@ -330,7 +257,7 @@ async def _done(request: web.Request, row: Row, taken: Sequence[Taken]) -> bool:
 
 
 async def _shown(request: web.Request, row: Row) -> dict[str, Any]:
-    store = await _bases(request).store()
+    store = await bases_of(request).store()
     progress = request.app[KNOWLEDGE].ingestion.progress(row)
     return {
         "name": row.name,

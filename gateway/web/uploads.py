@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 import msgspec
 from aiohttp import BodyPartReader, web
 
-from gateway.ask.ingest import File
+from gateway.ask.intake import File
 from gateway.ask.passage import Value
 from gateway.errors import BodyTooSlow, InvalidBody
 from gateway.web.body import SECONDS
@@ -42,6 +42,8 @@ async def bites(request: web.Request, most_bytes: int) -> AsyncIterator[list[Upl
     bite: list[Upload] = []
     size = 0
     async for part in _parts(request):
+        if "Content-Encoding" in part.headers:
+            raise InvalidBody("the parts of a body are sent unpacked: without Content-Encoding", field="body")
         if part.filename is None:
             metadata = await _field(request, part, metadata)
             continue
@@ -80,7 +82,7 @@ async def _content(request: web.Request, part: BodyPartReader, most_bytes: int) 
             content += piece
         else:
             content.clear()
-    return bytes(await part.decode(content)) if fits else None
+    return bytes(part.decode(content)) if fits else None
 
 
 async def _field(request: web.Request, part: BodyPartReader, metadata: dict[str, Value]) -> dict[str, Value]:
@@ -90,7 +92,9 @@ async def _field(request: web.Request, part: BodyPartReader, metadata: dict[str,
     try:
         return _metadata.decode(raw or b"")
     except msgspec.MsgspecError as error:
-        raise InvalidBody(f"`metadata` is a JSON object of texts, numbers and booleans: {error}", field=METADATA) from error
+        raise InvalidBody(
+            f"`metadata` is a JSON object of texts, numbers and booleans: {error}", field=METADATA
+        ) from error
 
 
 async def _within(request: web.Request, reading: Awaitable[T]) -> T:
