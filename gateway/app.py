@@ -22,6 +22,9 @@ import msgspec
 from aiohttp import web
 
 from gateway import __version__, events, heap
+from gateway.ask.first_use import FirstUse
+from gateway.ask.holds import Holds
+from gateway.ask.knowledge import Knowledge
 from gateway.catalog.catalog import Catalog
 from gateway.catalog.warm import Warm
 from gateway.engine.devices import find_devices
@@ -45,8 +48,10 @@ from gateway.web import (
     body,
     cors,
     errors,
+    knowledge,
     metrics,
     native,
+    older_knowledge,
     ollama,
     openai,
     openapi,
@@ -61,7 +66,10 @@ from gateway.web import (
 from gateway.wish import Wish
 
 TIDY_SECONDS: Final = 5.0
-PROTOCOLS: Final = (metrics, usage, stream, pull, native, openai, rerank, tei, ollama, triton, openapi)
+PROTOCOLS: Final = (
+    *(metrics, usage, stream, pull, older_knowledge, knowledge),  # the fixed paths of the older before names
+    *(native, openai, rerank, tei, ollama, triton, openapi),
+)
 DIALECTS: Final = (
     rerank.DIALECT,
     openai.DIALECT,
@@ -125,6 +133,7 @@ class Gateway:
         )
         pulls = Pulls(settings, tell, spawn=self.spawn, look_again=self.follower.look_again)
         self.service = Service(self.catalog, self.engine, pulls, settings)
+        self.knowledge = self._knowledge()
         self.keyring = keyring
         self.warm = Warm(
             settings,
@@ -143,6 +152,12 @@ class Gateway:
         tell.subscribe(self.usage)
         tell.subscribe(self._check_dimension)
         tell.subscribe(_tidy)
+
+    def _knowledge(self) -> Knowledge:
+        holds = Holds(self.settings.state_dir)
+        self.catalog.hold(holds.digests)
+        opened = FirstUse(lambda: _knowledge_store(self.settings), lambda: _has_knowledge(self.settings))
+        return Knowledge(self.service, opened, holds, self.events, self.spawn)
 
     # The catalog needs the engine and the follower, and they need it: they ask through these.
 
@@ -191,14 +206,19 @@ class Gateway:
         self.spawn(self.follower.follow())
         self.spawn(_tidy_when_quiet(self.service))
         self.spawn(self.warm.follow(self.catalog.looked))
+        self.spawn(self.knowledge.follower.follow())
+        self.spawn(self.knowledge.resume())
         try:
             yield
         finally:
             await self.warm.remember()
             await self.keeper.write()
             await asyncio.gather(*(host.stop() for host in self.hosts))
-            for task in list(self._tasks):
+            tasks = list(self._tasks)
+            for task in tasks:
                 task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self.knowledge.close()
 
     def web(self) -> web.Application:
         pages = cors.Pages(self.settings.cors_origins, lenient=self.settings.insecure)
@@ -215,6 +235,7 @@ class Gateway:
         app[stream.STOPPING] = self.stopping
         app[stream.KEYRING] = self.keyring
         app[metrics.METRICS] = self.metrics
+        app[knowledge.KNOWLEDGE] = self.knowledge
         app[usage.USAGE] = self.usage
         app[metrics.OPEN_METRICS] = self.settings.open_metrics
         for module in PROTOCOLS:
@@ -307,6 +328,10 @@ def _site(settings: Settings, tell: events.Events, runner: web.AppRunner, listen
         access_log=None,
         logger=errors.complaints(tell),
     )
+
+
+def _knowledge_store(settings: Settings) -> KnowledgeStore:
+    return lance.LanceStore(settings.knowledge_dir or os.path.join(settings.state_dir, "knowledge"))
 
 
 def _audit_file(settings: Settings) -> AuditFile | None:

@@ -75,9 +75,7 @@ class TinyService:
         self.seen.append((self.caller.tenant, texts))
         dim = self.generation.manifest.dim
         data = np.stack([vector(text, dim) for text in texts]).tobytes()
-        return Embedding(
-            model=MODEL, generation=self.generation, data=data, rows=len(texts), dim=dim, normalized=True
-        )
+        return Embedding(model=MODEL, generation=self.generation, data=data, rows=len(texts), dim=dim, normalized=True)
 
 
 class Nobody:
