@@ -22,6 +22,7 @@ import msgspec
 from aiohttp import web
 
 from gateway import __version__, events, heap
+from gateway.ask import extra
 from gateway.ask.first_use import FirstUse
 from gateway.ask.holds import Holds
 from gateway.ask.knowledge import Knowledge
@@ -33,7 +34,7 @@ from gateway.engine.supervisor import HOST_COMMAND, HostProcess
 from gateway.log import Log
 from gateway.model import Generation, ModelId
 from gateway.service import Service
-from gateway.settings import Settings, SettingsError
+from gateway.settings import BUCKET, Settings, SettingsError
 from gateway.telemetry import Metrics
 from gateway.tenants.audit import Audit, AuditFile
 from gateway.tenants.keyring import Keyring, opened
@@ -156,7 +157,9 @@ class Gateway:
     def _knowledge(self) -> Knowledge:
         holds = Holds(self.settings.state_dir)
         self.catalog.hold(holds.digests)
-        opened = FirstUse(lambda: _knowledge_store(self.settings), lambda: _has_knowledge(self.settings))
+        place = _knowledge_place(self.settings)
+        cache = os.path.join(self.settings.state_dir, "knowledge-cache")
+        opened = FirstUse(lambda: extra.store(place, cache), lambda: _is_worth_opening(place))
         return Knowledge(self.service, opened, holds, self.events, self.spawn)
 
     # The catalog needs the engine and the follower, and they need it: they ask through these.
@@ -330,8 +333,16 @@ def _site(settings: Settings, tell: events.Events, runner: web.AppRunner, listen
     )
 
 
-def _knowledge_store(settings: Settings) -> KnowledgeStore:
-    return lance.LanceStore(settings.knowledge_dir or os.path.join(settings.state_dir, "knowledge"))
+def _knowledge_place(settings: Settings) -> str:
+    return settings.knowledge_dir or os.path.join(settings.state_dir, "knowledge")
+
+
+def _is_worth_opening(place: str) -> bool:
+    """Whether a knowledge base may be there. Of a bucket nobody knows without asking it."""
+    try:
+        return place.startswith(BUCKET) or bool(os.listdir(place))
+    except OSError:
+        return False
 
 
 def _audit_file(settings: Settings) -> AuditFile | None:

@@ -1,5 +1,5 @@
-"""`gateway serve | models | kb | pull | check | keys`. Imports happen inside the verbs: help is instant, and checks stand
-alone."""
+"""`gateway serve | models | kb | pull | check | keys`. Imports happen inside the verbs: help is instant, and checks
+stand alone."""
 
 from __future__ import annotations
 

@@ -86,9 +86,9 @@ def call(method: str, url: str, data: bytes | None = None, media: str | None = N
         request.add_header("Authorization", f"Bearer {key}")
     with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
         document = json.load(response)
-    if not isinstance(document, dict):
-        raise ValueError("another program answers there")
-    return document
+    if isinstance(document, dict):
+        return document
+    raise ValueError("another program answers there")
 
 
 def base_url(url: str | None) -> str:

@@ -1,4 +1,4 @@
-"""The routes that an earlier system had for its knowledge bases, in its shapes. One that is not there is a 404 here too."""
+"""The routes that an earlier system had for its knowledge bases, in its shapes. A base that is not there is a 404."""
 
 from __future__ import annotations
 
