@@ -43,7 +43,7 @@ ORDER: Final = [
     *("service", "log", "telemetry"),
     *("ask.first_use", "ask.holds", "ask.embedding", "ask.retrieval", "ask.bases"),
     *("ask.rebuild", "ask.probe", "ask.move", "ask.follow"),
-    *("ask.intake", "ask.backlog", "ask.indexing", "ask.ingest", "ask.knowledge"),
+    *("ask.intake", "ask.backlog", "ask.indexing", "ask.ingest", "ask.drops", "ask.watched", "ask.knowledge"),
     *(
         "web.answers",
         "web.contract",

@@ -257,7 +257,8 @@ async def test_a_threshold_on_the_older_scale_says_so(gateway: RunningGateway) -
 
 async def test_a_search_is_narrowed_by_metadata(gateway: RunningGateway) -> None:
     documents = [
-        {"name": f"{year}.txt", "content": f"The report of {year}.", "metadata": {"year": year}} for year in (2022, 2023)
+        {"name": f"{year}.txt", "content": f"The report of {year}.", "metadata": {"year": year}}
+        for year in (2022, 2023)
     ]
     await ask(gateway, "POST", "/kb/years/documents", {"documents": documents})
     assert {hit["name"] for hit in await search(gateway, "years", "report", where={"year": 2022})} == {"2022.txt"}
