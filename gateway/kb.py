@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import time
+import urllib.error
 import urllib.parse
 import uuid
 from collections.abc import Iterator, Sequence
@@ -101,6 +102,9 @@ def _search(base: str, options: argparse.Namespace) -> int:
 
 
 def _add(base: str, options: argparse.Namespace) -> int:
+    if missing := [path for path in options.paths if not os.path.exists(path)]:
+        print(f"gateway: no such file: {', '.join(missing)}", file=sys.stderr)
+        return 1
     files = list(_files(options.paths))
     if not files:
         print(f"gateway: no files there that can be read: {', '.join(SUFFIXES)}", file=sys.stderr)
@@ -132,7 +136,7 @@ def _bites(files: Sequence[tuple[str, Path]]) -> Iterator[list[tuple[str, bytes]
     bite: list[tuple[str, bytes]] = []
     size = 0
     for name, path in files:
-        content = path.read_bytes()
+        content = _content(path)
         if bite and (size + len(content) > BITE_BYTES or len(bite) >= BITE_FILES):
             yield bite
             bite, size = [], 0
@@ -140,6 +144,14 @@ def _bites(files: Sequence[tuple[str, Path]]) -> Iterator[list[tuple[str, bytes]
         size += len(content)
     if bite:
         yield bite
+
+
+def _content(path: Path) -> bytes:
+    """Raises SystemExit: one that cannot be read is a slip of whoever named it."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise SystemExit(f"gateway: {path}: {error.strerror}") from error
 
 
 def _send(base: str, options: argparse.Namespace, bite: Sequence[tuple[str, bytes]]) -> dict[str, Any]:
