@@ -65,7 +65,8 @@ a type to its status (`gateway/web/errors.py`), and a test holds the table and t
     │   ├── KnowledgeBaseExists          knowledge_base_exists
     │   ├── KnowledgeDirUnsuitable       knowledge_dir_unsuitable
     │   ├── KnowledgeStoreFailed         knowledge_store_failed
-    │   └── IndexGone                    index_gone
+    │   ├── IndexGone                    index_gone
+    │   └── KnowledgeImportFailed        knowledge_import_failed
     ├── DeadlineExceeded                 deadline_exceeded
     └── Internal                         internal
 """
@@ -344,6 +345,10 @@ class KnowledgeStoreFailed(AskFailed):
 
 class IndexGone(AskFailed):
     code = "index_gone"
+
+
+class KnowledgeImportFailed(AskFailed):
+    code = "knowledge_import_failed"
 
 
 class DeadlineExceeded(GatewayError):

@@ -54,6 +54,7 @@ STATUSES: Final[dict[type[errors.GatewayError], int]] = {
     errors.KnowledgeDirUnsuitable: 500,
     errors.KnowledgeStoreFailed: 503,
     errors.IndexGone: 503,
+    errors.KnowledgeImportFailed: 502,
     errors.DeadlineExceeded: 504,
     errors.Internal: 500,
 }
