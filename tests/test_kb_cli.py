@@ -102,6 +102,35 @@ async def test_a_file_that_is_not_there_is_told(gateway: RunningGateway, tmp_pat
         assert "no gateway answers" not in ran.stderr
 
 
+async def test_a_refusal_is_told_in_the_words_of_the_gateway(gateway: RunningGateway, papers: Path) -> None:
+    for arguments in (["bad name"], ["x", "--embedding-model", "no/such"]):
+        ran = await kb(gateway, "add", arguments[0], str(papers / "ring.md"), *arguments[1:])
+        assert ran.returncode == 1
+        assert ran.stderr.rstrip().endswith(("(invalid_body)", "(model_not_found)"))
+
+
+async def test_a_collection_of_qdrant_comes_over_as_documents(gateway: RunningGateway, tmp_path: Path) -> None:
+    models = pytest.importorskip("qdrant_client.models", reason="the extra `qdrant` is not installed")
+    from qdrant_client import QdrantClient
+
+    client = QdrantClient(path=str(tmp_path / "qdrant"))
+    client.create_collection("old", models.VectorParams(size=2, distance=models.Distance.COSINE))
+    payloads = [
+        {"text": "Cows graze on the meadow.", "source": "cows.txt"},
+        {"text": "A ship sails.", "source": "s.txt"},
+    ]
+    points = [models.PointStruct(id=n, vector=[1.0, 0.0], payload=each) for n, each in enumerate(payloads)]
+    client.upsert("old", points)
+    client.close()
+    come = await kb(gateway, "import", "came", "--qdrant-path", str(tmp_path / "qdrant"), "--collection", "old")
+    assert (come.returncode, come.stdout) == (0, "came: 2 added\n"), come.stderr
+    found = json.loads((await kb(gateway, "--json", "search", "came", "cattle", "--limit", "1")).stdout)
+    assert found["hits"][0]["source"] == "cows.txt"
+    none = await kb(gateway, "import", "came", "--qdrant-path", str(tmp_path / "qdrant"), "--collection", "none")
+    assert none.returncode == 1
+    assert "(knowledge_import_failed)" in none.stderr
+
+
 async def test_where_no_gateway_is_the_exit_status_is_1() -> None:
     ran = await asyncio.to_thread(
         subprocess.run,

@@ -38,7 +38,7 @@ ORDER: Final = [
     *("catalog.warm", "catalog.trial", "catalog.judge", "catalog.catalog", "catalog.view"),
     *("ask.passage", "ask.store", "ask.fusion", "ask.labels"),
     *("ask.durable", "ask.columns", "ask.tables", "ask.registry", "ask.archive", "ask.lance_index", "ask.lance"),
-    "ask.extra",
+    *("ask.extra", "ask.qdrant"),
     *("ask.text", "ask.chunks", "ask.formats", "ask.parse", "ask.parser", "ask.cutting"),
     *("service", "log", "telemetry"),
     *("ask.first_use", "ask.holds", "ask.embedding", "ask.retrieval", "ask.bases"),
@@ -163,6 +163,10 @@ def test_only_one_module_knows_the_hub() -> None:
 
 def test_only_the_store_of_knowledge_bases_knows_lancedb() -> None:
     assert importers("lancedb", "pyarrow") == {"ask.columns", "ask.tables", "ask.lance_index", "ask.lance"}
+
+
+def test_only_one_module_knows_qdrant() -> None:
+    assert importers("qdrant_client") == {"ask.qdrant"}
 
 
 def test_only_lanes_start_threads() -> None:
