@@ -56,6 +56,7 @@ STATUSES: Final[dict[type[errors.GatewayError], int]] = {
     errors.IndexGone: 503,
     errors.WrongEmbeddingModel: 409,
     errors.KnowledgeBaseNotReady: 503,
+    errors.KnowledgeImportFailed: 502,
     errors.DeadlineExceeded: 504,
     errors.Internal: 500,
 }

@@ -19,7 +19,7 @@ from tests.ask.stores import DIM, chunks, document, filled, ids, indexed, spread
 HOSTILE = ["it's", 'a "b"', "x' OR '1'='1", "a\\'; --", "ä/ö ü", "日本", "..", "%_", "\u2028", "-- drop", "\U0001f600"]
 
 
-@pytest.fixture(params=["memory"])
+@pytest.fixture(params=["memory", "lance", "s3"])
 async def pair(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[Store, Store]]:
     """Two openings of one store, as two processes have."""
     stores: tuple[Store, Store]
