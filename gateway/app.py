@@ -22,6 +22,10 @@ import msgspec
 from aiohttp import web
 
 from gateway import __version__, events, heap
+from gateway.ask import extra
+from gateway.ask.first_use import FirstUse
+from gateway.ask.holds import Holds
+from gateway.ask.knowledge import Knowledge
 from gateway.catalog.catalog import Catalog
 from gateway.catalog.warm import Warm
 from gateway.engine.devices import find_devices
@@ -30,7 +34,7 @@ from gateway.engine.supervisor import HOST_COMMAND, HostProcess
 from gateway.log import Log
 from gateway.model import Generation, ModelId
 from gateway.service import Service
-from gateway.settings import Settings, SettingsError
+from gateway.settings import BUCKET, Settings, SettingsError
 from gateway.telemetry import Metrics
 from gateway.tenants.audit import Audit, AuditFile
 from gateway.tenants.keyring import Keyring, opened
@@ -45,8 +49,10 @@ from gateway.web import (
     body,
     cors,
     errors,
+    knowledge,
     metrics,
     native,
+    older_knowledge,
     ollama,
     openai,
     openapi,
@@ -61,7 +67,10 @@ from gateway.web import (
 from gateway.wish import Wish
 
 TIDY_SECONDS: Final = 5.0
-PROTOCOLS: Final = (metrics, usage, stream, pull, native, openai, rerank, tei, ollama, triton, openapi)
+PROTOCOLS: Final = (
+    *(metrics, usage, stream, pull, older_knowledge, knowledge),  # the fixed paths of the older before names
+    *(native, openai, rerank, tei, ollama, triton, openapi),
+)
 DIALECTS: Final = (
     rerank.DIALECT,
     openai.DIALECT,
@@ -125,6 +134,7 @@ class Gateway:
         )
         pulls = Pulls(settings, tell, spawn=self.spawn, look_again=self.follower.look_again)
         self.service = Service(self.catalog, self.engine, pulls, settings)
+        self.knowledge = self._knowledge()
         self.keyring = keyring
         self.warm = Warm(
             settings,
@@ -143,6 +153,14 @@ class Gateway:
         tell.subscribe(self.usage)
         tell.subscribe(self._check_dimension)
         tell.subscribe(_tidy)
+
+    def _knowledge(self) -> Knowledge:
+        holds = Holds(self.settings.state_dir)
+        self.catalog.hold(holds.digests)
+        place = _knowledge_place(self.settings)
+        cache = os.path.join(self.settings.state_dir, "knowledge-cache")
+        opened = FirstUse(lambda: extra.store(place, cache), lambda: _is_worth_opening(place))
+        return Knowledge(self.service, opened, holds, self.events, self.spawn)
 
     # The catalog needs the engine and the follower, and they need it: they ask through these.
 
@@ -191,14 +209,19 @@ class Gateway:
         self.spawn(self.follower.follow())
         self.spawn(_tidy_when_quiet(self.service))
         self.spawn(self.warm.follow(self.catalog.looked))
+        self.spawn(self.knowledge.follower.follow())
+        self.spawn(self.knowledge.follow())
         try:
             yield
         finally:
             await self.warm.remember()
             await self.keeper.write()
             await asyncio.gather(*(host.stop() for host in self.hosts))
-            for task in list(self._tasks):
+            tasks = list(self._tasks)
+            for task in tasks:
                 task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self.knowledge.close()
 
     def web(self) -> web.Application:
         pages = cors.Pages(self.settings.cors_origins, lenient=self.settings.insecure)
@@ -215,6 +238,7 @@ class Gateway:
         app[stream.STOPPING] = self.stopping
         app[stream.KEYRING] = self.keyring
         app[metrics.METRICS] = self.metrics
+        app[knowledge.KNOWLEDGE] = self.knowledge
         app[usage.USAGE] = self.usage
         app[metrics.OPEN_METRICS] = self.settings.open_metrics
         for module in PROTOCOLS:
@@ -307,6 +331,18 @@ def _site(settings: Settings, tell: events.Events, runner: web.AppRunner, listen
         access_log=None,
         logger=errors.complaints(tell),
     )
+
+
+def _knowledge_place(settings: Settings) -> str:
+    return settings.knowledge_dir or os.path.join(settings.state_dir, "knowledge")
+
+
+def _is_worth_opening(place: str) -> bool:
+    """Whether a knowledge base may be there. Of a bucket nobody knows without asking it."""
+    try:
+        return place.startswith(BUCKET) or bool(os.listdir(place))
+    except OSError:
+        return False
 
 
 def _audit_file(settings: Settings) -> AuditFile | None:

@@ -234,6 +234,41 @@ class AuditLost(Event, frozen=True, kw_only=True):
     message: str
 
 
+class DocumentsIndexed(Event, frozen=True, kw_only=True):
+    """Documents of a knowledge base can be found from now on; `pending` are yet to come. Told to the `owner` alone."""
+
+    name = "documents_indexed"
+    kb: str
+    owner: str
+    documents: int
+    chunks: int
+    pending: int
+    seconds: float
+
+
+class DocumentFailed(Event, frozen=True, kw_only=True):
+    """A document is stored and cannot be indexed. Told to the `owner` alone. `code` is an error's."""
+
+    name = "document_failed"
+    level = "warning"
+    kb: str
+    owner: str
+    document: str
+    code: str
+    message: str
+
+
+class IndexingStalled(Event, frozen=True, kw_only=True):
+    """Documents wait, and are tried again; once for each reason. Told to the `owner` alone. `code` is an error's."""
+
+    name = "indexing_stalled"
+    level = "warning"
+    kb: str
+    owner: str
+    code: str
+    message: str
+
+
 class GenerationLoaded(Event, frozen=True, kw_only=True):
     """`seconds` from the decision to load to ready; `bytes` as measured on the device; `runtime` and `dtype` that
     compute it; `returned`: from host memory, not from the disk."""

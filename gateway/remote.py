@@ -1,4 +1,4 @@
-"""`gateway models ...` and `gateway pull --url`: a client of a running gateway."""
+"""`gateway models ...` and `gateway pull --url`: a client of a running gateway, and what `gateway kb` needs of one."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from gateway.errors import GatewayError
@@ -21,7 +22,7 @@ COLUMNS: Final = ("MODEL", "STATE", "GENERATION", "DIM", "ON DISK", "ON DEVICE",
 
 def run(action: str, model: str | None, *, url: str | None, as_json: bool, body: dict[str, Any] | None = None) -> int:
     """Exit status: 0 done, 1 the gateway refused or cannot be reached."""
-    base = (url or os.environ.get("DROPGATE_URL") or DEFAULT_URL).rstrip("/")
+    base = base_url(url)
     path = "/models" if model is None else "/models/" + urllib.parse.quote(model, safe="/:@")
     if action not in {"list", "show"}:
         path += f"/{action}"
@@ -69,14 +70,40 @@ def _nobody(base: str, error: Exception) -> int:
 
 def _call(url: str, *, post: bool, body: dict[str, Any] | None = None) -> Any:
     data = json.dumps(body).encode() if body is not None else None
-    request = urllib.request.Request(url, data, method="POST" if post else "GET")
+    document = call("POST" if post else "GET", url, data)
+    if not document.keys() & {"models", "id"}:
+        raise ValueError("another program answers there")
+    return document
+
+
+def call(method: str, url: str, data: bytes | None = None, media: str | None = None) -> dict[str, Any]:
+    """A gateway's answer. Raises HTTPError for a refusal, and OSError, HTTPException or ValueError where no gateway
+    answers."""
+    request = urllib.request.Request(url, data, method=method)
+    if media is not None:
+        request.add_header("Content-Type", media)
     if key := os.environ.get("DROPGATE_API_KEY", "").strip():  # a command line is for all to see
         request.add_header("Authorization", f"Bearer {key}")
     with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
         document = json.load(response)
-    if not isinstance(document, dict) or not document.keys() & {"models", "id"}:
-        raise ValueError("another program answers there")
-    return document
+    if isinstance(document, dict):
+        return document
+    raise ValueError("another program answers there")
+
+
+def base_url(url: str | None) -> str:
+    """Of the gateway that is meant."""
+    return (url or os.environ.get("DROPGATE_URL") or DEFAULT_URL).rstrip("/")
+
+
+def attempt(base: str, work: Callable[[], int]) -> int:
+    """What `work` answers; 1, with the reason on standard error, where the gateway refuses or does not answer."""
+    try:
+        return work()
+    except urllib.error.HTTPError as error:
+        return _refused(error)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        return _nobody(base, error)
 
 
 def _refused(error: urllib.error.HTTPError) -> int:
@@ -92,8 +119,12 @@ def _table(models: list[dict[str, Any]]) -> None:
     if not models:
         print("the volume holds no model")
         return
-    rows = [COLUMNS, *(_row(model) for model in models)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS) - 1)]
+    columns([COLUMNS, *(_row(model) for model in models)])
+
+
+def columns(rows: Sequence[Sequence[str]]) -> None:
+    """Prints a table; the last column is as wide as it is."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
     for row in rows:
         padded = (cell.ljust(width) for cell, width in zip(row, widths, strict=False))
         print("  ".join([*padded, row[-1]]).rstrip())

@@ -180,6 +180,22 @@ class Settings:
         "keep a knowledge base's old index when the new generation's finds much less of what the documents say",
         parse="switch",
     )
+    knowledge_dir: str = _setting(
+        "",
+        "where knowledge bases are kept: a directory, or s3://BUCKET/PATH for several gateways; knowledge in the state "
+        "directory if unset",
+        parse="place",
+    )
+    documents_dir: str = _setting(
+        "",
+        "a directory to watch: what is dropped into a folder of it goes into the knowledge base of that name; none if "
+        "unset",
+        parse="maybe_path",
+    )
+    documents_tenant: str = _setting("", "the tenant whose knowledge bases those are, where there are API keys")
+    max_document_bytes: int = _setting(
+        64 * 1024**2, "bytes of one document that is put into a knowledge base, sent as a file", parse="bytes"
+    )
     audit_log: str = _setting("", "file for a line about each use and change; none if unset", parse="maybe_path")
     audit_log_bytes: int = _setting(100 * 1000**2, "bytes of it until the next file is begun", parse="bytes")
     audit_log_files: int = _setting(10, "how many of them are kept", parse="positive")
@@ -198,6 +214,7 @@ class Settings:
         return Wishes(Wish(self.runtime, self.dtype), wish.parse_rules(self.model_runtimes))
 
 
+BUCKET: Final = "s3://"
 TRUE: Final = {"1", "true", "t", "yes", "y", "on"}
 FALSE: Final = {"0", "false", "f", "no", "n", "off", ""}
 
@@ -262,6 +279,12 @@ def _path(text: str) -> str:
         raise ValueError(str(error)) from error
 
 
+def _bucket(text: str) -> str:
+    if not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](?:/[^\s?#]*)?", text.strip()):
+        raise ValueError("expected s3://BUCKET or s3://BUCKET/PATH")
+    return text.strip().rstrip("/")
+
+
 def _origins(text: str) -> str:
     found = [origin.strip().lower().rstrip("/") for origin in text.split(",") if origin.strip()]
     if not all(re.fullmatch(r"https?://[^\s/?#@*,]+", origin) for origin in found):
@@ -289,6 +312,7 @@ def _shares(text: str) -> str:
 PARSERS: Final[dict[str, Callable[[str], Any]]] = {
     "text": str.strip,
     "path": _path,
+    "place": lambda text: _bucket(text) if text.strip().startswith(BUCKET) else PARSERS["maybe_path"](text),
     "maybe_path": lambda text: _path(text) if text.strip() else "",
     "origins": _origins,
     "bytes": parse_bytes,

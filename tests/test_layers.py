@@ -48,9 +48,11 @@ ORDER: Final = [
         "ask.lance",
     ),
     *("ask.extra", "ask.qdrant"),
+    *("ask.text", "ask.chunks", "ask.formats", "ask.parse", "ask.parser", "ask.cutting"),
     *("service", "log", "telemetry"),
     *("ask.first_use", "ask.holds", "ask.embedding", "ask.retrieval", "ask.bases"),
     *("ask.rebuild", "ask.probe", "ask.move", "ask.follow"),
+    *("ask.intake", "ask.backlog", "ask.indexing", "ask.ingest", "ask.drops", "ask.watched", "ask.knowledge"),
     *(
         "web.answers",
         "web.contract",
@@ -70,12 +72,15 @@ ORDER: Final = [
         "web.triton",
         "web.openapi",
         "web.pull",
+        "web.uploads",
+        "web.knowledge",
+        "web.older_knowledge",
         "web.stream",
         "web.metrics",
         "web.usage",
         "web.server",
     ),
-    *("app", "examples", "check", "pull", "remote", "keys", "cli", "__main__"),
+    *("app", "examples", "check", "pull", "remote", "kb", "keys", "cli", "__main__"),
 ]
 THREADS: Final = {"threading", "_thread", "concurrent", "multiprocessing"}
 
