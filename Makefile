@@ -8,6 +8,7 @@ MODELS ?= models
 STATE ?= state
 TORCH ?= 2.13.0
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+CLIENTS ?= .cache/clients
 ARGS ?=
 
 VENV := .venv
@@ -23,10 +24,10 @@ RUN_STAMP := $(VENV)/.demo-$(KEY)-$(KIND)
 DEV_STAMP := $(VENV)/.dev-$(KEY)-$(KIND)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test torture fuzz check bench bench-gpu lock clean
+.PHONY: help run test test-clients torture fuzz check bench bench-gpu lock clean
 
 help:  ## this list
-	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 21
 	@echo "  variables: PORT=$(PORT) HOST=$(HOST) MODELS=$(MODELS) STATE=$(STATE) PYTHON=$(PYTHON); GPU=1 for CUDA's torch"
 
 run: $(RUN_STAMP)  ## install, publish the demo model on models/, and serve on PORT
@@ -37,6 +38,10 @@ run: $(RUN_STAMP)  ## install, publish the demo model on models/, and serve on P
 
 test: $(DEV_STAMP)  ## install, and run all tests; ARGS='-k kubectl -x'
 	$(BIN)/python -m pytest $(ARGS)
+
+test-clients: $(DEV_STAMP)  ## other people's clients, each from its package, against a running gateway; CLIENTS=folder for them
+	CLIENTS='$(abspath $(CLIENTS))' $(BIN)/python -m tests.clients.environments
+	CLIENTS='$(abspath $(CLIENTS))' $(BIN)/python -m pytest -m clients tests/clients $(ARGS)
 
 torture: $(DEV_STAMP)  ## the long proofs of docs/reliability.md, hours of them; reports/ has what came of them
 	mkdir -p reports
@@ -63,7 +68,7 @@ lock: $(DEV_STAMP)  ## write what is installed to requirements.lock; torch is le
 	mv requirements.lock.new requirements.lock
 
 clean:  ## remove what was installed and built; models/ and state/ stay
-	rm -rf $(VENV) build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(CLIENTS) build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find gateway trainer tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:

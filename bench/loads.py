@@ -50,7 +50,9 @@ def _size(name: str, setting: Setting) -> dict[str, Any]:
 
 
 def _turns(folder: Path, volume: Path, option: str, setting: Setting) -> dict[str, Any]:
-    """Seconds of each load as the client waited for it, and as the host told it; how many did not need the disk."""
+    """Seconds of each load as the client waited for it, and as the host told it; how many did not need the disk. Then
+    seconds of a request with one short text for a model that is not loaded: what a client sees of all that a load puts
+    off."""
     options = ["--max-loaded-models=1", option, *setting.gateway_options]
     with gateway(folder, volume, *options, names=[MODEL, OTHER]) as served:
         for model in (MODEL, OTHER):  # once each beforehand: what is imported and converted once is no part of it
@@ -58,7 +60,9 @@ def _turns(folder: Path, volume: Path, option: str, setting: Setting) -> dict[st
         before = len(served.told("generation_loaded"))
         waited = [_load(served, model) for _ in range(ROUND_TRIPS // 2) for model in (MODEL, OTHER)]
         records = served.told("generation_loaded")[before:]
+        answered = [_first_answer(served, model) for _ in range(ROUND_TRIPS // 2) for model in (MODEL, OTHER)]
     return {
+        "answered": answered,
         "waited": waited,
         "told": [record["seconds"] for record in records],
         "returned": sum(bool(record.get("returned")) for record in records),
@@ -70,6 +74,15 @@ def _load(served: Gateway, model: str) -> float:
     status, answer = ask(served.url, f"/models/{model}/load", {})
     if status != 200:
         raise served.failed(f"load of {model}: {status} {answer}")
+    return time.perf_counter() - began
+
+
+def _first_answer(served: Gateway, model: str) -> float:
+    (text,) = texts.of_tokens(16, 1)
+    began = time.perf_counter()
+    status, answer = ask(served.url, "/embed", {"inputs": text, "model": model})
+    if status != 200:
+        raise served.failed(f"first request for {model}: {status} {answer}")
     return time.perf_counter() - began
 
 

@@ -70,10 +70,10 @@ def _wait_until_at_rest(served: Gateway) -> None:
 
 
 def _idle_share(served: Gateway, seconds: float) -> float:
-    used, began = served.cpu_seconds(), time.monotonic()
+    used, began = served.running_seconds(), time.monotonic()
     time.sleep(seconds)
     told(f"idle for {seconds:.0f} s")
-    return (served.cpu_seconds() - used) / (time.monotonic() - began)
+    return (served.running_seconds() - used) / (time.monotonic() - began)
 
 
 def _loaded(served: Gateway, name: str) -> dict[str, int]:

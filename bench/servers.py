@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from bench.drop.endurance import gauges
 from bench.drop.endurance.served import family
-from bench.machine import cpu_seconds
+from bench.machine import cpu_seconds, running_seconds
 
 DEADLINE: Final = 120.0  # seconds; it only ends a run that hangs
 GLANCE: Final = 0.005
@@ -70,6 +70,10 @@ class Server:
             with contextlib.suppress(OSError):  # it has ended
                 total += cpu_seconds(pid)
         return total
+
+    def running_seconds(self) -> float:
+        """As `cpu_seconds`, of the threads that are there now, and finer."""
+        return sum(running_seconds(pid) for pid in self.processes())
 
     def resident(self) -> dict[str, int]:
         """Bytes of memory of the first process, and of the others together."""

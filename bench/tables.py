@@ -173,11 +173,13 @@ def loads(part: Part) -> str:
     rows = []
     for name, size in part["sizes"].items():
         cells = [size["tensors_alone"]]
-        cells += [size[way][whose] for way in ("from_page_cache", "from_host_memory") for whose in ("waited", "told")]
+        ways = ("from_page_cache", "from_host_memory")
+        cells += [size[way].get(whose, ()) for way in ways for whose in ("waited", "told", "answered")]
         shown = [f"{1000 * statistics.median(values):.1f}" if values else "" for values in cells]
         rows.append((f"{name}, {size['bytes'] / 1e6:.0f} MB", *shown))
     cold, warm = "load from the page cache", "return from host memory"
-    return table(("ms", "tensors alone", cold, "as the host tells it", warm, "as the host tells it"), rows)
+    told, answered = "as the host tells it", "with the first answer"
+    return table(("ms", "tensors alone", cold, told, answered, warm, told, answered), rows)
 
 
 def swaps(part: Part) -> str:

@@ -31,6 +31,7 @@ from gateway.model import ModelId, Reason
 from gateway.telemetry import Metrics
 from gateway.volume import architectures, modules, reasons
 from gateway.web.errors import status
+from tests.clients.environments import ENVIRONMENTS
 
 ROOT: Final = Path(__file__).parents[1]
 PAGES: Final = sorted({*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "deploy").rglob("*.md")})
@@ -179,6 +180,18 @@ def modules_table() -> str:
     return table(("part of `modules.json`", "served"), rows)
 
 
+def clients_table() -> str:
+    """What `make test-clients` runs, with the versions of its locks."""
+    head = ("client", "verified with")
+    return table(
+        head,
+        (
+            (code(name), ", ".join(f"{package} {version}" for package, version in environment.versions.items()))
+            for name, environment in sorted(ENVIRONMENTS.items())
+        ),
+    )
+
+
 MADE: Final[dict[str, Callable[[], str]]] = {
     "settings": settings_table,
     "routes": routes_table,
@@ -188,6 +201,7 @@ MADE: Final[dict[str, Callable[[], str]]] = {
     "reasons": reasons_table,
     "architectures": architectures_table,
     "modules": modules_table,
+    "clients": clients_table,
 }
 
 
@@ -232,6 +246,7 @@ def anchors(path: Path) -> set[str]:
         ("docs/model-directory.md", "reasons"),
         ("docs/model-directory.md", "architectures"),
         ("docs/model-directory.md", "modules"),
+        ("docs/clients.md", "clients"),
     ],
 )
 def test_a_table_says_what_the_code_says(name: str, title: str) -> None:

@@ -16,6 +16,7 @@ from aiohttp import web
 from gateway import __version__
 from gateway.errors import leaves
 from gateway.web import contract
+from gateway.web.auth import API_KEY
 from gateway.web.contract import JSON, OCTETS, Contract
 from gateway.web.errors import NATIVE, Dialect, status
 
@@ -34,6 +35,10 @@ ABOUT: Final = (
     "A gateway that watches a directory tree of models and serves embeddings. A model's id may hold slashes; in a path "
     "they stand as they are, or as %2F. The header X-Request-Timeout says for how many seconds a client will wait."
 )
+KEYS: Final = {  # asked for once there are keys, and then either will do
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "key": {"type": "apiKey", "in": "header", "name": API_KEY},
+}
 SCHEMAS: Final = "#/components/schemas/{name}"
 CHOICES: Final = re.compile(r"\(\?P<(\w+)>(\w+(?:\|\w+)+)\)")
 NUMBER: Final = re.compile(r"\(\?P<(\w+)>\[0-9\]\+\)")
@@ -106,7 +111,8 @@ def document(table: Iterable[web.AbstractRoute], dialects: Sequence[Dialect]) ->
         "info": {"title": "Dropgate", "version": __version__, "description": ABOUT},
         "tags": [{"name": name, "description": promise} for name, promise in sorted(_promises(found).items())],
         "paths": paths,
-        "components": {"schemas": components, "responses": responses},
+        "security": [{}, *({name: []} for name in KEYS)],
+        "components": {"schemas": components, "responses": responses, "securitySchemes": KEYS},
     }
 
 

@@ -1,7 +1,7 @@
 """Asks a running gateway whatever its own description allows, and much that it does not: no answer may be a 500, differ
 from its description, or fail to come.
 
-    python -m tests.protocols.fuzz --examples 400       20,000 requests and more, in some minutes; `make fuzz`
+    python -m tests.protocols.fuzz --examples 600       20,000 requests and more, in some minutes; `make fuzz`
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ def volume(root: Path) -> None:
     (Path(making.encoder(root / "finetuned" / "half", seed=5)) / "model.safetensors").write_bytes(b"")
 
 
-async def ask(url: str, base: Path, examples: int, phases: str) -> tuple[int, str]:
+async def ask(url: str, base: Path, examples: int, phases: str, seed: int) -> tuple[int, str]:
     """schemathesis's exit status, and what it says."""
     (base / "schemathesis.toml").write_text(CONFIG)
     command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(base / "schemathesis.toml"), "run"]
     command += [
         f"{url}/openapi.json",
-        f"--seed={SEED}",
+        f"--seed={seed}",
         "--workers=2",
         f"--max-examples={examples}",
         f"--phases={phases}",
@@ -59,14 +59,14 @@ async def ask(url: str, base: Path, examples: int, phases: str) -> tuple[int, st
     return process.returncode, said.decode(errors="replace")
 
 
-async def fuzz(base: Path, examples: int, phases: str = "examples,fuzzing") -> tuple[int, int, str]:
+async def fuzz(base: Path, examples: int, phases: str = "examples,fuzzing", seed: int = SEED) -> tuple[int, int, str]:
     """Requests that were answered, schemathesis's exit status, and all that was found wrong."""
     volume(base / "models")
     options = ("--device=cpu", "--default-model=finetuned/physics", "--hub-offline")
     async with RunningGateway(base / "models", base / "state", *options) as gateway:
         await gateway.wait_for("huggingface:finetuned/judge", "ready", "loaded")
         await gateway.wait_for("huggingface:finetuned/half", "rejected")
-        status, said = await ask(gateway.url, base, examples, phases)
+        status, said = await ask(gateway.url, base, examples, phases, seed)
         async with gateway.session.get("/healthz") as reply:
             assert reply.status == 200
         lines = [record for record in gateway.log if record.get("event") == "request"]
@@ -76,11 +76,13 @@ async def fuzz(base: Path, examples: int, phases: str = "examples,fuzzing") -> t
 
 def main() -> int:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--examples", type=int, default=400, help="requests for each operation")
+    parser.add_argument("--examples", type=int, default=600, help="requests for each operation, at most")
+    parser.add_argument("--seed", type=int, default=SEED)
+    asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as base:
-        count, status, said = asyncio.run(fuzz(Path(base), parser.parse_args().examples))
+        count, status, said = asyncio.run(fuzz(Path(base), asked.examples, seed=asked.seed))
     print(said)
-    print(f"{count} requests, seed {SEED}: {'all is well' if status == 0 else 'something is wrong'}")
+    print(f"{count} requests, seed {asked.seed}: {'all is well' if status == 0 else 'something is wrong'}")
     return status
 
 

@@ -112,6 +112,12 @@ def test_a_route_answers_its_errors_in_the_words_that_are_described() -> None:
         assert {found.rpartition("/")[2].rstrip("0123456789") for found in told} == {dialect.name}
 
 
+def test_both_ways_to_send_a_key_are_described_and_neither_is_always_needed() -> None:
+    schemes = DOCUMENT["components"]["securitySchemes"]
+    assert {scheme.get("name", scheme.get("scheme")) for scheme in schemes.values()} == {"bearer", "X-API-Key"}
+    assert DOCUMENT["security"] == [{}, {"bearer": []}, {"key": []}]
+
+
 def test_a_route_that_says_nothing_is_described_too() -> None:
     async def silent(request: web.Request) -> web.Response:
         """Says nothing."""

@@ -1,0 +1,61 @@
+"""openai-python. It asks for base64 unless told otherwise, and decodes it itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import openai
+from telling import Target, tell
+
+
+def client(target: Target) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{target.url}/v1", api_key=target.key, max_retries=0)
+
+
+def embeddings(target: Target, texts: list[str]) -> list[list[float]]:
+    """One text goes as a string, many as a list."""
+    given = texts[0] if len(texts) == 1 else texts
+    answer = client(target).embeddings.create(model=target.model, input=given)
+    return [each.embedding for each in sorted(answer.data, key=lambda each: each.index)]
+
+
+def floats(target: Target, texts: list[str]) -> list[list[float]]:
+    answer = client(target).embeddings.create(model=target.model, input=texts, encoding_format="float")
+    return [each.embedding for each in answer.data]
+
+
+def shortened(target: Target, texts: list[str]) -> list[list[float]]:
+    answer = client(target).embeddings.create(model=target.model, input=texts, dimensions=64)
+    return [each.embedding for each in answer.data]
+
+
+def ids(target: Target, rows: list[list[int]]) -> list[list[float]]:
+    """Token ids in place of texts."""
+    answer = client(target).embeddings.create(model=target.model, input=rows)
+    return [each.embedding for each in answer.data]
+
+
+def usage(target: Target, texts: list[str]) -> dict[str, Any]:
+    answer = client(target).embeddings.create(model=target.model, input=texts)
+    return {"model": answer.model, "object": answer.object, **answer.usage.model_dump()}
+
+
+def models(target: Target, _: None) -> list[str]:
+    return [model.id for model in client(target).models.list()]
+
+
+def model(target: Target, _: None) -> str:
+    """Its slash arrives percent-encoded."""
+    return client(target).models.retrieve(target.model).id
+
+
+def code(target: Target, texts: list[str]) -> dict[str, Any]:
+    """What the library reads of an error's body."""
+    try:
+        client(target).embeddings.create(model=target.model, input=texts)
+    except openai.APIStatusError as error:
+        return {"code": error.code, "type": error.type, "param": error.param}
+    return {}
+
+
+tell(embeddings, floats, shortened, ids, usage, models, model, code)
