@@ -534,7 +534,7 @@ def _demand(found: Found, kind: Kind) -> None:
 
 
 def _alike(inputs: list[str] | Ids) -> list[str] | Ids:
-    """Either texts or token ids. Raises InvalidInput for a mixture."""
+    """Either texts or token ids. Raises InvalidInput for a mixture, which a host would take for a broken connection."""
     if len(inputs) > 1:
         text = isinstance(inputs[0], str)
         if len(set(map(type, inputs))) > 1:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gateway.host.frame import TokenIds
+from gateway.errors import InvalidInput
+from gateway.host.frame import Row, TokenIds
 from gateway.host.tokenize import Tokenizer, too_long
 from gateway.host.wire import Side
 
@@ -21,10 +22,18 @@ def encode(
     """
     side = side or tokenizer.side
     frame, most = tokenizer.pair_frame, tokenizer.max_tokens
-    asked, *bodies = tokenizer.bodies([query, *texts], side)
+    asked, bodies = _asked(tokenizer, query, side), tokenizer.bodies(texts, side)
     if not truncate:
         for index, body in enumerate(bodies):
             tokens = len(asked) + len(body) + len(frame)
             if tokens > most:
                 raise too_long(index, tokens, most)
     return [frame.around(asked, body, most, side) for body in bodies]
+
+
+def _asked(tokenizer: Tokenizer, query: str, side: Side) -> Row:
+    try:
+        (ids,) = tokenizer.bodies([query], side)
+    except InvalidInput as error:
+        raise InvalidInput(error.message.replace("input 0", "the query")) from error
+    return ids

@@ -28,6 +28,7 @@ from gateway.service import (
     TokenVectors,
 )
 from gateway.settings import Settings
+from gateway.tenants.keyring import Keyring
 from tests import making
 
 DEADLINE = 120.0
@@ -73,8 +74,9 @@ async def running(base: Path, **options: Any) -> AsyncIterator[Running]:
     settings = Settings(
         models_dir=str(root), state_dir=str(base / "state"), settle_seconds=0.1, scan_interval=0.1, **options
     )
+    tell = events.Events()
     async with asyncio.TaskGroup() as group:
-        gateway = Gateway(settings, ["cpu"], events.Events(), group)
+        gateway = Gateway(settings, ["cpu"], tell, group, keyring=Keyring(str(base / "keys.json"), tell))
         async with gateway.running():
             yield Running(gateway, root)
 

@@ -12,10 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from sentence_transformers import CrossEncoder
+from transformers import AutoTokenizer
 
 from gateway.errors import InputTooLong, InvalidInput, LoadFailed
 from gateway.host import encoder, pairs, reranker, runtimes, stages
-from gateway.host.frame import TYPE_BIT
+from gateway.host.frame import LOWER, TYPE_BIT
 from gateway.host.tokenize import Tokenizer
 from gateway.model import Generation
 from gateway.volume.architectures import RERANKERS
@@ -97,10 +98,28 @@ def test_a_pair_over_the_limit_is_refused_where_it_may_not_be_cut(tmp_path: Path
     assert caught.value.details == {"index": 1, "tokens": 17, "max_tokens": 16}
 
 
-def test_half_of_a_surrogate_pair_is_refused(tmp_path: Path) -> None:
+def test_half_of_a_surrogate_pair_is_refused_where_it_stands(tmp_path: Path) -> None:
     tokenizer = Tokenizer(making.generation(making.reranker(tmp_path / "model")))
-    with pytest.raises(InvalidInput, match="surrogate"):
+    with pytest.raises(InvalidInput, match="input 1 holds half") as caught:
         pairs.encode(tokenizer, "beam", ["ring", "\ud800"])
+    assert caught.value.details == {"index": 1}
+    with pytest.raises(InvalidInput, match="the query holds half"):
+        pairs.encode(tokenizer, "\ud800", ["ring"])
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "xlm-roberta"])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_pair_of_megabytes_has_the_ids_that_the_library_gives_it(family: str, side: Any, tmp_path: Path) -> None:
+    path = making.reranker(tmp_path / "model", family=family)
+    tokenizer, library = Tokenizer(making.generation(path)), AutoTokenizer.from_pretrained(path, truncation_side=side)
+    short, long = "where is the beam?", "a laser, " * 20_000 + "the end of the photon"
+    for query, text in ((short, long), (long, short), (long, long)):
+        (row,) = pairs.encode(tokenizer, query, [text], side=side)
+        # the library's own pair of two long texts has as many overflowing parts as there are pairs of theirs
+        parts = [part[:5000] if side == "right" else part[-5000:] for part in (query, text)]
+        wanted = library(*parts, truncation="longest_first", max_length=64)
+        assert (row & LOWER).tolist() == wanted["input_ids"]
+        assert (row >> TYPE_BIT).tolist() == wanted.get("token_type_ids", [0] * len(row))
 
 
 @pytest.mark.parametrize("gone", ["classifier.weight", "bert.pooler.dense.weight"])
