@@ -70,8 +70,8 @@ async def test_a_body_that_is_no_object_is_said_to_be_none(gateway: RunningGatew
         ({"inputs": 3}, "inputs"),
         ({"inputs": None}, "inputs"),
         ({"inputs": {"text": "a"}}, "inputs"),
-        ({"inputs": ["a", 3]}, "inputs[1]"),
-        ({"inputs": [["a"]]}, "inputs[0]"),
+        ({"inputs": ["a", 3]}, "inputs"),
+        ({"inputs": [["a"]]}, "inputs[0][0]"),
         ({"texts": 3}, "texts"),
         ({"model": 3}, "model"),
         ({"model": ["a"]}, "model"),
@@ -252,7 +252,7 @@ async def test_empty_texts_have_a_vector(gateway: RunningGateway) -> None:
 # HTTP itself.
 
 
-@pytest.mark.parametrize("path", ["/", "/nothing", "/embed/", "/v3/embeddings", "/embed/more"])
+@pytest.mark.parametrize("path", ["/nothing", "/embed/", "/v3/embeddings", "/embed/more"])
 async def test_an_unknown_route_is_an_error_of_ours(gateway: RunningGateway, path: str) -> None:
     async with gateway.session.post(path) as answer:
         assert answer.status == 404
