@@ -276,7 +276,8 @@ async def test_another_method_is_told_the_right_one(
 
 async def test_a_body_that_is_not_packed_as_it_says_is_an_error_of_the_request(gateway: RunningGateway) -> None:
     head = (
-        b"POST /embed HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Encoding: gzip\r\nContent-Length: 7\r\n\r\n"
+        b"POST /embed HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+        b"Content-Encoding: gzip\r\nContent-Length: 7\r\n\r\n"
     )
     answer = await spoken(gateway, head + b"abcdefg")
     assert answer.startswith(b"HTTP/1.1 400 ")
