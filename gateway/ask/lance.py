@@ -25,9 +25,10 @@ from gateway.ask.passage import Chunk, Document, Head, Hit, Index, Row, Where
 from gateway.ask.registry import Registry
 from gateway.ask.store import Vectors
 from gateway.ask.tables import Missing, Tables, any_of, literal
-from gateway.errors import IndexGone, KnowledgeBaseNotFound
+from gateway.errors import IndexGone, KnowledgeBaseNotFound, KnowledgeStoreFailed
 
 TIDY_EVERY: Final = 64  # upserts of this process to one index
+PREFIX: Final = "index-"  # of the names of tables
 FRESHNESS: Final = 2.0  # seconds; of a bucket, where each look is a request
 
 
@@ -64,12 +65,19 @@ class LanceStore:
             await self._indexes.close()
 
     async def _sweep(self) -> None:
-        """Drops what a `drop` that did not live to its end has left. A new place is registered before it has tables."""
-        names = await self._tables.names("")
+        """Drops what a drop that did not live to its end has left. Read in the order in which things go, which is the
+        opposite of that in which they come: what another process makes meanwhile is nothing that is left."""
+        names = [name for name in await self._tables.names("") if name.startswith((archive.PREFIX, PREFIX))]
+        indexes = await self._registry.indexes()
         places = {place for _, place in await self._registry.rows()}
+        known = {archive.table_name(place) for place in places}
+        for index in indexes:
+            if index.id.partition("-")[0] in places:
+                known.add(_table_name(index))
+            else:
+                await self._registry.strike(index)
         for name in names:
-            kind, _, rest = name.partition("-")
-            if kind in {"documents", "index"} and rest.partition("-")[0] not in places:
+            if name not in known:
                 await self._tables.drop(name)
 
     # --- knowledge bases
@@ -94,8 +102,8 @@ class LanceStore:
     async def drop(self, kb: str) -> None:
         _, place = await self._registry.row(kb)
         await self._registry.remove(kb, place)
-        for name in await self._tables.names(_prefix(place)):
-            await self._gone(name)
+        for index in await self._registry.indexes(place):
+            await self._gone(index)
         await self._tables.drop(archive.table_name(place))
 
     # --- documents
@@ -122,8 +130,9 @@ class LanceStore:
     # --- indexes
 
     async def create_index(self, kb: str, model: str, generation: str, dim: int, chunking: str = "") -> Index:
+        place = await self._place(kb)
         index = Index(
-            id=f"{await self._place(kb)}-{uuid.uuid4().hex[:16]}",
+            id=f"{place}-{uuid.uuid4().hex[:16]}",
             kb=kb,
             model=model,
             generation=generation,
@@ -131,20 +140,14 @@ class LanceStore:
             chunking=chunking,
             made=time.time(),
         )
+        await self._registry.enter(index, place)
         name = _table_name(index)
         await lance_index.prepare(await self._indexes.made(name, columns.of_index(index)))
         await self._indexes.sync(name)
         return index
 
     async def indexes(self, kb: str) -> list[Index]:
-        found = []
-        for name in await self._tables.names(_prefix(await self._place(kb))):
-            try:
-                async with self._indexes.using(name) as table:
-                    found.append(columns.index_of(await table.schema()))
-            except Missing:
-                continue  # dropped since it was listed
-        return sorted(found, key=lambda index: (index.made, index.id))
+        return await self._registry.indexes(await self._place(kb))
 
     async def upsert(
         self,
@@ -234,7 +237,7 @@ class LanceStore:
             without = row.without(index)
             if without is row or await self._registry.replace(row, without, place):
                 break
-        await self._gone(_table_name(index))
+        await self._gone(index)
 
     # --- readers
 
@@ -250,6 +253,10 @@ class LanceStore:
                 yield table
         except Missing as error:
             raise _index_gone(index) from error
+        except KnowledgeStoreFailed as error:
+            if await self._registry.has(index):
+                raise
+            raise _index_gone(index) from error  # some of its files are
         finally:
             self._readers[name] -= 1
             if not self._readers[name]:
@@ -257,9 +264,11 @@ class LanceStore:
                 async with self._left:
                     self._left.notify_all()
 
-    async def _gone(self, name: str) -> None:
+    async def _gone(self, index: Index) -> None:
         """Drops the table of an index once this process's readers have left; nobody new comes in."""
+        name = _table_name(index)
         self._dropped.add(name)
+        await self._registry.strike(index)
         async with self._left:
             await self._left.wait_for(lambda: not self._readers[name])
         del self._readers[name]
@@ -267,11 +276,7 @@ class LanceStore:
 
 
 def _table_name(index: Index) -> str:
-    return f"index-{index.id}"
-
-
-def _prefix(place: str) -> str:
-    return f"index-{place}-"
+    return f"{PREFIX}{index.id}"
 
 
 def _index_gone(index: Index) -> IndexGone:

@@ -14,7 +14,7 @@ from gateway.ask.lance import LanceStore
 from gateway.ask.passage import Chunk, Document, Index, Where, chunk_id
 from gateway.ask.tables import Missing
 from gateway.errors import IndexGone, KnowledgeStoreFailed
-from tests.ask.stores import chunks, document, filled, spread, toward
+from tests.ask.stores import chunks, document, filled, indexed, spread, toward
 
 ROWS, WIDTH = 3000, 64
 
@@ -124,6 +124,24 @@ async def test_what_a_killed_drop_has_left_goes_at_the_next_start(store: LanceSt
     assert not [name for name in await again._tables.names("") if place in name]
     assert await again.count(kept) == 1
     assert await again.count_documents("/kept") == 1
+    await again.close()
+
+
+async def test_an_index_whose_drop_was_killed_halfway_is_gone(store: LanceStore, tmp_path: Path) -> None:
+    """LanceDB deletes file by file: with some of them gone a table still opens, and fails when it is read."""
+    kept = await filled(store, document("a", "one"))
+    half = await indexed(store, await store.row("/papers"), document("a", "one"))
+    await store._registry.strike(half)
+    folder = tmp_path / "knowledge" / f"index-{half.id}.lance"
+    for path in (folder / "data").iterdir():
+        path.unlink()
+    assert await store.indexes("/papers") == [kept]
+    with pytest.raises(IndexGone):
+        await store.search(half, toward(1), "one", 5)
+    again = LanceStore(str(tmp_path / "knowledge"))
+    await again.open()
+    assert not folder.exists()
+    assert await again.count(kept) == 1
     await again.close()
 
 
