@@ -32,6 +32,7 @@ INDEXES: Final = pa.schema(
         pa.field("id", pa.string(), nullable=False, metadata=UNIQUE),
         pa.field("place", pa.string()),
         pa.field("about", pa.binary()),
+        pa.field("ready", pa.bool_()),
     ]
 )
 DOCUMENTS: Final = pa.schema(

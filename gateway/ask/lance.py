@@ -29,6 +29,7 @@ from gateway.errors import IndexGone, KnowledgeBaseNotFound, KnowledgeStoreFaile
 
 TIDY_EVERY: Final = 64  # upserts of this process to one index
 PREFIX: Final = "index-"  # of the names of tables
+PATIENCE: Final = 3600.0  # seconds in which whoever makes an index has made it ready to be used
 FRESHNESS: Final = 2.0  # seconds; of a bucket, where each look is a request
 
 
@@ -68,11 +69,12 @@ class LanceStore:
         """Drops what a drop that did not live to its end has left. Read in the order in which things go, which is the
         opposite of that in which they come: what another process makes meanwhile is nothing that is left."""
         names = [name for name in await self._tables.names("") if name.startswith((archive.PREFIX, PREFIX))]
-        indexes = await self._registry.indexes()
+        indexes = await self._registry.entries()
+        never = {index.id for index in await self._registry.unready(time.time() - PATIENCE)}
         places = {place for _, place in await self._registry.rows()}
         known = {archive.table_name(place) for place in places}
         for index in indexes:
-            if index.id.partition("-")[0] in places:
+            if index.id.partition("-")[0] in places and index.id not in never:
                 known.add(_table_name(index))
             else:
                 await self._registry.strike(index)
@@ -140,10 +142,11 @@ class LanceStore:
             chunking=chunking,
             made=time.time(),
         )
-        await self._registry.enter(index, place)
+        await self._registry.enter(index, place, ready=False)
         name = _table_name(index)
         await lance_index.prepare(await self._indexes.made(name, columns.of_index(index)))
         await self._indexes.sync(name)
+        await self._registry.enter(index, place, ready=True)
         return index
 
     async def indexes(self, kb: str) -> list[Index]:

@@ -76,20 +76,30 @@ class Registry:
             await table.delete(f"kb = {literal(kb)} AND place = {literal(place)}")
         await self._changed(NAME)
 
-    async def indexes(self, place: str | None = None) -> list[Index]:
-        """Those of one place or all, oldest first."""
+    async def indexes(self, place: str) -> list[Index]:
+        """Those of a place that are ready, oldest first."""
+        return await self._entered(f"place = {literal(place)} AND ready")
+
+    async def entries(self) -> list[Index]:
+        """All that were entered, ready or not."""
+        return await self._entered("true")
+
+    async def unready(self, made_before: float) -> list[Index]:
+        """Those whose maker has not come back to them."""
+        return [index for index in await self._entered("NOT ready") if index.made < made_before]
+
+    async def _entered(self, which: str) -> list[Index]:
         async with self._tables.using(INDEXES) as table:
-            query = table.query().select(["about"])
-            if place is not None:
-                query = query.where(f"place = {literal(place)}")
-            found = await query.to_list()
+            found = await table.query().where(which).select(["about"]).to_list()
         indexes = [msgspec.json.decode(entry["about"], type=Index) for entry in found]
         return sorted(indexes, key=lambda index: (index.made, index.id))
 
-    async def enter(self, index: Index, place: str) -> None:
-        entry = {"id": index.id, "place": place, "about": msgspec.json.encode(index)}
+    async def enter(self, index: Index, place: str, *, ready: bool) -> None:
+        """Before its table is made, and again when it is ready to be used."""
+        entry = {"id": index.id, "place": place, "about": msgspec.json.encode(index), "ready": ready}
         async with self._tables.using(INDEXES) as table:
-            await table.add(columns.table([entry], columns.INDEXES))
+            merge = table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
+            await merge.execute(columns.table([entry], columns.INDEXES))
         await self._changed(INDEXES)
 
     async def strike(self, index: Index) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -142,6 +143,19 @@ async def test_an_index_whose_drop_was_killed_halfway_is_gone(store: LanceStore,
     await again.open()
     assert not folder.exists()
     assert await again.count(kept) == 1
+    await again.close()
+
+
+async def test_an_index_that_was_never_made_whole_is_none(store: LanceStore, tmp_path: Path) -> None:
+    kept = await filled(store, document("a", "one"))
+    row, place = await store._registry.row("/papers")
+    for name, made in (("old", 5.0), ("new", time.time())):  # entered, and there their makers ended
+        half = Index(id=f"{place}-{name}", kb=row.kb, model="m", generation="g", dim=8, made=made)
+        await store._registry.enter(half, place, ready=False)
+    assert await store.indexes(row.kb) == [kept]
+    again = LanceStore(str(tmp_path / "knowledge"))
+    await again.open()
+    assert [index.id for index in await again._registry.entries()] == [kept.id, f"{place}-new"]
     await again.close()
 
 
