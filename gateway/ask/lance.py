@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from gateway.ask import archive, columns, lance_index
 from gateway.ask.archive import Archive
+from gateway.ask.copies import PAUSE, Copies
 from gateway.ask.passage import Chunk, Document, Head, Hit, Index, Row, Where
 from gateway.ask.registry import Registry
 from gateway.ask.store import Vectors
@@ -35,7 +36,8 @@ FRESHNESS: Final = 2.0  # seconds; of a bucket, where each look is a request
 
 class LanceStore:
     """`uri` is a directory, or `s3://bucket/path` with `options` as LanceDB has them (without, the environment's);
-    `freshness` is for how many seconds another process's writes may go unseen in a bucket."""
+    `freshness` is for how many seconds another process's writes may go unseen in a bucket, whose indexes are searched
+    in copies below `cache_dir`, if that is given."""
 
     def __init__(
         self,
@@ -43,9 +45,11 @@ class LanceStore:
         options: dict[str, str] | None = None,
         cache_dir: str | None = None,
         freshness: float = FRESHNESS,
+        pause: float = PAUSE,
     ) -> None:
         self._tables = Tables(uri, options)
         self._indexes = self._tables if self._tables.local else Tables(uri, options, freshness)
+        self._copies = None if cache_dir is None or self._tables.local else Copies(cache_dir, pause)
         self._registry = Registry(self._tables)
         self._archive = Archive(self._tables)
         self._readers: Counter[str] = Counter()
@@ -59,8 +63,12 @@ class LanceStore:
             await self._indexes.open()
         await self._registry.open()
         await self._sweep()
+        if self._copies is not None:
+            await self._copies.open({index.id for index in await self._registry.entries()})
 
     async def close(self) -> None:
+        if self._copies is not None:
+            await self._copies.close()
         await self._tables.close()
         if self._indexes is not self._tables:
             await self._indexes.close()
@@ -201,7 +209,18 @@ class LanceStore:
         where: Where | None = None,
     ) -> list[Hit]:
         async with self._reading(index) as table:
-            return await lance_index.search(table, index, vector, text, limit, where)
+            near = await self._nearby(index, table)
+            return await lance_index.search(near, index, vector, text, limit, where)
+
+    async def _nearby(self, index: Index, table: AsyncTable) -> AsyncTable:
+        """The local copy of what a search would see in the bucket, or the bucket."""
+        if self._copies is None:
+            return table
+        version = await table.version()
+        copy = await self._copies.of(index, version)
+        if copy is None:
+            self._copies.follow(index, version, self._indexes.connection, _table_name(index))
+        return copy or table
 
     async def vectors(self, index: Index, chunks: Sequence[str]) -> Vectors:
         made = np.zeros((len(chunks), index.dim), dtype=np.float32)
@@ -275,6 +294,8 @@ class LanceStore:
         async with self._left:
             await self._left.wait_for(lambda: not self._readers[name])
         del self._readers[name]
+        if self._copies is not None:
+            await self._copies.forget(index)
         await self._indexes.drop(name)
 
 
