@@ -36,6 +36,10 @@ ORDER: Final = [
     *("catalog.ledger", "catalog.golden", "catalog.entry", "catalog.recall", "catalog.retention", "catalog.holdings"),
     *("catalog.aliases", "catalog.alias_file", "catalog.names", "catalog.sight", "catalog.lookup", "catalog.listing"),
     *("catalog.warm", "catalog.trial", "catalog.judge", "catalog.catalog", "catalog.view"),
+    *("ask.passage", "ask.store", "ask.fusion", "ask.labels"),
+    *("ask.durable", "ask.columns", "ask.tables", "ask.registry", "ask.archive", "ask.lance_index", "ask.copies"),
+    "ask.lance",
+    *("ask.extra", "ask.qdrant"),
     *("service", "log", "telemetry"),
     *(
         "web.answers",
@@ -149,6 +153,20 @@ def test_only_the_edge_speaks_http() -> None:
 
 def test_only_one_module_knows_the_hub() -> None:
     assert importers("huggingface_hub", "httpx2") == {"volume.hub"}
+
+
+def test_only_the_store_of_knowledge_bases_knows_lancedb() -> None:
+    assert importers("lancedb", "pyarrow") == {
+        "ask.columns",
+        "ask.tables",
+        "ask.lance_index",
+        "ask.copies",
+        "ask.lance",
+    }
+
+
+def test_only_one_module_knows_qdrant() -> None:
+    assert importers("qdrant_client") == {"ask.qdrant"}
 
 
 def test_only_lanes_start_threads() -> None:

@@ -49,6 +49,12 @@ STATUSES: Final[dict[type[errors.GatewayError], int]] = {
     errors.PullInterrupted: 503,
     errors.VolumeFull: 507,
     errors.VolumeUnwritable: 507,
+    errors.AskUnavailable: 501,
+    errors.KnowledgeBaseExists: 409,
+    errors.KnowledgeDirUnsuitable: 500,
+    errors.KnowledgeStoreFailed: 503,
+    errors.IndexGone: 503,
+    errors.KnowledgeImportFailed: 502,
     errors.DeadlineExceeded: 504,
     errors.Internal: 500,
 }
