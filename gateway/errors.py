@@ -58,6 +58,14 @@ a type to its status (`gateway/web/errors.py`), and a test holds the table and t
     │   ├── PullInterrupted              pull_interrupted
     │   ├── VolumeFull                   volume_full
     │   └── VolumeUnwritable             volume_unwritable
+    ├── ProviderError                  who was asked for an answer, here or elsewhere, gave none
+    │   ├── ProviderNotFound             provider_not_found
+    │   ├── ProviderModelNotFound        provider_model_not_found
+    │   ├── ProviderRefused              provider_refused
+    │   ├── ProviderBusy                 provider_busy
+    │   ├── ProviderUnavailable          provider_unavailable
+    │   ├── ProviderFailed               provider_failed
+    │   └── ProviderTimeout              provider_timeout
     ├── DeadlineExceeded                 deadline_exceeded
     └── Internal                         internal
 """
@@ -304,6 +312,38 @@ class VolumeFull(PullFailed):
 
 class VolumeUnwritable(PullFailed):
     code = "volume_unwritable"
+
+
+class ProviderError(GatewayError):
+    pass
+
+
+class ProviderNotFound(ProviderError):
+    code = "provider_not_found"
+
+
+class ProviderModelNotFound(ProviderError):
+    code = "provider_model_not_found"
+
+
+class ProviderRefused(ProviderError):
+    code = "provider_refused"
+
+
+class ProviderBusy(ProviderError):
+    code = "provider_busy"
+
+
+class ProviderUnavailable(ProviderError):
+    code = "provider_unavailable"
+
+
+class ProviderFailed(ProviderError):
+    code = "provider_failed"
+
+
+class ProviderTimeout(ProviderError):
+    code = "provider_timeout"
 
 
 class DeadlineExceeded(GatewayError):
