@@ -28,7 +28,9 @@ a type to its status (`gateway/web/errors.py`), and a test holds the table and t
     │   ├── RouteNotFound                route_not_found
     │   ├── MethodNotAllowed             method_not_allowed
     │   ├── ModelNotFound                model_not_found
-    │   └── GenerationNotFound           generation_not_found
+    │   ├── GenerationNotFound           generation_not_found
+    │   ├── KnowledgeBaseNotFound        knowledge_base_not_found
+    │   └── DocumentNotFound             document_not_found
     ├── NotServable                    the model is on the volume, and may not be served as it lies there
     │   ├── ModelCopying                 model_copying
     │   ├── ModelRejected                model_rejected
@@ -58,6 +60,14 @@ a type to its status (`gateway/web/errors.py`), and a test holds the table and t
     │   ├── PullInterrupted              pull_interrupted
     │   ├── VolumeFull                   volume_full
     │   └── VolumeUnwritable             volume_unwritable
+    ├── AskFailed                      knowledge bases, and what is answered from them
+    │   ├── AskUnavailable               ask_unavailable
+    │   ├── KnowledgeBaseExists          knowledge_base_exists
+    │   ├── KnowledgeDirUnsuitable       knowledge_dir_unsuitable
+    │   ├── KnowledgeStoreFailed         knowledge_store_failed
+    │   ├── IndexGone                    index_gone
+    │   ├── WrongEmbeddingModel          wrong_embedding_model
+    │   └── KnowledgeBaseNotReady        knowledge_base_not_ready
     ├── ProviderError                  who was asked for an answer, here or elsewhere, gave none
     │   ├── ProviderNotFound             provider_not_found
     │   ├── ProviderModelNotFound        provider_model_not_found
@@ -198,6 +208,14 @@ class GenerationNotFound(NotFound):
     code = "generation_not_found"
 
 
+class KnowledgeBaseNotFound(NotFound):
+    code = "knowledge_base_not_found"
+
+
+class DocumentNotFound(NotFound):
+    code = "document_not_found"
+
+
 class NotServable(GatewayError):
     pass
 
@@ -312,6 +330,38 @@ class VolumeFull(PullFailed):
 
 class VolumeUnwritable(PullFailed):
     code = "volume_unwritable"
+
+
+class AskFailed(GatewayError):
+    pass
+
+
+class AskUnavailable(AskFailed):
+    code = "ask_unavailable"
+
+
+class KnowledgeBaseExists(AskFailed):
+    code = "knowledge_base_exists"
+
+
+class KnowledgeDirUnsuitable(AskFailed):
+    code = "knowledge_dir_unsuitable"
+
+
+class KnowledgeStoreFailed(AskFailed):
+    code = "knowledge_store_failed"
+
+
+class IndexGone(AskFailed):
+    code = "index_gone"
+
+
+class WrongEmbeddingModel(AskFailed):
+    code = "wrong_embedding_model"
+
+
+class KnowledgeBaseNotReady(AskFailed):
+    code = "knowledge_base_not_ready"
 
 
 class ProviderError(GatewayError):

@@ -36,7 +36,9 @@ ORDER: Final = [
     *("catalog.ledger", "catalog.golden", "catalog.entry", "catalog.recall", "catalog.retention", "catalog.holdings"),
     *("catalog.aliases", "catalog.alias_file", "catalog.names", "catalog.sight", "catalog.lookup", "catalog.listing"),
     *("catalog.warm", "catalog.trial", "catalog.judge", "catalog.catalog", "catalog.view"),
+    *("ask.passage", "ask.store"),
     *("service", "log", "telemetry"),
+    *("ask.first_use", "ask.holds", "ask.embedding", "ask.retrieval", "ask.bases"),
     *(
         "ask.providers",
         "ask.breaker",

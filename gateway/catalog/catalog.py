@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from typing import Any, Final
 
 from cachetools import LRUCache
@@ -153,6 +153,11 @@ class Catalog:
             self._entries[entry.model] = entry
         await self._aliases.restore()
         self._holdings.publish()
+
+    def hold(self, held: Callable[[], Collection[str]]) -> None:
+        """Digests of generations that stay on the disk and may be run, however many newer ones come: indexes that
+        somebody asks were made with them. Asked whenever something changes; to be told before `restore`."""
+        self._holdings.held = held
 
     def reconcile(self, snapshot: Snapshot) -> None:
         """Makes the catalog match one look at the volume."""

@@ -6,14 +6,14 @@ Nothing that anybody may still ask for is removed from the disk, and nothing is 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
 from typing import Any, Final
 
 from cachetools import LRUCache
 
 from gateway import events
 from gateway.catalog import recall, retention
-from gateway.catalog.entry import Entry
+from gateway.catalog.entry import Entry, Kept
 from gateway.catalog.ledger import Ledger
 from gateway.engine.engine import Engine
 from gateway.lane import Lane
@@ -25,7 +25,8 @@ SUMMONED: Final = 16  # generations that are not live, that clients asked for by
 
 
 class Holdings:
-    """`named` are digests that aliases ask for; `copies` is the lane of everything that blocks on the store."""
+    """`named` are digests that aliases ask for, and `held` those that indexes were made with; `copies` is the lane of
+    everything that blocks on the store."""
 
     def __init__(
         self,
@@ -43,6 +44,7 @@ class Holdings:
         self.pruned.set()
         self.by_digest: dict[str, tuple[str, ...]] = {}  # the models of each live generation
         self.owners: dict[str, tuple[str, ...]] = {}  # the same, and of generations that clients asked for by name
+        self.held: Callable[[], Collection[str]] = frozenset
         self._entries = entries
         self._store = store
         self._engine = engine
@@ -81,15 +83,20 @@ class Holdings:
     def publish(self) -> None:
         """Tells the engine what may stay."""
         named: dict[str, list[str]] = {}
+        held = frozenset(self.held())  # loaded or not, it is never retired: its index may be asked at any time
         live: dict[str, Generation] = dict(self._summoned.items())
+        live |= {each.digest: each.generation for each in self._earlier() if each.digest in held}
         for entry in self._entries.values():
             for generation in {g.digest: g for g in (entry.live, entry.successor) if g is not None}.values():
                 live[generation.digest] = generation
                 named.setdefault(generation.digest, []).append(entry.model.path)
         self.by_digest = {digest: tuple(models) for digest, models in named.items()}
-        self.owners = {digest: self._keepers(digest) for digest in self._summoned} | self.by_digest
+        self.owners = {digest: self._keepers(digest) for digest in live} | self.by_digest
         pinned = {e.live.digest: e.live for e in self._entries.values() if e.live and e.pinned and e.swapping is None}
         self._engine.keep(list(live.values()), list(pinned.values()))
+
+    def _earlier(self) -> Iterator[Kept]:
+        return (kept for entry in self._entries.values() for kept in entry.earlier)
 
     def _keepers(self, digest: str) -> tuple[str, ...]:
         holding = (e for e in self._entries.values() if any(kept.digest == digest for kept in e.generations()))
@@ -101,7 +108,7 @@ class Holdings:
             self._entries.values(),
             keep=self._settings.keep_generations,
             budget=self._settings.generations_budget,
-            named=self._named(),
+            named={*self._named(), *self.held()},
         )
         self.publish()
         self._spawn(self._record())

@@ -10,7 +10,8 @@ from gateway.catalog.entry import Entry, Kept
 
 def retain(entries: Collection[Entry], *, keep: int, budget: int, named: Collection[str]) -> None:
     """Leaves each entry its last `keep` earlier generations, and all of them together at most `budget` bytes (0: no
-    limit), the oldest going first. `named` are digests that aliases ask for: they stay."""
+    limit), the oldest going first. `named` are digests that aliases or knowledge bases ask for: they
+    stay."""
     for entry in entries:
         entry.earlier = tuple(kept for place, kept in enumerate(entry.earlier) if place < keep or kept.digest in named)
     if not budget:

@@ -1,0 +1,145 @@
+"""The nouns of knowledge bases: documents, the chunks they are cut into, and the indexes that vectors lie in.
+
+A document is stored once and belongs to no model. Vectors belong to an index, and an index to exactly one generation of
+one embedding model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final
+
+import msgspec
+
+Value = str | int | float | bool
+ID_DIGITS: Final = 32
+
+
+class Page(msgspec.Struct, frozen=True):
+    """A page of a document: `text[start:end]`. `number` is what the page is called in its file, counted from 1."""
+
+    number: int
+    start: int
+    end: int
+
+
+class Document(msgspec.Struct, frozen=True, kw_only=True):
+    """What was put in. `id` is `document_id(name)`, so that the same name replaces. `text` was normalised before any
+    offset was counted; `source` is where it came from, for people; `digest` is of what was read, so that equal digests
+    need no work; `added` is in seconds since 1970."""
+
+    id: str
+    name: str
+    source: str
+    text: str
+    pages: tuple[Page, ...] = ()
+    metadata: dict[str, Value] = {}
+    digest: str
+    added: float
+
+
+class Head(msgspec.Struct, frozen=True, kw_only=True):
+    """A document without its text, for listings."""
+
+    id: str
+    name: str
+    source: str
+    metadata: dict[str, Value] = {}
+    digest: str
+    added: float
+    characters: int
+    pages: int
+
+    @classmethod
+    def of(cls, document: Document) -> Head:
+        return cls(
+            id=document.id,
+            name=document.name,
+            source=document.source,
+            metadata=document.metadata,
+            digest=document.digest,
+            added=document.added,
+            characters=len(document.text),
+            pages=len(document.pages),
+        )
+
+
+class Chunk(msgspec.Struct, frozen=True, kw_only=True):
+    """A part of a document: `document.text[start:end] == text`, always. `id` is `chunk_id(document, index)`; `index`
+    counts the document's chunks from 0; `page` is that of its beginning, None where the document has none."""
+
+    id: str
+    document: str
+    index: int
+    start: int
+    end: int
+    text: str
+    page: int | None = None
+    heading: str = ""
+
+
+class Hit(msgspec.Struct, frozen=True, kw_only=True):
+    """A chunk that a search found. `cosine` is in [-1, 1], exact, and None where the search had no vector; `bm25` is
+    None where the text did not find it. `fused` orders the hits of one search, and means nothing beyond it."""
+
+    chunk: Chunk
+    name: str
+    source: str
+    metadata: dict[str, Value] = {}
+    cosine: float | None = None
+    bm25: float | None = None
+    fused: float = 0.0
+
+
+class Where(msgspec.Struct, frozen=True, kw_only=True):
+    """What hits must have: of each field that is given, one of its values. Numbers are equal by value (1 and 1.0),
+    and equal neither to texts nor to booleans."""
+
+    metadata: dict[str, Value | tuple[Value, ...]] = {}
+    documents: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+
+
+class Index(msgspec.Struct, frozen=True, kw_only=True):
+    """Vectors of `dim` numbers, made by exactly one `generation` of `model`. `chunking` says how the documents were
+    cut: equal strings mean equal cuts. `made` is in seconds since 1970."""
+
+    id: str
+    kb: str
+    model: str
+    generation: str
+    dim: int
+    chunking: str = ""
+    made: float = 0.0
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """All that says what a knowledge base answers with, read in one piece. `kb` is its key in the store; `live`
+    answers, None before the first index; `previous` can be rolled back to, newest first; `version` grows with every
+    change."""
+
+    kb: str
+    live: Index | None = None
+    previous: tuple[Index, ...] = ()
+    version: int = 1
+    owner: str = ""
+    embedding_model: str = ""
+
+    @property
+    def name(self) -> str:
+        """What its owner calls it."""
+        return self.kb.rpartition("/")[2]
+
+
+def key(owner: str, name: str) -> str:
+    """The key of a knowledge base, different for each owner; `name` has no slash. Without API keys the owner is ""."""
+    return f"{owner}/{name}"
+
+
+def document_id(name: str) -> str:
+    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:ID_DIGITS]
+
+
+def chunk_id(document: str, index: int) -> str:
+    return f"{document}:{index}"

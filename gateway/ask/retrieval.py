@@ -1,0 +1,105 @@
+"""What is asked of a knowledge base, what comes back, and which of the passages that a search found are given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from gateway.ask.passage import Hit, Index, Where
+from gateway.ask.store import Vectors
+
+MOST_HITS: Final = 200  # of one request
+WIDER: Final = 4  # so many times the wanted hits are looked at, where something behind the search chooses among them
+FEWEST: Final = 20  # and so many at least
+
+
+class RetrieveRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """`embedding_model` is a client's spelling of the model that it expects the base to have, None for whatever it has.
+
+    `threshold` is a cosine in [-1, 1]. The search is by meaning and by words together (`hybrid`), or by meaning alone;
+    `words` is by words alone. `rerank` is a reranker's spelling. `mmr` in (0, 1] weighs how well a passage answers
+    against how much it repeats those before it: 1 is no diversity at all, None too. `key` is what an alias's canary
+    knows the client by, `timeout` the seconds that it waits.
+    """
+
+    kb: str
+    query: str
+    embedding_model: str | None = None
+    limit: int = 5
+    threshold: float | None = None
+    where: Where | None = None
+    hybrid: bool = True
+    words: bool = False
+    rerank: str | None = None
+    mmr: float | None = None
+    key: str = ""
+    timeout: float | None = None
+
+    @property
+    def wide(self) -> int:
+        """Hits that the search is asked for."""
+        if self.rerank is None and self.mmr is None and self.threshold is None:
+            return self.limit
+        return min(MOST_HITS, max(FEWEST, WIDER * self.limit))
+
+
+class Timings(msgspec.Struct, frozen=True, kw_only=True):
+    """Seconds."""
+
+    embed: float = 0.0
+    search: float = 0.0
+    rerank: float = 0.0
+    total: float = 0.0
+
+
+class Retrieval(msgspec.Struct, frozen=True, kw_only=True):
+    """`hits`, best first, all from one `index`, whose generation made the query's vector too. `relevance` is the
+    reranker's score of each hit, empty without one."""
+
+    hits: tuple[Hit, ...]
+    index: Index
+    relevance: tuple[float, ...] = ()
+    reranker: str | None = None
+    timings: Timings = Timings()
+
+    @property
+    def model(self) -> str:
+        return self.index.model
+
+    @property
+    def generation(self) -> str:
+        """As answers and `model@generation` name it."""
+        return self.index.generation[:12]
+
+
+def above(hits: Sequence[Hit], threshold: float | None) -> list[Hit]:
+    """Those of at least this cosine: ranks that were fused say nothing of how well a passage fits."""
+    if threshold is None:
+        return list(hits)
+    return [hit for hit in hits if hit.cosine is not None and hit.cosine >= threshold]
+
+
+def diverse(scores: Sequence[float], vectors: Vectors, limit: int, weight: float) -> list[int]:
+    """Maximal marginal relevance: places of at most `limit` of the candidates in the order in which to give them.
+    `vectors` [len(scores), dim] are theirs, of any length; scores are compared with cosines, and so brought to 0..1."""
+    relevance = _unit(np.asarray(scores, dtype=np.float64))
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    units = vectors / np.where(lengths == 0, 1, lengths)
+    left, chosen = list(range(len(scores))), list[int]()
+    repeated = np.zeros(len(scores))
+    while left and len(chosen) < limit:
+        best = max(left, key=lambda place: weight * relevance[place] - (1 - weight) * repeated[place])
+        left.remove(best)
+        chosen.append(best)
+        repeated = np.maximum(repeated, units @ units[best])
+    return chosen
+
+
+def _unit(scores: np.ndarray[tuple[int], np.dtype[np.float64]]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    if not len(scores):
+        return scores
+    low, high = scores.min(), scores.max()
+    return np.ones_like(scores) if high == low else (scores - low) / (high - low)
