@@ -49,6 +49,7 @@ ORDER: Final = [
         "ask.upstream",
         "ask.roster",
     ),
+    *("ask.sentences", "ask.grounds", "ask.citations", "ask.extractive", "ask.prompt", "ask.question", "ask.answer"),
     *(
         "web.answers",
         "web.contract",

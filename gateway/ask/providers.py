@@ -5,7 +5,7 @@ A client names one as `provider:model`. `extractive` is none: it quotes what was
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, Final, Literal, Protocol
 
 import msgspec
@@ -57,10 +57,10 @@ class Provider(Protocol):
     name: str
     context: int  # tokens that prompt and answer share
 
-    def chat(self, messages: Sequence[Message], model: str, sampling: Sampling) -> AsyncIterator[Delta]:
+    def chat(self, messages: Sequence[Message], model: str, sampling: Sampling) -> AsyncGenerator[Delta]:
         """The answer as it is made. It ends after a `finish`, or raises ProviderFailed: nothing is cut off silently."""
 
-    def stream(self, body: Mapping[str, Any], model: str) -> AsyncIterator[dict[str, Any]]:
+    def stream(self, body: Mapping[str, Any], model: str) -> AsyncGenerator[dict[str, Any]]:
         """An OpenAI request, to the chunks of its answer."""
 
     async def complete(self, body: Mapping[str, Any], model: str) -> dict[str, Any]:

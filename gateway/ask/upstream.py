@@ -8,7 +8,7 @@ timeouts. Whoever stops reading closes the connection, and so ends the work at t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
@@ -69,7 +69,7 @@ class Upstream:
         self._places = asyncio.Semaphore(spec.max_concurrency)
         self._offer = Offer(name, spec, self._headers, session)
 
-    async def chat(self, messages: Sequence[Message], model: str, sampling: Sampling) -> AsyncIterator[Delta]:
+    async def chat(self, messages: Sequence[Message], model: str, sampling: Sampling) -> AsyncGenerator[Delta]:
         body: dict[str, Any] = {"messages": [{"role": each.role, "content": each.content} for each in messages]}
         if sampling.temperature is not None:
             body["temperature"] = sampling.temperature
@@ -80,9 +80,9 @@ class Upstream:
             async for found in chunks:
                 yield frames.delta(frames.chunk(found))
         finally:
-            await chunks.aclose()  # type: ignore[attr-defined]  # an async generator: who leaves early ends the call
+            await chunks.aclose()  # who leaves early ends the call
 
-    async def stream(self, body: Mapping[str, Any], model: str) -> AsyncIterator[dict[str, Any]]:
+    async def stream(self, body: Mapping[str, Any], model: str) -> AsyncGenerator[dict[str, Any]]:
         limits = self._limits()
         async with self._call({**body, "model": model, "stream": True}, model, limits) as response:
             if response.content_type == "application/json":  # it does not stream
