@@ -75,7 +75,9 @@ class Talking:
 
     async def _models(self, request: web.Request) -> web.Response:
         self.lists += 1
-        return web.json_response({"object": "list", "data": [{"id": "answers"}, {"id": "small:latest"}]})
+        return web.json_response(
+            {"object": "list", "data": [{"id": "answers"}, {"id": "small:latest"}, {"id": "broken"}]}
+        )
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()

@@ -94,6 +94,7 @@ SHOWN_TO_ALL: Final = {
     "GET /docs/docs.js",
 }  # words and no names
 EMBED: Final = {"inputs": "x", "model": "{model}"}
+FILES: Final = {"query": "x", "use_rag": False, "files": [{"name": "f", "content": "It is x. One two three four."}]}
 # the routes as the router has them, without their patterns
 ASKS: Final[dict[str, list[Ask]]] = {
     "POST /embed": [
@@ -107,6 +108,16 @@ ASKS: Final[dict[str, list[Ask]]] = {
     "GET /models/embeddings": [Ask()],
     "GET /models/llms": [Ask()],
     "GET /models/finetuned": [Ask()],
+    **{
+        f"POST {path}": [
+            Ask(body={**FILES, "embedding_model": "{model}"}),
+            Ask(body=FILES),
+            Ask(body={"query": "x", "knowledge_base": "papers", "embedding_model": "{model}"}),
+            Ask(body={"query": "x", "knowledge_base": "papers"}),
+        ]
+        for path in ("/ask", "/ask/stream")
+    },
+    "POST /v1/chat/completions": [Ask(body={"model": "openai:x", "messages": [{"role": "user", "content": "x"}]})],
     "GET /models/{model}": [Ask(path="/models/{model}")],
     "POST /models/{model}/{verb}": [
         Ask(path=f"/models/{{model}}/{verb}") for verb in ("load", "unload", "pin", "unpin")
@@ -160,7 +171,8 @@ ASKS: Final[dict[str, list[Ask]]] = {
     "GET /metrics": [Ask(), Ask(headers={"Accept": "application/json"})],
 }
 BY_CHANCE: Final = (
-    r'"(first|last|last_used|since|created|created_at|modified_at|compute_seconds)":("[^"]*"|[0-9.e-]+|null)'
+    r'"(first|last|last_used|since|created|created_at|modified_at|compute_seconds|timestamp|retrieval_time|total_time'
+    r'|llm_time|retrieval|embedding|llm|first_token|total)":("[^"]*"|[0-9.e-]+|null)'
 )
 CASES: Final = [(route, number) for route, asks in ASKS.items() for number in range(len(asks))]
 ROLES: Final = ("use", "operate", "admin")
