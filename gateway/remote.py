@@ -1,4 +1,4 @@
-"""`gateway models ...` and `gateway pull --url`: a client of a running gateway."""
+"""`gateway models ...`, `gateway pull --url` and `gateway ask`: a client of a running gateway."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ COLUMNS: Final = ("MODEL", "STATE", "GENERATION", "DIM", "ON DISK", "ON DEVICE",
 
 def run(action: str, model: str | None, *, url: str | None, as_json: bool, body: dict[str, Any] | None = None) -> int:
     """Exit status: 0 done, 1 the gateway refused or cannot be reached."""
-    base = (url or os.environ.get("DROPGATE_URL") or DEFAULT_URL).rstrip("/")
+    base = base_url(url)
     path = "/models" if model is None else "/models/" + urllib.parse.quote(model, safe="/:@")
     if action not in {"list", "show"}:
         path += f"/{action}"
     try:
         document = _call(base + path, post=action not in {"list", "show"}, body=body)
     except urllib.error.HTTPError as error:
-        return _refused(error)
+        return refused(error)
     except (OSError, http.client.HTTPException, ValueError) as error:
-        return _nobody(base, error)
+        return nobody(base, error)
     if as_json or action == "show":
         print(json.dumps(document, indent=2))
     elif action == "list":
@@ -55,31 +55,40 @@ def pull(model: str, *, url: str, as_json: bool) -> int:
         print(f"gateway: {error.message} ({error.code})", file=sys.stderr)
         return 1
     except urllib.error.HTTPError as error:
-        return _refused(error)
+        return refused(error)
     except (OSError, http.client.HTTPException, ValueError) as error:
-        return _nobody(base, error)
+        return nobody(base, error)
 
 
-def _nobody(base: str, error: Exception) -> int:
+def nobody(base: str, error: Exception) -> int:
     """Nobody answers, or not a gateway, or it is not even a URL."""
     reason = getattr(error, "reason", error)
     print(f"gateway: no gateway answers at {base} ({reason}); name it with --url", file=sys.stderr)
     return 1
 
 
-def _call(url: str, *, post: bool, body: dict[str, Any] | None = None) -> Any:
+def base_url(url: str | None) -> str:
+    return (url or os.environ.get("DROPGATE_URL") or DEFAULT_URL).rstrip("/")
+
+
+def opened(url: str, body: dict[str, Any] | None, timeout: float, *, post: bool = True) -> Any:
+    """The answer, to be read, as whoever DROPGATE_API_KEY is."""
     data = json.dumps(body).encode() if body is not None else None
     request = urllib.request.Request(url, data, method="POST" if post else "GET")
     if key := os.environ.get("DROPGATE_API_KEY", "").strip():  # a command line is for all to see
         request.add_header("Authorization", f"Bearer {key}")
-    with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+    return urllib.request.urlopen(request, timeout=timeout)
+
+
+def _call(url: str, *, post: bool, body: dict[str, Any] | None = None) -> Any:
+    with opened(url, body, TIMEOUT, post=post) as response:
         document = json.load(response)
     if not isinstance(document, dict) or not document.keys() & {"models", "id"}:
         raise ValueError("another program answers there")
     return document
 
 
-def _refused(error: urllib.error.HTTPError) -> int:
+def refused(error: urllib.error.HTTPError) -> int:
     try:
         told = json.load(error)["error"]
         print(f"gateway: {told['message']} ({told['code']})", file=sys.stderr)

@@ -77,7 +77,7 @@ ORDER: Final = [
         "web.usage",
         "web.server",
     ),
-    *("app", "examples", "check", "pull", "remote", "keys", "cli", "__main__"),
+    *("app", "examples", "check", "pull", "remote", "question", "keys", "cli", "__main__"),
 ]
 THREADS: Final = {"threading", "_thread", "concurrent", "multiprocessing"}
 

@@ -93,10 +93,13 @@ class Words:
 
 
 class Serving:
-    """`session` speaks to the routes; `lines` are the requests' log lines."""
+    """`session` speaks to the routes, which are at `url`; `lines` are the requests' log lines."""
 
-    def __init__(self, session: aiohttp.ClientSession, service: Words, bases: Passages, upstream: Talking) -> None:
+    def __init__(
+        self, session: aiohttp.ClientSession, url: str, *, service: Words, bases: Passages, upstream: Talking
+    ) -> None:
         self.session = session
+        self.url = url
         self.service = service
         self.bases = bases
         self.upstream = upstream
@@ -123,7 +126,8 @@ async def serving(texts: Sequence[str] = PASSAGES, **limits: Any) -> AsyncIterat
         await server.start_server()
         try:
             async with aiohttp.ClientSession(server.make_url("/")) as session:
-                found = Serving(session, service, bases, upstream)
+                url = str(server.make_url("/"))
+                found = Serving(session, url, service=service, bases=bases, upstream=upstream)
                 tell.subscribe(lambda event: found.lines.append(cast(events.RequestFinished, event)))
                 yield found
         finally:
