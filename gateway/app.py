@@ -22,7 +22,11 @@ import msgspec
 from aiohttp import web
 
 from gateway import __version__, events, heap
-from gateway.ask.answer import Answerer, NoBases
+from gateway.ask import extra
+from gateway.ask.answer import Answerer
+from gateway.ask.first_use import FirstUse
+from gateway.ask.holds import Holds
+from gateway.ask.knowledge import Knowledge
 from gateway.ask.roster import Roster
 from gateway.ask.specs import specs
 from gateway.catalog.catalog import Catalog
@@ -33,7 +37,7 @@ from gateway.engine.supervisor import HOST_COMMAND, HostProcess
 from gateway.log import Log
 from gateway.model import Generation, ModelId
 from gateway.service import Service
-from gateway.settings import Settings, SettingsError
+from gateway.settings import BUCKET, Settings, SettingsError
 from gateway.telemetry import Metrics
 from gateway.tenants.audit import Audit, AuditFile
 from gateway.tenants.keyring import Keyring, opened
@@ -51,8 +55,10 @@ from gateway.web import (
     chat,
     cors,
     errors,
+    knowledge,
     metrics,
     native,
+    older_knowledge,
     ollama,
     openai,
     openapi,
@@ -67,7 +73,10 @@ from gateway.web import (
 from gateway.wish import Wish
 
 TIDY_SECONDS: Final = 5.0
-PROTOCOLS: Final = (metrics, usage, stream, pull, native, ask, openai, chat, rerank, tei, ollama, triton, openapi)
+PROTOCOLS: Final = (
+    *(metrics, usage, stream, pull, older_knowledge, knowledge),  # the fixed paths of the older before names
+    *(native, ask, openai, chat, rerank, tei, ollama, triton, openapi),
+)
 DIALECTS: Final = (
     rerank.DIALECT,
     openai.DIALECT,
@@ -133,7 +142,8 @@ class Gateway:
         )
         pulls = Pulls(settings, tell, spawn=self.spawn, look_again=self.follower.look_again)
         self.service = Service(self.catalog, self.engine, pulls, settings)
-        self.answerer = Answerer(self.service, NoBases(), self.roster)
+        self.knowledge = self._knowledge()
+        self.answerer = Answerer(self.service, self.knowledge.bases, self.roster)
         self.keyring = keyring
         self.warm = Warm(
             settings,
@@ -152,6 +162,14 @@ class Gateway:
         tell.subscribe(self.usage)
         tell.subscribe(self._check_dimension)
         tell.subscribe(_tidy)
+
+    def _knowledge(self) -> Knowledge:
+        holds = Holds(self.settings.state_dir)
+        self.catalog.hold(holds.digests)
+        place = _knowledge_place(self.settings)
+        cache = os.path.join(self.settings.state_dir, "knowledge-cache")
+        opened = FirstUse(lambda: extra.store(place, cache), lambda: _is_worth_opening(place))
+        return Knowledge(self.service, opened, holds, self.events, self.spawn)
 
     # The catalog needs the engine and the follower, and they need it: they ask through these.
 
@@ -200,14 +218,19 @@ class Gateway:
         self.spawn(self.follower.follow())
         self.spawn(_tidy_when_quiet(self.service))
         self.spawn(self.warm.follow(self.catalog.looked))
+        self.spawn(self.knowledge.follower.follow())
+        self.spawn(self.knowledge.resume())
         try:
             yield
         finally:
             await self.warm.remember()
             await self.keeper.write()
             await asyncio.gather(*(host.stop() for host in self.hosts))
-            for task in list(self._tasks):
+            tasks = list(self._tasks)
+            for task in tasks:
                 task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self.knowledge.close()
 
     def web(self) -> web.Application:
         pages = cors.Pages(self.settings.cors_origins, lenient=self.settings.insecure)
@@ -224,6 +247,7 @@ class Gateway:
         app[stream.STOPPING] = self.stopping
         app[stream.KEYRING] = self.keyring
         app[metrics.METRICS] = self.metrics
+        app[knowledge.KNOWLEDGE] = self.knowledge
         app[usage.USAGE] = self.usage
         app[asking.ANSWERER] = self.answerer
         app[asking.ROSTER] = self.roster
@@ -327,6 +351,18 @@ def _site(settings: Settings, tell: events.Events, runner: web.AppRunner, listen
         access_log=None,
         logger=errors.complaints(tell),
     )
+
+
+def _knowledge_place(settings: Settings) -> str:
+    return settings.knowledge_dir or os.path.join(settings.state_dir, "knowledge")
+
+
+def _is_worth_opening(place: str) -> bool:
+    """Whether a knowledge base may be there. Of a bucket nobody knows without asking it."""
+    try:
+        return place.startswith(BUCKET) or bool(os.listdir(place))
+    except OSError:
+        return False
 
 
 def _audit_file(settings: Settings) -> AuditFile | None:

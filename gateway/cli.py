@@ -1,9 +1,10 @@
-"""`gateway serve | models | pull | check | keys | ask`. Imports happen inside the verbs: help is instant, and checks
-stand alone."""
+"""`gateway serve | models | kb | ask | pull | check | keys`. Imports happen inside the verbs: help is instant, and
+checks stand alone."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -38,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
     verbs = top.add_subparsers(required=True, metavar="VERB")
     _add_serve(verbs.add_parser("serve", help=SERVE_HELP, description=SERVE_HELP.capitalize() + "."))
     _add_models(verbs.add_parser("models", help="what a running gateway serves, and operating it"))
+    _add_kb(verbs.add_parser("kb", help="knowledge bases: documents in, and what is found in them"))
     _add_pull(verbs.add_parser("pull", help=PULL_HELP, description=PULL_HELP.capitalize() + "."))
     _add_check(verbs.add_parser("check", help="judge a directory on your disk as the gateway would"))
     _add_keys(verbs.add_parser("keys", help=KEYS_HELP, description=KEYS_HELP.capitalize() + "."))
@@ -110,6 +112,55 @@ def _models(options: argparse.Namespace) -> int:
 
     body = {"to": options.to} if getattr(options, "to", None) else None
     return remote.run(options.action, getattr(options, "model", None), url=options.url, as_json=options.json, body=body)
+
+
+def _add_kb(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--url", help="the gateway (DROPGATE_URL, default http://127.0.0.1:8001)")
+    verb.add_argument("--json", action="store_true", help="the gateway's answer as it is")
+    actions = verb.add_subparsers(required=True, metavar="ACTION", dest="action")
+    actions.add_parser("list", help="every knowledge base, and how far its index is")
+    named = {
+        name: actions.add_parser(name, help=text)
+        for name, text in {
+            "add": "put files and directories in: text, Markdown, HTML, PDF; what is there already is left alone",
+            "show": "one knowledge base in full",
+            "search": "the passages that answer a question best",
+            "delete": "drop it, or one document of it",
+            "reindex": "make its index anew, while the old one answers",
+        }.items()
+    }
+    for each in named.values():
+        each.add_argument("name", help="of the knowledge base")
+    named["add"].add_argument("paths", nargs="+", metavar="PATH", help="a file, or a directory with all below it")
+    named["add"].add_argument("--embedding-model", help="of a base that is made by this; the default model without it")
+    named["add"].add_argument("--no-wait", dest="wait", action="store_false", help="return once all is stored")
+    named["add"].add_argument(
+        "--metadata",
+        type=_metadata,
+        default={},
+        metavar="JSON",
+        help="of all these documents, such as '{\"year\": 2024}'",
+    )
+    named["delete"].add_argument("--document", help="its name or id")
+    named["search"].add_argument("query")
+    named["search"].add_argument("--limit", type=int, default=5, help="how many passages")
+    verb.set_defaults(run=_kb)
+
+
+def _metadata(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"no JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise argparse.ArgumentTypeError("expected a JSON object")
+    return found
+
+
+def _kb(options: argparse.Namespace) -> int:
+    from gateway import kb  # noqa: PLC0415  # likewise
+
+    return kb.run(options)
 
 
 def _add_pull(verb: argparse.ArgumentParser) -> None:

@@ -23,7 +23,8 @@ a type to its status (`gateway/web/errors.py`), and a test holds the table and t
     │   ├── BodyTooLarge                 body_too_large
     │   ├── TooManyInputs                too_many_inputs
     │   ├── TooManyTokens                too_many_tokens
-    │   └── InputTooLong                 input_too_long
+    │   ├── InputTooLong                 input_too_long
+    │   └── DocumentTooLarge             document_too_large
     ├── NotFound
     │   ├── RouteNotFound                route_not_found
     │   ├── MethodNotAllowed             method_not_allowed
@@ -35,6 +36,7 @@ a type to its status (`gateway/web/errors.py`), and a test holds the table and t
     │   ├── ModelCopying                 model_copying
     │   ├── ModelRejected                model_rejected
     │   └── DoesNotFit                   model_does_not_fit
+    ├── DocumentUnreadable               document_unreadable
     ├── LimitReached                   a key has used up what it may, for now
     │   ├── RateLimited                  rate_limited
     │   └── TooManyInFlight              too_many_in_flight
@@ -188,6 +190,10 @@ class InputTooLong(TooLarge):
     code = "input_too_long"
 
 
+class DocumentTooLarge(TooLarge):
+    code = "document_too_large"
+
+
 class NotFound(GatewayError):
     pass
 
@@ -230,6 +236,10 @@ class ModelRejected(NotServable):
 
 class DoesNotFit(NotServable):
     code = "model_does_not_fit"
+
+
+class DocumentUnreadable(GatewayError):
+    code = "document_unreadable"
 
 
 class LimitReached(GatewayError):

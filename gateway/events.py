@@ -139,6 +139,58 @@ class PullFailed(Event, frozen=True, kw_only=True):
     message: str
 
 
+class ReindexStarted(Event, frozen=True, kw_only=True):
+    """A knowledge base goes over to another generation of its model, beside the index that answers meanwhile. `kept`:
+    with an index that it had before. `owner` is the tenant whose base it is: nobody else is told."""
+
+    name = "reindex_started"
+    kb: str
+    owner: str
+    model: str
+    generation: str
+    previous: str | None
+    kept: bool = False
+
+
+class ReindexProgress(Event, frozen=True, kw_only=True):
+    """With every tenth of the documents."""
+
+    name = "reindex_progress"
+    kb: str
+    owner: str
+    model: str
+    generation: str
+    documents: int
+    total: int
+
+
+class ReindexFinished(Event, frozen=True, kw_only=True):
+    """Queries are embedded with this generation from now on, and compared with its index."""
+
+    name = "reindex_finished"
+    kb: str
+    owner: str
+    model: str
+    generation: str
+    previous: str | None
+    documents: int
+    seconds: float
+
+
+class ReindexFailed(Event, frozen=True, kw_only=True):
+    """The old generation and its index go on. `code` is an error's, or `worse`: the new index found less."""
+
+    name = "reindex_failed"
+    level = "warning"
+    kb: str
+    owner: str
+    model: str
+    generation: str
+    serving: str | None
+    code: str
+    message: str
+
+
 class AliasesChanged(Event, frozen=True, kw_only=True):
     """Another table of aliases is in force; `removed` are names that it has no more."""
 
@@ -179,6 +231,41 @@ class AuditLost(Event, frozen=True, kw_only=True):
     public = False
     level = "error"
     lines: int
+    message: str
+
+
+class DocumentsIndexed(Event, frozen=True, kw_only=True):
+    """Documents of a knowledge base can be found from now on; `pending` are yet to come. Told to the `owner` alone."""
+
+    name = "documents_indexed"
+    kb: str
+    owner: str
+    documents: int
+    chunks: int
+    pending: int
+    seconds: float
+
+
+class DocumentFailed(Event, frozen=True, kw_only=True):
+    """A document is stored and cannot be indexed. Told to the `owner` alone. `code` is an error's."""
+
+    name = "document_failed"
+    level = "warning"
+    kb: str
+    owner: str
+    document: str
+    code: str
+    message: str
+
+
+class IndexingStalled(Event, frozen=True, kw_only=True):
+    """Documents wait, and are tried again; once for each reason. Told to the `owner` alone. `code` is an error's."""
+
+    name = "indexing_stalled"
+    level = "warning"
+    kb: str
+    owner: str
+    code: str
     message: str
 
 

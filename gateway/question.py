@@ -3,30 +3,25 @@ below."""
 
 from __future__ import annotations
 
-import http.client
 import json
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
-from gateway.remote import base_url, nobody, opened, refused
+from gateway.remote import attempt, base_url, opened
 
-TIMEOUT: Final = 600.0  # seconds of silence: a model may have to be loaded, and a gateway sends comments meanwhile
 QUOTED: Final = 160  # characters of a citation
 
 
 def run(body: dict[str, Any], *, url: str | None, as_json: bool) -> int:
     """Exit status: 0 answered, 1 refused, broken off or nobody there."""
-    base = base_url(url)
-    try:
-        with opened(f"{base}/ask/stream", {**body, "partial_answer": False}, TIMEOUT) as response:
+    base, data = base_url(url), json.dumps({**body, "partial_answer": False}).encode()
+
+    def ask() -> int:
+        with opened("POST", f"{base}/ask/stream", data, "application/json") as response:
             return show(events(response), as_json=as_json)
-    except urllib.error.HTTPError as error:
-        return refused(error)
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        return nobody(base, error)
+
+    return attempt(base, ask)
 
 
 def events(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:

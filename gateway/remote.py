@@ -1,4 +1,4 @@
-"""`gateway models ...`, `gateway pull --url` and `gateway ask`: a client of a running gateway."""
+"""`gateway models ...` and `gateway pull --url`: a client of a running gateway, and what others need of one."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from gateway.errors import GatewayError
@@ -28,9 +29,9 @@ def run(action: str, model: str | None, *, url: str | None, as_json: bool, body:
     try:
         document = _call(base + path, post=action not in {"list", "show"}, body=body)
     except urllib.error.HTTPError as error:
-        return refused(error)
+        return _refused(error)
     except (OSError, http.client.HTTPException, ValueError) as error:
-        return nobody(base, error)
+        return _nobody(base, error)
     if as_json or action == "show":
         print(json.dumps(document, indent=2))
     elif action == "list":
@@ -55,40 +56,63 @@ def pull(model: str, *, url: str, as_json: bool) -> int:
         print(f"gateway: {error.message} ({error.code})", file=sys.stderr)
         return 1
     except urllib.error.HTTPError as error:
-        return refused(error)
+        return _refused(error)
     except (OSError, http.client.HTTPException, ValueError) as error:
-        return nobody(base, error)
+        return _nobody(base, error)
 
 
-def nobody(base: str, error: Exception) -> int:
+def _nobody(base: str, error: Exception) -> int:
     """Nobody answers, or not a gateway, or it is not even a URL."""
     reason = getattr(error, "reason", error)
     print(f"gateway: no gateway answers at {base} ({reason}); name it with --url", file=sys.stderr)
     return 1
 
 
-def base_url(url: str | None) -> str:
-    return (url or os.environ.get("DROPGATE_URL") or DEFAULT_URL).rstrip("/")
-
-
-def opened(url: str, body: dict[str, Any] | None, timeout: float, *, post: bool = True) -> Any:
-    """The answer, to be read, as whoever DROPGATE_API_KEY is."""
-    data = json.dumps(body).encode() if body is not None else None
-    request = urllib.request.Request(url, data, method="POST" if post else "GET")
-    if key := os.environ.get("DROPGATE_API_KEY", "").strip():  # a command line is for all to see
-        request.add_header("Authorization", f"Bearer {key}")
-    return urllib.request.urlopen(request, timeout=timeout)
-
-
 def _call(url: str, *, post: bool, body: dict[str, Any] | None = None) -> Any:
-    with opened(url, body, TIMEOUT, post=post) as response:
-        document = json.load(response)
-    if not isinstance(document, dict) or not document.keys() & {"models", "id"}:
+    data = json.dumps(body).encode() if body is not None else None
+    document = call("POST" if post else "GET", url, data)
+    if not document.keys() & {"models", "id"}:
         raise ValueError("another program answers there")
     return document
 
 
-def refused(error: urllib.error.HTTPError) -> int:
+def call(method: str, url: str, data: bytes | None = None, media: str | None = None) -> dict[str, Any]:
+    """A gateway's answer. Raises HTTPError for a refusal, and OSError, HTTPException or ValueError where no gateway
+    answers."""
+    with opened(method, url, data, media) as response:
+        document = json.load(response)
+    if isinstance(document, dict):
+        return document
+    raise ValueError("another program answers there")
+
+
+def opened(method: str, url: str, data: bytes | None = None, media: str | None = None) -> http.client.HTTPResponse:
+    """The answer, to be read, as whoever DROPGATE_API_KEY is. Raises as `call` does."""
+    request = urllib.request.Request(url, data, method=method)
+    if media is not None:
+        request.add_header("Content-Type", media)
+    if key := os.environ.get("DROPGATE_API_KEY", "").strip():  # a command line is for all to see
+        request.add_header("Authorization", f"Bearer {key}")
+    response: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=TIMEOUT)
+    return response
+
+
+def base_url(url: str | None) -> str:
+    """Of the gateway that is meant."""
+    return (url or os.environ.get("DROPGATE_URL") or DEFAULT_URL).rstrip("/")
+
+
+def attempt(base: str, work: Callable[[], int]) -> int:
+    """What `work` answers; 1, with the reason on standard error, where the gateway refuses or does not answer."""
+    try:
+        return work()
+    except urllib.error.HTTPError as error:
+        return _refused(error)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        return _nobody(base, error)
+
+
+def _refused(error: urllib.error.HTTPError) -> int:
     try:
         told = json.load(error)["error"]
         print(f"gateway: {told['message']} ({told['code']})", file=sys.stderr)
@@ -101,8 +125,12 @@ def _table(models: list[dict[str, Any]]) -> None:
     if not models:
         print("the volume holds no model")
         return
-    rows = [COLUMNS, *(_row(model) for model in models)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS) - 1)]
+    columns([COLUMNS, *(_row(model) for model in models)])
+
+
+def columns(rows: Sequence[Sequence[str]]) -> None:
+    """Prints a table; the last column is as wide as it is."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
     for row in rows:
         padded = (cell.ljust(width) for cell, width in zip(row, widths, strict=False))
         print("  ".join([*padded, row[-1]]).rstrip())

@@ -210,6 +210,9 @@ class Service:
         """Nothing is in flight."""
         return not self._count.in_flight
 
+    async def becomes_quiet(self) -> None:
+        await self._quiet.wait()
+
     @property
     def served(self) -> int:
         """Requests that have ended, whatever came of them."""

@@ -175,6 +175,20 @@ class Settings:
     hub_allow: str = _setting(
         "", "hub ids, or patterns such as intfloat/*, with commas between: the first request for one pulls it"
     )
+    reindex_gate: bool = _setting(
+        True,
+        "keep a knowledge base's old index when the new generation's finds much less of what the documents say",
+        parse="switch",
+    )
+    knowledge_dir: str = _setting(
+        "",
+        "where knowledge bases are kept: a directory, or s3://BUCKET/PATH for several gateways; knowledge in the state "
+        "directory if unset",
+        parse="place",
+    )
+    max_document_bytes: int = _setting(
+        64 * 1024**2, "bytes of one document that is put into a knowledge base, sent as a file", parse="bytes"
+    )
     llm_default: str = _setting(
         "extractive",
         "who answers `/ask` where the request names nobody: extractive, which quotes and needs no language model, or "
@@ -214,6 +228,7 @@ class Settings:
         return Wishes(Wish(self.runtime, self.dtype), wish.parse_rules(self.model_runtimes))
 
 
+BUCKET: Final = "s3://"
 TRUE: Final = {"1", "true", "t", "yes", "y", "on"}
 FALSE: Final = {"0", "false", "f", "no", "n", "off", ""}
 
@@ -288,6 +303,12 @@ def _path(text: str) -> str:
         raise ValueError(str(error)) from error
 
 
+def _bucket(text: str) -> str:
+    if not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](?:/[^\s?#]*)?", text.strip()):
+        raise ValueError("expected s3://BUCKET or s3://BUCKET/PATH")
+    return text.strip().rstrip("/")
+
+
 def _origins(text: str) -> str:
     found = [origin.strip().lower().rstrip("/") for origin in text.split(",") if origin.strip()]
     if not all(re.fullmatch(r"https?://[^\s/?#@*,]+", origin) for origin in found):
@@ -315,6 +336,7 @@ def _shares(text: str) -> str:
 PARSERS: Final[dict[str, Callable[[str], Any]]] = {
     "text": str.strip,
     "path": _path,
+    "place": lambda text: _bucket(text) if text.strip().startswith(BUCKET) else PARSERS["maybe_path"](text),
     "maybe_path": lambda text: _path(text) if text.strip() else "",
     "origins": _origins,
     "bytes": parse_bytes,

@@ -36,9 +36,14 @@ ORDER: Final = [
     *("catalog.ledger", "catalog.golden", "catalog.entry", "catalog.recall", "catalog.retention", "catalog.holdings"),
     *("catalog.aliases", "catalog.alias_file", "catalog.names", "catalog.sight", "catalog.lookup", "catalog.listing"),
     *("catalog.warm", "catalog.trial", "catalog.judge", "catalog.catalog", "catalog.view"),
-    *("ask.passage", "ask.store"),
+    *("ask.passage", "ask.store", "ask.fusion", "ask.labels"),
+    *("ask.durable", "ask.columns", "ask.tables", "ask.registry", "ask.archive", "ask.lance_index", "ask.lance"),
+    "ask.extra",
+    *("ask.text", "ask.chunks", "ask.formats", "ask.parse", "ask.parser", "ask.cutting"),
     *("service", "log", "telemetry"),
     *("ask.first_use", "ask.holds", "ask.embedding", "ask.retrieval", "ask.bases"),
+    *("ask.rebuild", "ask.probe", "ask.move", "ask.follow"),
+    *("ask.intake", "ask.backlog", "ask.indexing", "ask.ingest", "ask.knowledge"),
     *(
         "ask.providers",
         "ask.breaker",
@@ -72,12 +77,15 @@ ORDER: Final = [
         "web.triton",
         "web.openapi",
         "web.pull",
+        "web.uploads",
+        "web.knowledge",
+        "web.older_knowledge",
         "web.stream",
         "web.metrics",
         "web.usage",
         "web.server",
     ),
-    *("app", "examples", "check", "pull", "remote", "question", "keys", "cli", "__main__"),
+    *("app", "examples", "check", "pull", "remote", "kb", "question", "keys", "cli", "__main__"),
 ]
 THREADS: Final = {"threading", "_thread", "concurrent", "multiprocessing"}
 
@@ -167,6 +175,10 @@ def test_only_the_edge_speaks_http() -> None:
 
 def test_only_one_module_knows_the_hub() -> None:
     assert importers("huggingface_hub", "httpx2") == {"volume.hub"}
+
+
+def test_only_the_store_of_knowledge_bases_knows_lancedb() -> None:
+    assert importers("lancedb", "pyarrow") == {"ask.columns", "ask.tables", "ask.lance_index", "ask.lance"}
 
 
 def test_only_lanes_start_threads() -> None:

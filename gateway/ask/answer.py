@@ -21,7 +21,7 @@ from gateway.ask.providers import EXTRACTIVE, Named, Spent
 from gateway.ask.question import Answered, AskRequest, Cleared, Done, Event, Found, Said, Status, Timings
 from gateway.ask.retrieval import Retrieval, RetrieveRequest
 from gateway.ask.roster import Roster
-from gateway.errors import AskUnavailable, EmptyInput, ProviderError
+from gateway.errors import EmptyInput, ProviderError
 from gateway.service import Service
 
 REFUSALS: Final = ("i don't know", "i don’t know", "i do not know")  # as models write it
@@ -34,16 +34,6 @@ class Bases(Protocol):
     def on_behalf_of(self, service: Service) -> Bases: ...
 
     async def retrieve(self, request: RetrieveRequest) -> Retrieval: ...
-
-
-class NoBases:
-    """Where nothing keeps knowledge bases: files can be asked, and language models."""
-
-    def on_behalf_of(self, service: Service) -> NoBases:
-        return self
-
-    async def retrieve(self, request: RetrieveRequest) -> Retrieval:
-        raise AskUnavailable("this gateway keeps no knowledge bases: pip install 'dropgate[ask]'")
 
 
 class Answerer:

@@ -16,8 +16,8 @@ DOCUMENT: Final = ("document", "passage")
 
 
 async def embed_query(service: Service, index: Index, text: str, patience: float | None = None) -> Vectors:
-    """[dim], within `patience` seconds. Raises what `Service.embed` does: GenerationNotFound when the index's generation
-    has gone."""
+    """[dim], within `patience` seconds. Raises what `Service.embed` does: GenerationNotFound when the generation has
+    gone."""
     return (await _embed(service, index, [text], QUERY, patience)).reshape(-1)
 
 

@@ -131,6 +131,26 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         """What its owner calls it."""
         return self.kb.rpartition("/")[2]
 
+    def switched(self, live: Index, embedding_model: str | None = None) -> Row:
+        """The row after a switch to `live`."""
+        earlier = (() if self.live is None else (self.live,)) + self.previous
+        return msgspec.structs.replace(
+            self,
+            live=live,
+            previous=tuple(index for index in earlier if index.id != live.id),
+            version=self.version + 1,
+            embedding_model=self.embedding_model if embedding_model is None else embedding_model,
+        )
+
+    def without(self, index: Index) -> Row:
+        """The row once `index` cannot be rolled back to; else the same row. ValueError if it is live."""
+        if self.live is not None and self.live.id == index.id:
+            raise ValueError(f"index {index.id} is live")
+        kept = tuple(earlier for earlier in self.previous if earlier.id != index.id)
+        if kept == self.previous:
+            return self
+        return msgspec.structs.replace(self, previous=kept, version=self.version + 1)
+
 
 def key(owner: str, name: str) -> str:
     """The key of a knowledge base, different for each owner; `name` has no slash. Without API keys the owner is ""."""

@@ -44,6 +44,11 @@ class Store(Protocol):
         """Makes `live` answer, if the row still has this version, and says whether: compare and swap. What was live
         becomes the first of `previous`; `live` leaves it. Finish an index before switching to it."""
 
+    async def claim(self, kb: str, holder: str, seconds: float) -> bool:
+        """The right to build an index of it, for one holder at a time, and whether it was had: it is taken when nobody
+        has it, when its time is over, and, to prolong it, when it is the holder's own. With 0 seconds it is given
+        back."""
+
     async def drop(self, kb: str) -> None:
         """The knowledge base of exactly this key with its documents and indexes. No other, however it is called."""
 

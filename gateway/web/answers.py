@@ -57,6 +57,116 @@ class Usage(msgspec.Struct):
     usage: list[TenantUsage]
 
 
+class KnowledgeBase(msgspec.Struct):
+    """`pending` documents are stored and can not be found yet; `error` says what keeps them. `failed` have an id, a
+    name and an error each."""
+
+    name: str
+    embedding_model: str
+    model: str | None
+    generation: str | None
+    previous: list[str]
+    documents: int
+    chunks: int
+    state: Literal["ready", "indexing", "stalled"]
+    pending: int
+    error: dict[str, Any] | None
+    failed: list[dict[str, Any]]
+
+
+class KnowledgeBases(msgspec.Struct):
+    """Of `GET /kb`."""
+
+    knowledge_bases: list[KnowledgeBase]
+
+
+class AddedDocument(msgspec.Struct):
+    name: str
+    id: str
+    status: Literal["added", "replaced", "unchanged", "failed"]
+    characters: int
+    pages: int
+    error: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+
+
+class Added(msgspec.Struct):
+    """Of `POST /kb/{name}/documents`; `counts` is by status."""
+
+    knowledge_base: str
+    state: Literal["ready", "indexing"]
+    pending: int
+    counts: dict[str, int]
+    documents: list[AddedDocument]
+
+
+class StoredHead(msgspec.Struct):
+    id: str
+    name: str
+    source: str
+    metadata: dict[str, Any]
+    digest: str
+    added: float
+    characters: int
+    pages: int
+
+
+class Documents(msgspec.Struct):
+    knowledge_base: str
+    documents: list[StoredHead]
+    total: int
+
+
+class StoredDocument(msgspec.Struct):
+    """`pages` and `chunks` say where they lie in the text."""
+
+    knowledge_base: str
+    id: str
+    name: str
+    source: str
+    text: str
+    pages: list[dict[str, Any]]
+    metadata: dict[str, Any]
+    digest: str
+    added: float
+    chunks: list[dict[str, Any]]
+
+
+class Deleted(msgspec.Struct):
+    knowledge_base: str
+    deleted: bool
+    document: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class FoundPassage(msgspec.Struct):
+    """`score` is a cosine in [-1, 1]; `relevance` a reranker's."""
+
+    id: str
+    document: str
+    name: str
+    source: str
+    page: int | None
+    heading: str
+    chunk_index: int
+    start: int
+    end: int
+    text: str
+    score: float | None
+    bm25: float | None
+    relevance: float | None
+    metadata: dict[str, Any]
+
+
+class Found(msgspec.Struct):
+    """Of `POST /kb/{name}/search`; times in seconds."""
+
+    knowledge_base: str
+    embedding_model: str
+    generation: str
+    reranker: str | None
+    hits: list[FoundPassage]
+    timings: dict[str, float]
+
+
 class OlderModels(msgspec.Struct):
     models: list[str | dict[str, Any]]
 

@@ -34,6 +34,7 @@ STATUSES: Final[dict[type[errors.GatewayError], int]] = {
     errors.MethodNotAllowed: 405,
     errors.NotServable: 409,
     errors.DoesNotFit: 507,
+    errors.DocumentUnreadable: 422,
     errors.LimitReached: 429,
     errors.Overloaded: 429,
     errors.Unavailable: 503,

@@ -29,7 +29,9 @@ _encoder: Final = msgspec.json.Encoder()
 
 def seen(event: Event, caller: Caller) -> Event | None:
     """What a caller may know of an event: nothing of models that it does not see, and what is about no model at all is
-    for those who see everything."""
+    for those who see everything. What has an owner is for that tenant alone."""
+    if isinstance(owner := getattr(event, "owner", None), str):
+        return event if owner == caller.tenant else None
     if caller.unrestricted:
         return event
     if isinstance(model := getattr(event, "model", None), str):

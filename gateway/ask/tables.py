@@ -1,0 +1,157 @@
+"""LanceDB's tables by name, in a directory or in a bucket: opening, dropping, making durable.
+
+A name that was dropped is never used again, so a handle means one table for good. What fails is told as ours: Missing
+for a table that is not there, KnowledgeStoreFailed for everything else.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Final
+
+import lancedb
+import pyarrow as pa
+from lancedb import AsyncConnection, AsyncTable
+
+from gateway.ask.durable import Synced, probe
+from gateway.errors import GatewayError, KnowledgeDirUnsuitable, KnowledgeStoreFailed
+from gateway.lane import Lane
+
+KEPT: Final = timedelta(minutes=10)  # how long other processes may go on reading what was replaced
+PAGE: Final = 1000
+
+
+class Missing(Exception):
+    """There is no table of this name."""
+
+
+class Tables:
+    """`freshness` is for how many seconds what another process wrote may go unseen: 0 costs a look at each query."""
+
+    def __init__(self, uri: str, options: dict[str, str] | None = None, freshness: float = 0.0) -> None:
+        self._uri = uri
+        self._options = options
+        self._freshness = timedelta(seconds=freshness)
+        self._open: dict[str, AsyncTable] = {}
+        self._lane = Lane("knowledge")
+        self._synced = Synced()
+        self._connection: AsyncConnection | None = None
+
+    @property
+    def local(self) -> bool:
+        return "://" not in self._uri
+
+    @property
+    def connection(self) -> AsyncConnection:
+        assert self._connection is not None, "open() comes first"
+        return self._connection
+
+    async def open(self) -> None:
+        if self.local:
+            await self._lane.run(probe, self._uri)
+        try:
+            self._connection = await lancedb.connect_async(
+                self._uri, storage_options=self._options, read_consistency_interval=self._freshness
+            )
+            await self.names("")
+        except (OSError, RuntimeError, ValueError) as error:
+            raise KnowledgeDirUnsuitable(f"{self._uri}: {_one_line(error)}", path=self._uri) from error
+
+    async def close(self) -> None:
+        self._open.clear()
+        if self._connection is not None:
+            self._connection.close()  # type: ignore[no-untyped-call]  # LanceDB's, which has no annotation
+        self._lane.close()
+
+    async def names(self, prefix: str) -> list[str]:
+        """Of all tables that begin so, in order."""
+        found: list[str] = []
+        token: str | None = None
+        while True:
+            page = await self.connection.list_tables(page_token=token, limit=PAGE)
+            found += [name for name in page.tables if name.startswith(prefix)]
+            token = page.page_token
+            if not token:
+                return sorted(found)
+
+    async def table(self, name: str) -> AsyncTable:
+        """Raises Missing."""
+        if name not in self._open:
+            try:
+                self._open[name] = await self.connection.open_table(name)
+            except ValueError as error:
+                raise Missing(name) from error
+        return self._open[name]
+
+    async def made(self, name: str, schema: pa.Schema) -> AsyncTable:
+        """The table, which is made if it is not there; of several that make it, one does."""
+        try:
+            return await self.table(name)
+        except Missing:
+            self._open[name] = await self.connection.create_table(name, schema=schema, exist_ok=True)
+            return self._open[name]
+
+    async def drop(self, name: str) -> None:
+        """What is not there needs no dropping."""
+        self._open.pop(name, None)
+        await self.connection.drop_table(name, ignore_missing=True)
+        if self.local:
+            await self._lane.run(self._synced.forget, self._path(name))
+
+    async def sync(self, name: str) -> None:
+        """Returns when all that was written to the table outlives a power cut."""
+        if self.local:
+            await self._lane.run(self._synced.sync, self._path(name))
+
+    async def tidy(self, name: str) -> None:
+        """Many small files become few, and what was replaced a while ago goes. Another process that does the same is no
+        fault: it has done it."""
+        table = await self.table(name)
+        try:
+            await table.optimize(cleanup_older_than=KEPT)
+        except (OSError, RuntimeError) as error:
+            if "conflict" not in str(error).lower():
+                raise
+        await self.sync(name)
+
+    @asynccontextmanager
+    async def using(self, name: str) -> AsyncIterator[AsyncTable]:
+        """The table; what LanceDB raises meanwhile comes out as Missing or KnowledgeStoreFailed."""
+        try:
+            yield await self.table(name)
+        except (Missing, GatewayError):
+            raise
+        except (OSError, RuntimeError, ValueError) as error:
+            if not await self._is_there(name):
+                self._open.pop(name, None)
+                raise Missing(name) from error
+            raise KnowledgeStoreFailed(f"the knowledge store failed: {_one_line(error)}") from error
+
+    async def _is_there(self, name: str) -> bool:
+        try:
+            await self.connection.open_table(name)
+        except ValueError:
+            return False
+        except (OSError, RuntimeError):
+            return True  # it cannot be known: the failure itself is what is told
+        return True
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self._uri, f"{name}.lance")
+
+
+def literal(text: str) -> str:
+    """As SQL writes a text. Half characters, which no column can hold, become such as match nothing."""
+    whole = text.encode("utf-8", "replace").decode()
+    return "'" + whole.replace("'", "''") + "'"
+
+
+def any_of(column: str, texts: list[str]) -> str:
+    return f"{column} IN ({', '.join(map(literal, texts))})" if texts else "false"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:500]

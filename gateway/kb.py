@@ -1,0 +1,230 @@
+"""`gateway kb ...`: knowledge bases of a running gateway, from the command line, with a bar on a terminal."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+import urllib.parse
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from gateway.remote import attempt, base_url, call, columns
+
+SUFFIXES: Final = (".txt", ".text", ".md", ".markdown", ".rst", ".html", ".htm", ".xhtml", ".pdf")
+BITE_BYTES: Final = 8 * 1024**2  # of files in one request
+BITE_FILES: Final = 32
+GLANCE: Final = 0.5  # seconds between two looks at what the gateway is indexing
+BAR: Final = 30  # characters
+SHOWN: Final = 300  # characters of a passage
+COLUMNS: Final = ("NAME", "STATE", "DOCUMENTS", "CHUNKS", "GENERATION", "MODEL")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Exit status: 0 done, 1 the gateway refused or cannot be reached, or a document failed."""
+    base = base_url(options.url)
+    verbs = {
+        "list": _list, "show": _show, "add": _add, "delete": _delete, "search": _search, "reindex": _reindex
+    }  # fmt: skip
+    return attempt(base, lambda: verbs[options.action](base, options))
+
+
+def _list(base: str, options: argparse.Namespace) -> int:
+    document = call("GET", f"{base}/kb")
+    bases = document["knowledge_bases"]
+    if options.json:
+        print(json.dumps(document, indent=2))
+    elif not bases:
+        print("there is no knowledge base yet; make one with: gateway kb add NAME FILE...")
+    else:
+        columns([COLUMNS, *(_row(each) for each in bases)])
+    return 0
+
+
+def _row(each: dict[str, Any]) -> tuple[str, ...]:
+    state = each["state"] + (f" ({each['pending']} left)" if each["pending"] else "")
+    counts = (str(each["documents"]), str(each["chunks"]))
+    return (each["name"], state, *counts, each["generation"] or "-", each["embedding_model"])
+
+
+def _show(base: str, options: argparse.Namespace) -> int:
+    print(json.dumps(call("GET", _url(base, options.name)), indent=2))
+    return 0
+
+
+def _reindex(base: str, options: argparse.Namespace) -> int:
+    document = call("POST", _url(base, options.name, "reindex"), b"")
+    print(json.dumps(document, indent=2) if options.json else f"{document['name']}: its index is made anew")
+    return 0
+
+
+def _delete(base: str, options: argparse.Namespace) -> int:
+    url = _url(base, options.name)
+    if options.document:
+        url = _url(base, options.name, "documents", _id(base, options.name, options.document))
+    document = call("DELETE", url)
+    print(json.dumps(document) if options.json else f"deleted: {options.document or options.name}")
+    return 0
+
+
+def _id(base: str, name: str, wanted: str) -> str:
+    """Of a document that is named by its name or its id."""
+    offset = 0
+    while True:
+        page = call("GET", f"{_url(base, name, 'documents')}?offset={offset}")
+        for each in page["documents"]:
+            if wanted in {each["name"], each["id"]}:
+                return str(each["id"])
+        offset += len(page["documents"])
+        if offset >= page["total"] or not page["documents"]:
+            return wanted  # the gateway says that it is not there
+
+
+def _search(base: str, options: argparse.Namespace) -> int:
+    body = {"query": options.query, "limit": options.limit}
+    found = call("POST", _url(base, options.name, "search"), json.dumps(body).encode())
+    if options.json:
+        print(json.dumps(found, indent=2))
+        return 0
+    for number, hit in enumerate(found["hits"], 1):
+        page = f", page {hit['page']}" if hit["page"] else ""
+        score = "-" if hit["score"] is None else f"{hit['score']:.3f}"
+        text = " ".join(hit["text"].split())
+        print(f"[{number}] {hit['name']}{page}  {score}\n    {text[:SHOWN]}{'...' if len(text) > SHOWN else ''}")
+    if not found["hits"]:
+        print("nothing found")
+    return 0
+
+
+def _add(base: str, options: argparse.Namespace) -> int:
+    files = list(_files(options.paths))
+    if not files:
+        print(f"gateway: no files there that can be read: {', '.join(SUFFIXES)}", file=sys.stderr)
+        return 1
+    bar = Bar(options.name, len(files))
+    taken: list[dict[str, Any]] = []
+    for bite in _bites(files):
+        taken += _send(base, options, bite)["documents"]
+        bar.show(len(taken), "sent")
+    state = _watch(base, options.name, bar) if options.wait and _stored(taken) else {}
+    bar.end()
+    return _tell(options, taken, state)
+
+
+def _files(paths: Sequence[str]) -> Iterator[tuple[str, Path]]:
+    """Names and places: in a directory every file of a known kind, named by its path in there; a file by its own."""
+    for path in map(Path, paths):
+        if not path.is_dir():
+            yield path.name, path
+            continue
+        for place in sorted(path.rglob("*")):
+            inside = place.relative_to(path)
+            hidden = any(part.startswith(".") for part in inside.parts)
+            if place.suffix.lower() in SUFFIXES and place.is_file() and not hidden:
+                yield inside.as_posix(), place
+
+
+def _bites(files: Sequence[tuple[str, Path]]) -> Iterator[list[tuple[str, bytes]]]:
+    bite: list[tuple[str, bytes]] = []
+    size = 0
+    for name, path in files:
+        content = path.read_bytes()
+        if bite and (size + len(content) > BITE_BYTES or len(bite) >= BITE_FILES):
+            yield bite
+            bite, size = [], 0
+        bite.append((name, content))
+        size += len(content)
+    if bite:
+        yield bite
+
+
+def _send(base: str, options: argparse.Namespace, bite: Sequence[tuple[str, bytes]]) -> dict[str, Any]:
+    query = {"wait": "false"} | ({"embedding_model": options.embedding_model} if options.embedding_model else {})
+    boundary = uuid.uuid4().hex
+    url = f"{_url(base, options.name, 'documents')}?{urllib.parse.urlencode(query)}"
+    try:
+        return call(
+            "POST", url, _multipart(bite, options.metadata, boundary), f"multipart/form-data; boundary={boundary}"
+        )
+    except urllib.error.HTTPError as error:
+        told = json.load(error)["error"]
+        if "documents" not in told:
+            raise ValueError(f"{told['message']} ({told['code']})") from error
+        return {"documents": told["documents"]}
+
+
+def _multipart(bite: Sequence[tuple[str, bytes]], metadata: dict[str, Any], boundary: str) -> bytes:
+    head = f'--{boundary}\r\nContent-Disposition: form-data; name="metadata"\r\n\r\n{json.dumps(metadata)}\r\n'
+    parts = [head.encode()]
+    for name, content in bite:
+        quoted = name.replace("\\", "\\\\").replace('"', '\\"').replace("\r", " ").replace("\n", " ")
+        parts.append(
+            f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{quoted}"\r\n\r\n'.encode()
+            + content
+            + b"\r\n"
+        )
+    return b"".join(parts) + f"--{boundary}--\r\n".encode()
+
+
+def _stored(taken: Sequence[dict[str, Any]]) -> bool:
+    return any(each["status"] != "failed" for each in taken)
+
+
+def _watch(base: str, name: str, bar: Bar) -> dict[str, Any]:
+    """Until all can be found, or something keeps the gateway from going on."""
+    while True:
+        state = call("GET", _url(base, name))
+        bar.show(max(0, bar.total - state["pending"]), "indexed")
+        if not state["pending"] or state["error"]:
+            return state
+        time.sleep(GLANCE)
+
+
+def _tell(options: argparse.Namespace, taken: list[dict[str, Any]], state: dict[str, Any]) -> int:
+    ids = {each["id"] for each in taken}
+    late = [each for each in state.get("failed", []) if each["id"] in ids]
+    failed = [each for each in taken if each["status"] == "failed"] + late
+    if options.json:
+        print(json.dumps({"knowledge_base": options.name, "documents": taken, "failed": failed, "state": state}))
+    else:
+        for each in failed:
+            print(f"gateway: {each['name']}: {each['error']['message']} ({each['error']['code']})", file=sys.stderr)
+        if error := state.get("error"):
+            print(f"gateway: stored, and not indexed yet: {error['message']} ({error['code']})", file=sys.stderr)
+        counts = {
+            status: sum(each["status"] == status for each in taken) for status in ("added", "replaced", "unchanged")
+        }
+        told = ", ".join(f"{count} {status}" for status, count in counts.items() if count) or "nothing added"
+        print(f"{options.name}: {told}" + (f", {len(failed)} failed" if failed else ""))
+    return 1 if failed or state.get("error") else 0
+
+
+def _url(base: str, name: str, *more: str) -> str:
+    return "/".join([f"{base}/kb", *(urllib.parse.quote(part, safe="") for part in (name, *more))])
+
+
+class Bar:
+    """How many documents are done, on one line of standard error; nothing where that is no terminal."""
+
+    def __init__(self, name: str, total: int) -> None:
+        self.total = total
+        self._name = name
+        self._shown = False
+
+    def show(self, done: int, what: str) -> None:
+        if os.isatty(sys.stderr.fileno()) and self.total:
+            print("\r" + line(self._name, done, self.total, what), end="\x1b[K", file=sys.stderr, flush=True)
+            self._shown = True
+
+    def end(self) -> None:
+        if self._shown:
+            print(file=sys.stderr)
+
+
+def line(name: str, done: int, total: int, what: str) -> str:
+    filled = min(BAR, done * BAR // total)
+    return f"{name} [{'#' * filled}{'.' * (BAR - filled)}] {done} of {total} documents {what}"
