@@ -27,6 +27,7 @@ from bench.rounds import rounded, told
 from bench.setting import Setting
 
 PARTS: Final = ("limit", "inprocess", "http", "peers", "models", "loads", "overload", "memory")
+ASKED_FOR: Final = ("knowledge",)  # run only when named
 BUSY: Final = 0.5  # a load average above which the machine is not ours
 TITLES: Final = {"limit": "what the machine can do", "many models": "models", "idle": "what it takes"}
 
@@ -50,7 +51,10 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     top.add_argument(
-        "--parts", type=_parts, default=list(PARTS), help=f"some of {','.join(PARTS)}, with commas between"
+        "--parts",
+        type=_parts,
+        default=list(PARTS),
+        help=f"some of {','.join(PARTS + ASKED_FOR)}, with commas between; {', '.join(ASKED_FOR)} only when named",
     )
     top.add_argument("--quick", action="store_true", help="one short round of the most telling cells, some two minutes")
     top.add_argument("--rounds", type=int, help="each cell is measured so often (3; 1 with --quick)")
@@ -66,9 +70,11 @@ def parser() -> argparse.ArgumentParser:
 
 def _parts(text: str) -> list[str]:
     names = [name.strip() for name in text.split(",") if name.strip()]
-    if unknown := [name for name in names if name not in PARTS]:
-        raise argparse.ArgumentTypeError(f"no such part: {', '.join(unknown)}; there are {', '.join(PARTS)}")
-    return [name for name in PARTS if name in names]
+    if unknown := [name for name in names if name not in PARTS + ASKED_FOR]:
+        raise argparse.ArgumentTypeError(
+            f"no such part: {', '.join(unknown)}; there are {', '.join(PARTS + ASKED_FOR)}"
+        )
+    return [name for name in PARTS + ASKED_FOR if name in names]
 
 
 def measured(options: argparse.Namespace) -> dict[str, Any]:

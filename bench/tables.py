@@ -242,6 +242,36 @@ def idle(part: Part) -> str:
     )
 
 
+def knowledge(part: Part) -> str:
+    return table(
+        (
+            "chunks",
+            "search p50, p99",
+            "hybrid",
+            "filtered",
+            "numpy, all",
+            "recall@10",
+            "put",
+            "finish",
+            "memory",
+            "disk",
+        ),
+        [
+            (
+                f"{row['chunks']:,}",
+                *(f"{1e3 * row[kind]['p50']:.1f}, {1e3 * row[kind]['p99']:.1f} ms" for kind in ("vector", "hybrid")),
+                *(f"{1e3 * row[kind]['p50']:.1f} ms" for kind in ("filtered", "brute")),
+                f"{row['recall']:.3f}",
+                f"{row['put_per_second']:,.0f}/s",
+                f"{row['finish']:.1f} s",
+                f"{row['resident'] / 1e6:.0f} MB",
+                f"{row['disk'] / 1e6:.0f} MB",
+            )
+            for row in part["rows"]
+        ],
+    )
+
+
 BLOCKS: Final[dict[str, tuple[str, Callable[[Part], str]]]] = {
     "limit": ("limit", limit),
     "in process": ("inprocess", inprocess),
@@ -252,4 +282,5 @@ BLOCKS: Final[dict[str, tuple[str, Callable[[Part], str]]]] = {
     "swaps": ("loads", swaps),
     "overload": ("overload", overload),
     "idle": ("memory", idle),
+    "knowledge": ("knowledge", knowledge),
 }

@@ -219,7 +219,7 @@ class Gateway:
         self.spawn(_tidy_when_quiet(self.service))
         self.spawn(self.warm.follow(self.catalog.looked))
         self.spawn(self.knowledge.follower.follow())
-        self.spawn(self.knowledge.resume())
+        self.spawn(self.knowledge.follow())
         try:
             yield
         finally:

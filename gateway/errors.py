@@ -69,7 +69,8 @@ a type to its status (`gateway/web/errors.py`), and a test holds the table and t
     │   ├── KnowledgeStoreFailed         knowledge_store_failed
     │   ├── IndexGone                    index_gone
     │   ├── WrongEmbeddingModel          wrong_embedding_model
-    │   └── KnowledgeBaseNotReady        knowledge_base_not_ready
+    │   ├── KnowledgeBaseNotReady        knowledge_base_not_ready
+    │   └── KnowledgeImportFailed        knowledge_import_failed
     ├── ProviderError                  who was asked for an answer, here or elsewhere, gave none
     │   ├── ProviderNotFound             provider_not_found
     │   ├── ProviderModelNotFound        provider_model_not_found
@@ -372,6 +373,10 @@ class WrongEmbeddingModel(AskFailed):
 
 class KnowledgeBaseNotReady(AskFailed):
     code = "knowledge_base_not_ready"
+
+
+class KnowledgeImportFailed(AskFailed):
+    code = "knowledge_import_failed"
 
 
 class ProviderError(GatewayError):

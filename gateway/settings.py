@@ -186,6 +186,13 @@ class Settings:
         "directory if unset",
         parse="place",
     )
+    documents_dir: str = _setting(
+        "",
+        "a directory to watch: what is dropped into a folder of it goes into the knowledge base of that name; none if "
+        "unset",
+        parse="maybe_path",
+    )
+    documents_tenant: str = _setting("", "the tenant whose knowledge bases those are, where there are API keys")
     max_document_bytes: int = _setting(
         64 * 1024**2, "bytes of one document that is put into a knowledge base, sent as a file", parse="bytes"
     )

@@ -37,13 +37,22 @@ ORDER: Final = [
     *("catalog.aliases", "catalog.alias_file", "catalog.names", "catalog.sight", "catalog.lookup", "catalog.listing"),
     *("catalog.warm", "catalog.trial", "catalog.judge", "catalog.catalog", "catalog.view"),
     *("ask.passage", "ask.store", "ask.fusion", "ask.labels"),
-    *("ask.durable", "ask.columns", "ask.tables", "ask.registry", "ask.archive", "ask.lance_index", "ask.lance"),
-    "ask.extra",
+    *(
+        "ask.durable",
+        "ask.columns",
+        "ask.tables",
+        "ask.registry",
+        "ask.claims",
+        "ask.archive",
+        "ask.lance_index",
+        "ask.lance",
+    ),
+    *("ask.extra", "ask.qdrant"),
     *("ask.text", "ask.chunks", "ask.formats", "ask.parse", "ask.parser", "ask.cutting"),
     *("service", "log", "telemetry"),
     *("ask.first_use", "ask.holds", "ask.embedding", "ask.retrieval", "ask.bases"),
     *("ask.rebuild", "ask.probe", "ask.move", "ask.follow"),
-    *("ask.intake", "ask.backlog", "ask.indexing", "ask.ingest", "ask.knowledge"),
+    *("ask.intake", "ask.backlog", "ask.indexing", "ask.ingest", "ask.drops", "ask.watched", "ask.knowledge"),
     *(
         "ask.providers",
         "ask.breaker",
@@ -179,6 +188,10 @@ def test_only_one_module_knows_the_hub() -> None:
 
 def test_only_the_store_of_knowledge_bases_knows_lancedb() -> None:
     assert importers("lancedb", "pyarrow") == {"ask.columns", "ask.tables", "ask.lance_index", "ask.lance"}
+
+
+def test_only_one_module_knows_qdrant() -> None:
+    assert importers("qdrant_client") == {"ask.qdrant"}
 
 
 def test_only_lanes_start_threads() -> None:

@@ -20,6 +20,7 @@ GOOD: dict[str, tuple[str, Any]] = {
     "text": (" debug ", "debug"),
     "path": ("/srv/elsewhere", "/srv/elsewhere"),
     "maybe_path": ("/srv/keys.json", "/srv/keys.json"),
+    "place": (" s3://bucket/papers/ ", "s3://bucket/papers"),
     "origins": (" https://A.example/, http://localhost:3000", "https://a.example,http://localhost:3000"),
     "bytes": ("2GiB", 2 * 1024**3),
     "bytes_or_auto": ("2GiB", 2 * 1024**3),
@@ -38,6 +39,7 @@ GOOD: dict[str, tuple[str, Any]] = {
 BAD: dict[str, list[str]] = {
     "path": ["~nobody-of-this-name/models"],
     "maybe_path": ["~nobody-of-this-name/keys.json"],
+    "place": ["s3://", "s3://b?region=x", "~nobody-of-this-name/knowledge"],
     "origins": ["*", "app.example", "https://a.example/path", "https://*.example"],
     "bytes": ["many", "-1", "2TiB", "1e9", "9" * 400],
     "bytes_or_auto": ["many", "-1"],

@@ -28,6 +28,13 @@ REGISTRY: Final = pa.schema(
         pa.field("row", pa.binary()),
     ]
 )
+CLAIMS: Final = pa.schema(
+    [
+        pa.field("place", pa.string(), nullable=False, metadata=UNIQUE),
+        pa.field("holder", pa.string()),
+        pa.field("until", pa.float64()),
+    ]
+)
 DOCUMENTS: Final = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False, metadata=UNIQUE),

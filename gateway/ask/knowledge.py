@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, Final
 
 from gateway import events
 from gateway.ask.bases import KnowledgeBases
@@ -15,7 +15,13 @@ from gateway.ask.holds import Holds
 from gateway.ask.indexing import Indexer
 from gateway.ask.ingest import Ingestion
 from gateway.ask.parser import Parser
+from gateway.ask.watched import Watched
 from gateway.service import Service
+from gateway.tenants.caller import Caller
+from gateway.volume.mounts import is_network
+
+PERIOD: Final = 2.0  # seconds between looks at the directory of documents
+NETWORK_SECONDS: Final = 2.0  # that a file is quiet at least, where other machines write
 
 
 class Knowledge:
@@ -31,6 +37,7 @@ class Knowledge:
     ) -> None:
         self.most_bytes = service.settings.max_document_bytes
         self._opened = opened
+        self._tell = tell
         self._service = service
         self._parser = Parser(most_bytes=self.most_bytes)
         self.cutter = DocumentCutter(self._parser)
@@ -38,10 +45,29 @@ class Knowledge:
         self.bases = KnowledgeBases(service, opened, holds, self.cutter.label, self.follower)
         self.ingestion = Ingestion(opened, self._parser, Indexer(service, self.cutter), tell, spawn)
 
-    async def resume(self) -> None:
-        """Once the models are known: makes up what the last process left undone."""
+    def watched(self) -> Watched | None:
+        """What follows the directory of documents, if there is one."""
+        settings = self._service.settings
+        if not settings.documents_dir:
+            return None
+        network = is_network(settings.documents_dir)
+        return Watched(
+            settings.documents_dir,
+            self.bases.on_behalf_of(self._service.on_behalf_of(Caller(tenant=settings.documents_tenant))),
+            self.ingestion,
+            self._tell,
+            most_bytes=self.most_bytes,
+            period=settings.scan_interval or PERIOD,
+            settle=max(settings.settle_seconds, NETWORK_SECONDS if network else 0.0),
+        )
+
+    async def follow(self) -> None:
+        """Once the models are known: makes up what the last process left undone, and then follows the directory of
+        documents."""
         await self._service.catalog.looked.wait()
         await self.ingestion.resume()
+        if (watched := self.watched()) is not None:
+            await watched.follow()
 
     async def close(self) -> None:
         await self._parser.close()

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from gateway.ask import archive, columns, lance_index
 from gateway.ask.archive import Archive
+from gateway.ask.claims import Claims
 from gateway.ask.passage import Chunk, Document, Head, Hit, Index, Row, Where
 from gateway.ask.registry import Registry
 from gateway.ask.store import Vectors
@@ -45,6 +46,7 @@ class LanceStore:
         self._tables = Tables(uri, options)
         self._indexes = self._tables if self._tables.local else Tables(uri, options, freshness)
         self._registry = Registry(self._tables)
+        self._claims = Claims(self._tables)
         self._archive = Archive(self._tables)
         self._readers: Counter[str] = Counter()
         self._left = asyncio.Condition()
@@ -56,6 +58,7 @@ class LanceStore:
         if self._indexes is not self._tables:
             await self._indexes.open()
         await self._registry.open()
+        await self._claims.open()
         await self._sweep()
 
     async def close(self) -> None:
@@ -90,6 +93,9 @@ class LanceStore:
         async with self._reading(live):
             await self._indexes.sync(_table_name(live))
             return await self._registry.replace(row, row.switched(live, embedding_model), place)
+
+    async def claim(self, kb: str, holder: str, seconds: float) -> bool:
+        return await self._claims.claim(await self._place(kb), holder, seconds)
 
     async def drop(self, kb: str) -> None:
         _, place = await self._registry.row(kb)

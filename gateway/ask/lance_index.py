@@ -23,8 +23,9 @@ from gateway.ask.tables import literal
 
 INDEXED: Final = 20_000  # rows
 GROWN: Final = 4  # times as many rows as an index was trained with, and it is trained anew
-PROBES: Final = 32  # partitions that are searched at least; all of them, where a filter leaves too few rows
-REFINED: Final = 4  # times as many candidates are compared by their exact vectors
+PARTITION: Final = 1000  # rows: 100,000 rows make 100 partitions
+PROBES: Final = 20  # partitions that are searched at least; all of them, where a filter leaves too few rows
+REFINED: Final = 2  # times as many candidates are compared by their exact vectors
 DEPTH: Final = 4  # times `limit` is looked at by each of two searches that are fused
 AT_LEAST: Final = 50
 TRIES: Final = 3
@@ -44,7 +45,9 @@ async def train(table: AsyncTable) -> None:
     trained = [name for name in names if name.startswith(VECTOR)]
     if rows < INDEXED or any(rows < GROWN * int(name.removeprefix(VECTOR)) for name in trained):
         return
-    config: Any = IvfSq(distance_type="cosine")  # accepted, and left out of the annotation of `config`
+    config: Any = IvfSq(
+        distance_type="cosine", num_partitions=max(1, rows // PARTITION)
+    )  # accepted, and left out of the annotation of `config`
     await table.create_index("vector", config=config, name=f"{VECTOR}{rows}")
     for name in trained:
         await table.drop_index(name)

@@ -57,6 +57,7 @@ STATUSES: Final[dict[type[errors.GatewayError], int]] = {
     errors.IndexGone: 503,
     errors.WrongEmbeddingModel: 409,
     errors.KnowledgeBaseNotReady: 503,
+    errors.KnowledgeImportFailed: 502,
     errors.ProviderError: 502,
     errors.ProviderNotFound: 400,
     errors.ProviderModelNotFound: 400,

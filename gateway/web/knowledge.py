@@ -13,6 +13,7 @@ import msgspec
 from aiohttp import web
 
 from gateway.ask.bases import KnowledgeBases
+from gateway.ask.follow import Reindex
 from gateway.ask.intake import File, Taken, check_document_name
 from gateway.ask.knowledge import Knowledge
 from gateway.ask.parser import too_large
@@ -53,7 +54,8 @@ class DocumentsBody(msgspec.Struct):
 
 
 class SearchBody(msgspec.Struct):
-    """`POST /kb/{name}/search`. `where` has, for fields of the metadata, the value or the values that they may have."""
+    """`POST /kb/{name}/search`. `where` has, for fields of the metadata, the value or the values that they may have.
+    The search is `hybrid`, by meaning and by words, or by meaning alone; or with `words`, by these alone."""
 
     query: str
     embedding_model: str | None = None
@@ -63,6 +65,7 @@ class SearchBody(msgspec.Struct):
     where: dict[str, Value | list[Value]] = {}
     sources: list[str] = []
     hybrid: bool = True
+    words: bool = False
     rerank: str | None = None
     mmr: float | None = None
 
@@ -258,7 +261,8 @@ async def _done(request: web.Request, row: Row, taken: Sequence[Taken]) -> bool:
 
 async def _shown(request: web.Request, row: Row) -> dict[str, Any]:
     store = await bases_of(request).store()
-    progress = request.app[KNOWLEDGE].ingestion.progress(row)
+    known = request.app[KNOWLEDGE]
+    progress, reindex = known.ingestion.progress(row), known.follower.states.get(row.kb)
     return {
         "name": row.name,
         "embedding_model": row.embedding_model,
@@ -271,7 +275,14 @@ async def _shown(request: web.Request, row: Row) -> dict[str, Any]:
         "pending": progress.pending,
         "error": worded(progress.error)["error"] if progress.error else None,
         "failed": [{"id": id, "name": name, **worded(error)} for id, name, error in progress.failed],
+        "reindex": None if reindex is None else _reindex(reindex),
     }
+
+
+def _reindex(state: Reindex) -> dict[str, Any]:
+    """How far the index of another generation is, or why there is none."""
+    names = ("generation", "state", "documents", "total", "code", "message")
+    return {name: getattr(state, name) for name in names} | {"generation": state.generation[:12]}
 
 
 def _taken(each: Taken, failed: dict[str, GatewayError]) -> dict[str, Any]:
@@ -295,6 +306,7 @@ def _request(name: str, body: SearchBody, key: str, seconds: float | None) -> Re
         threshold=threshold,
         where=where,
         hybrid=body.hybrid,
+        words=body.words,
         rerank=body.rerank,
         mmr=body.mmr,
         key=key,

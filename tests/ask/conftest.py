@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests import making
 from tests.ask.buckets import Bucket, serving
 
 
@@ -14,3 +15,10 @@ def bucket() -> Iterator[Bucket]:
     """An S3-compatible server with an empty bucket; `bucket.fresh()` is a place in it."""
     with serving() as bucket:
         yield bucket
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Five models that differ in their weights alone."""
+    base = tmp_path_factory.mktemp("made")
+    return [making.encoder(base / str(seed), seed=seed, dim=16, layers=1, heads=2) for seed in range(5)]

@@ -30,6 +30,7 @@ class MemoryStore:
         self._rows: dict[str, Row] = shared._rows if shared else {}
         self._documents: dict[str, dict[str, Document]] = shared._documents if shared else {}
         self._indexes: dict[str, tuple[Index, dict[str, Kept]]] = shared._indexes if shared else {}
+        self._claims: dict[str, tuple[str, float]] = shared._claims if shared else {}
 
     async def open(self) -> None:
         pass
@@ -60,6 +61,14 @@ class MemoryStore:
             return False
         self._content(live)
         self._rows[kb] = row.switched(live, embedding_model)
+        return True
+
+    async def claim(self, kb: str, holder: str, seconds: float) -> bool:
+        await self.row(kb)
+        has, until = self._claims.get(kb, ("", 0.0))
+        if has != holder and until > time.time():
+            return False
+        self._claims[kb] = (holder, time.time() + seconds)
         return True
 
     async def drop(self, kb: str) -> None:

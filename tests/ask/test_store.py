@@ -403,3 +403,30 @@ async def test_many_may_write_one_knowledge_base_at_once(pair: tuple[Store, Stor
     for store in pair:
         assert await store.count_documents(row.kb) == 8
         assert await store.count(index) == 16
+
+
+async def test_one_holder_at_a_time_may_build_and_may_prolong_it(pair: tuple[Store, Store]) -> None:
+    row = await pair[0].create("", "papers")
+    assert await pair[0].claim(row.kb, "one", 60)
+    assert not await pair[1].claim(row.kb, "other", 60)
+    assert await pair[0].claim(row.kb, "one", 60)
+    assert (await pair[0].row(row.kb)).version == row.version
+
+
+async def test_a_claim_that_is_given_back_or_has_run_out_is_free(pair: tuple[Store, Store]) -> None:
+    row = await pair[0].create("", "papers")
+    assert await pair[0].claim(row.kb, "one", 60)
+    assert await pair[0].claim(row.kb, "one", 0)
+    assert await pair[1].claim(row.kb, "other", 1e-9)
+    assert await pair[0].claim(row.kb, "one", 60)
+
+
+async def test_of_many_that_claim_at_once_one_has_it(pair: tuple[Store, Store]) -> None:
+    row = await pair[0].create("", "papers")
+    had = await asyncio.gather(*(pair[each % 2].claim(row.kb, str(each), 60) for each in range(8)))
+    assert had.count(True) == 1
+
+
+async def test_a_base_that_has_gone_cannot_be_claimed(store: Store) -> None:
+    with pytest.raises(KnowledgeBaseNotFound):
+        await store.claim("/gone", "one", 60)

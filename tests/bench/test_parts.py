@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench import __main__ as command
-from bench import directories, goals, http, inprocess, limit, loads, memory, models, overload, tables
+from bench import directories, goals, http, inprocess, knowledge, limit, loads, memory, models, overload, tables
 from bench.environments import NotInstalled, demand
 from bench.setting import Setting
 from gateway.model import Accepted
@@ -85,6 +85,18 @@ def test_memory_is_read_of_the_gateway_and_of_its_host(setting: Setting) -> None
     assert all(model["counted"] >= 0.9 * found["file_bytes"] for model in found["models"])
     assert found["starts"][0]["listening"] <= found["starts"][0]["ready"]
     assert "MB" in tables.idle(found)
+
+
+def test_a_knowledge_base_is_searched_as_it_grows(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(knowledge, "QUICK", (1000, 2000))
+    found = knowledge.run(setting)
+    assert [row["chunks"] for row in found["rows"]] == [1000, 2000]
+    for row in found["rows"]:
+        assert row["recall"] >= 0.95
+        assert row["filtered_short"] == 0
+        assert row["disk"] > row["raw"]
+        assert row["resident"] > row["resident_empty"]
+    assert "2,000" in tables.knowledge(found)
 
 
 def test_a_report_is_printed_written_and_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

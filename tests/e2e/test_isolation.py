@@ -77,6 +77,10 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     def names_a_model(self) -> bool:
         return "{model}" in f"{self.path} {self.body} {self.headers}"
 
+    @property
+    def spells_theirs(self) -> bool:
+        return any(word in f"{self.path} {self.body}" for word in WORDS)
+
 
 RERANK: Final = {"query": "x", "documents": ["y"], "texts": ["y"]}
 RERANKS: Final = ("/rerank", "/v1/rerank", "/v2/rerank")
@@ -94,6 +98,10 @@ SHOWN_TO_ALL: Final = {
     "GET /docs/docs.js",
 }  # words and no names
 EMBED: Final = {"inputs": "x", "model": "{model}"}
+BASES: Final = ("mine", "secret", "none")  # knowledge bases: a's own, b's, and one that nobody has
+DOCUMENT: Final = "5e884898da28047151d0e56f8dc62927"
+PUT: Final = {"documents": [{"name": "a.txt", "content": "A text of a's own."}], "embedding_model": "a/mine"}
+PUT_THEIRS: Final = {"documents": [{"name": "a.txt", "content": "x"}], "embedding_model": "b/secret"}
 FILES: Final = {"query": "x", "use_rag": False, "files": [{"name": "f", "content": "It is x. One two three four."}]}
 # the routes as the router has them, without their patterns
 ASKS: Final[dict[str, list[Ask]]] = {
@@ -167,12 +175,36 @@ ASKS: Final[dict[str, list[Ask]]] = {
         Ask(path=f"/v2/repository/models/{{model}}/{verb}", body={}) for verb in ("load", "unload")
     ],
     "POST /v2/repository/index": [Ask(), Ask(body={"ready": True})],
+    "GET /kb": [Ask()],
+    "GET /kb/list": [Ask()],
+    **{
+        f"POST /kb/{verb}": [Ask(body={"knowledge_base": name}) for name in BASES]
+        for verb in ("count", "sample", "docs")
+    },
+    "POST /kb/{name}/reindex": [Ask(path=f"/kb/{name}/reindex") for name in ("secret", "none")],
+    "DELETE /kb/{name}": [Ask(path=f"/kb/{name}") for name in ("secret", "none")],
+    "GET /kb/{name}": [Ask(path=f"/kb/{name}") for name in BASES],
+    "POST /kb/{name}/documents": [
+        Ask(path="/kb/secret/documents", body=PUT),  # a base of a's own, of that name
+        Ask(path="/kb/mine/documents", body=PUT),
+        Ask(path="/kb/fresh/documents", body=PUT_THEIRS),
+        Ask(path="/kb/fresh/documents", body={"documents": PUT["documents"]}),
+    ],
+    "GET /kb/{name}/documents": [Ask(path=f"/kb/{name}/documents") for name in BASES],
+    "GET /kb/{name}/documents/{document}": [Ask(path=f"/kb/{name}/documents/{DOCUMENT}") for name in BASES],
+    "DELETE /kb/{name}/documents/{document}": [Ask(path=f"/kb/{name}/documents/{DOCUMENT}") for name in BASES],
+    "POST /kb/{name}/search": [
+        *(Ask(path=f"/kb/{name}/search", body={"query": "x"}) for name in BASES),
+        Ask(path="/kb/mine/search", body={"query": "x", "embedding_model": "b/secret"}),
+        Ask(path="/kb/mine/search", body={"query": "x", "rerank": "b/secret"}),
+    ],
     **{f"GET {path}": [Ask()] for path in PLAIN},
     "GET /metrics": [Ask(), Ask(headers={"Accept": "application/json"})],
 }
 BY_CHANCE: Final = (
-    r'"(first|last|last_used|since|created|created_at|modified_at|compute_seconds|timestamp|retrieval_time|total_time'
-    r'|llm_time|retrieval|embedding|llm|first_token|total)":("[^"]*"|[0-9.e-]+|null)'
+    r'"(first|last|last_used|since|created|created_at|modified_at|compute_seconds|added|embed|search|rerank|timestamp'
+    r"|retrieval_time|total_time|llm_time|retrieval|embedding|llm|first_token"
+    r'|total(?=":\d+\.))":("[^"]*"|[0-9.e-]+|null)'
 )
 CASES: Final = [(route, number) for route, asks in ASKS.items() for number in range(len(asks))]
 ROLES: Final = ("use", "operate", "admin")
@@ -258,6 +290,10 @@ async def sides(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Sides
             await side.running.wait_for(f"huggingface:{MINE}", "ready")
             await side.running.wait_for_log("aliases_changed")
             side.generation = theirs["generation"]
+        for side in (made.alone, made.beside):
+            assert await side.post("a-use", "/kb/mine/documents", PUT) == 200
+        for who in ("b", "root"):
+            assert await made.beside.post(who, "/kb/secret/documents", PUT_THEIRS) == 200
         # b and the operator of all are at work: models loaded, pinned and used, a pull that goes wrong
         assert await made.beside.post("b", f"/models/{THEIRS}/pin") == 200
         assert await made.beside.post("b", "/embed", {"inputs": ["x", "y"], "model": THEIRS}) == 200
@@ -289,7 +325,7 @@ async def test_a_tenant_is_answered_as_if_there_were_no_other(sides: Sides, rout
     for name in HIDDEN if ask.names_a_model else [""]:
         answers = [await side.ask(f"a-{role}", route, ask, name) for side in (sides.alone, sides.beside)]
         assert answers[0] == answers[1], name
-        if route not in SHOWN_TO_ALL and not ask.names_a_model and "b/" not in f"{ask.path}{ask.body}":
+        if route not in SHOWN_TO_ALL and not ask.names_a_model and not ask.spells_theirs:
             assert [word for word in WORDS if word in str(answers[1])] == []
 
 
@@ -301,6 +337,20 @@ async def test_an_administrator_of_some_namespaces_may_not_pull_into_others_what
     answers = [await side.ask("a-admin", "POST /models/pull", ask, name) for side in (sides.alone, sides.beside)]
     assert answers[0] == answers[1]
     assert (answers[0][0], json.loads(answers[0][2])["error"]["code"]) == (403, "forbidden")
+
+
+async def test_a_knowledge_base_is_its_tenants_and_no_operator_of_all_has_it(sides: Sides) -> None:
+    """Without this, all that is asked of `secret` above would be of a base that nobody has."""
+    shown = {}
+    for who in ("b", "root"):
+        status, _, text = await sides.beside.ask(who, "GET /kb", Ask(), "")
+        shown[who] = json.loads(text)["knowledge_bases"]
+        assert (status, [each["name"] for each in shown[who]]) == (200, ["secret"])
+    assert await sides.beside.post("root", "/kb/secret/documents", {"documents": PUT["documents"]}) == 200
+    _, _, text = await sides.beside.ask("b", "GET /kb/secret", Ask(path="/kb/secret"), "")
+    assert json.loads(text)["documents"] == 1
+    status, _, _ = await sides.beside.ask("a-use", "DELETE /kb/{name}", Ask(path="/kb/mine"), "")
+    assert status == 403
 
 
 async def test_what_is_hidden_is_there_for_those_who_see_it(sides: Sides) -> None:

@@ -1,0 +1,167 @@
+"""What LanceDB alone needs: a trained index that finds what a full search finds, readers, leftovers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gateway.ask import lance_index
+from gateway.ask.lance import LanceStore
+from gateway.ask.passage import Chunk, Document, Index, Where, chunk_id
+from gateway.ask.tables import Missing
+from gateway.errors import IndexGone, KnowledgeStoreFailed
+from tests.ask.stores import chunks, document, filled, spread, toward
+
+ROWS, WIDTH = 3000, 64
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[LanceStore]:
+    store = LanceStore(str(tmp_path / "knowledge"))
+    await store.open()
+    yield store
+    await store.close()
+
+
+async def trained(store: LanceStore, monkeypatch: pytest.MonkeyPatch) -> tuple[Index, np.ndarray]:
+    """A large index, for what counts as large here, of 300 documents that lie in groups."""
+    monkeypatch.setattr(lance_index, "INDEXED", 1000)
+    monkeypatch.setattr(lance_index, "PARTITION", 100)
+    rng = np.random.default_rng(3)
+    groups = rng.standard_normal((60, WIDTH))
+    vectors = (groups[rng.integers(0, 60, ROWS)] + 0.5 * rng.standard_normal((ROWS, WIDTH))).astype(np.float32)
+    row = await store.create("", "papers")
+    index = await store.create_index(row.kb, "m", "g", WIDTH)
+    documents = [document(f"d{n:03}", *[f"line {n}"] * 10, place=n) for n in range(300)]
+    await store.upsert(index, documents, chunks(*documents), vectors)
+    await store.finish(index)
+    return index, vectors
+
+
+async def kinds(store: LanceStore, index: Index) -> set[str]:
+    table = await store._indexes.table(f"index-{index.id}")
+    return {found.index_type for found in await table.list_indices()}
+
+
+async def test_a_large_index_is_trained_and_finds_what_a_full_search_finds(
+    store: LanceStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index, vectors = await trained(store, monkeypatch)
+    assert "IvfSq" in await kinds(store, index)
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    found = 0
+    for query in unit[::150]:
+        nearest = {chunk_id(document(f"d{n // 10:03}").id, n % 10) for n in np.argsort(-(unit @ query))[:10]}
+        hits = await store.search(index, query, None, 10)
+        found += len(nearest & {hit.chunk.id for hit in hits})
+        assert hits[0].cosine == pytest.approx(1.0, abs=1e-5)
+    assert found >= 0.98 * 10 * len(unit[::150])
+
+
+async def test_a_filter_that_leaves_few_is_answered_in_full(store: LanceStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    index, _ = await trained(store, monkeypatch)
+    for place in range(0, 300, 15):
+        hits = await store.search(index, spread_wide(place), "line", 10, Where(metadata={"place": place}))
+        assert len(hits) == 10
+        assert {hit.metadata["place"] for hit in hits} == {place}
+
+
+async def test_what_comes_after_training_is_found_too(store: LanceStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    index, _ = await trained(store, monkeypatch)
+    late = document("late", "gluons")
+    await store.upsert(index, [late], chunks(late), spread_wide(1)[None])
+    for _ in range(2):  # before and after another `finish`
+        assert (await store.search(index, spread_wide(1), None, 1))[0].name == "late"
+        assert (await store.search(index, None, "gluons", 1))[0].name == "late"
+        await store.finish(index)
+    await store.remove(index, [late.id])
+    assert (await store.search(index, spread_wide(1), None, 1))[0].name != "late"
+
+
+async def test_a_small_index_is_searched_whole(store: LanceStore) -> None:
+    index = await filled(store, document("a", "one", "two"))
+    assert await kinds(store, index) == {"FTS"}
+
+
+def spread_wide(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(WIDTH).astype(np.float32)
+
+
+async def test_an_index_goes_only_when_its_readers_have_left(store: LanceStore) -> None:
+    index = await filled(store, document("a", "one"))
+    row = await store.row("/papers")
+    await store.switch(row.kb, row.version, await store.create_index(row.kb, "m", "g", 8))
+    async with store._reading(index) as table:
+        dropping = asyncio.create_task(store.drop_index(index))
+        while (await store.row("/papers")).previous:
+            await asyncio.sleep(0)  # until the drop has begun
+        with pytest.raises(IndexGone):
+            await _nobody_new(store, index)
+        assert await table.count_rows() == 1
+        assert not dropping.done()
+    await dropping
+    with pytest.raises(Missing):
+        await store._indexes.table(f"index-{index.id}")
+
+
+async def _nobody_new(store: LanceStore, index: Index) -> None:
+    while True:
+        await store.count(index)
+        await asyncio.sleep(0)
+
+
+async def test_what_a_killed_drop_has_left_goes_at_the_next_start(store: LanceStore, tmp_path: Path) -> None:
+    kept = await filled(store, document("a", "one"), name="kept")
+    await filled(store, document("a", "one"))
+    _, place = await store._registry.row("/papers")
+    await store._registry.remove("/papers", place)  # and there it ended
+    again = LanceStore(str(tmp_path / "knowledge"))
+    await again.open()
+    assert not [name for name in await again._tables.names("") if place in name]
+    assert await again.count(kept) == 1
+    assert await again.count_documents("/kept") == 1
+    await again.close()
+
+
+async def test_many_small_writes_leave_few_files(store: LanceStore, tmp_path: Path) -> None:
+    row = await store.create("", "papers")
+    index = await store.create_index(row.kb, "m", "g", 8)
+    for n in range(70):
+        put = document(f"d{n}", "one")
+        await store.put_documents(row.kb, [put])
+        await store.upsert(index, [put], chunks(put), spread(1))
+    for table in (f"index-{index.id}", f"documents-{index.id.partition('-')[0]}"):
+        handle = await store._indexes.table(table)
+        assert (await handle.stats())["fragment_stats"]["num_fragments"] < 20
+    assert await store.count(index) == await store.count_documents(row.kb) == 70
+
+
+async def test_a_broken_table_is_told_as_ours_and_hides_no_other(store: LanceStore, tmp_path: Path) -> None:
+    broken = await filled(store, document("a", "one"))
+    whole = await filled(store, document("a", "one"), name="whole")
+    for data in (tmp_path / "knowledge" / f"index-{broken.id}.lance" / "data").iterdir():
+        data.write_bytes(b"")
+    again = LanceStore(str(tmp_path / "knowledge"))
+    await again.open()
+    with pytest.raises(KnowledgeStoreFailed):
+        await again.search(broken, toward(1), None, 5)
+    assert len(await again.search(whole, toward(1), None, 5)) == 1
+    assert len(await again.rows()) == 2
+    await again.close()
+
+
+async def test_vectors_of_another_width_are_never_put(store: LanceStore) -> None:
+    put = document("a", "one")
+    index = await filled(store, put)
+    with pytest.raises(ValueError, match="8 numbers"):
+        await store.upsert(index, [put], chunks(put), np.zeros((1, 4), dtype=np.float32))
+    assert await store.count(index) == 1
+
+
+def test_the_types_that_lie_on_disk_are_the_nouns() -> None:
+    assert set(Chunk.__struct_fields__) == set(lance_index.columns.CHUNK)
+    assert set(Document.__struct_fields__) <= set(lance_index.columns.DOCUMENTS.names)
