@@ -23,9 +23,12 @@ from aiohttp import web
 
 from gateway import __version__, events, heap
 from gateway.ask import extra
+from gateway.ask.answer import Answerer
 from gateway.ask.first_use import FirstUse
 from gateway.ask.holds import Holds
 from gateway.ask.knowledge import Knowledge
+from gateway.ask.roster import Roster
+from gateway.ask.specs import specs
 from gateway.catalog.catalog import Catalog
 from gateway.catalog.warm import Warm
 from gateway.engine.devices import find_devices
@@ -44,9 +47,12 @@ from gateway.volume.generations import Store
 from gateway.volume.pulls import Pulls
 from gateway.volume.settle import Snapshot
 from gateway.web import (
+    ask,
+    asking,
     audit,
     auth,
     body,
+    chat,
     cors,
     errors,
     knowledge,
@@ -69,7 +75,7 @@ from gateway.wish import Wish
 TIDY_SECONDS: Final = 5.0
 PROTOCOLS: Final = (
     *(metrics, usage, stream, pull, older_knowledge, knowledge),  # the fixed paths of the older before names
-    *(native, openai, rerank, tei, ollama, triton, openapi),
+    *(native, ask, openai, chat, rerank, tei, ollama, triton, openapi),
 )
 DIALECTS: Final = (
     rerank.DIALECT,
@@ -93,10 +99,12 @@ class Gateway:
         group: asyncio.TaskGroup,
         *,
         keyring: Keyring,
+        roster: Roster | None = None,
         audit_file: AuditFile | None = None,
         host_command: Sequence[str] = HOST_COMMAND,
     ) -> None:
         self.settings = settings
+        self.roster = roster or Roster({})
         self.events = tell
         self._wishes = settings.wishes
         self._shares = settings.shares
@@ -135,6 +143,7 @@ class Gateway:
         pulls = Pulls(settings, tell, spawn=self.spawn, look_again=self.follower.look_again)
         self.service = Service(self.catalog, self.engine, pulls, settings)
         self.knowledge = self._knowledge()
+        self.answerer = Answerer(self.service, self.knowledge.bases, self.roster)
         self.keyring = keyring
         self.warm = Warm(
             settings,
@@ -240,6 +249,8 @@ class Gateway:
         app[metrics.METRICS] = self.metrics
         app[knowledge.KNOWLEDGE] = self.knowledge
         app[usage.USAGE] = self.usage
+        app[asking.ANSWERER] = self.answerer
+        app[asking.ROSTER] = self.roster
         app[metrics.OPEN_METRICS] = self.settings.open_metrics
         for module in PROTOCOLS:
             app.add_routes(module.routes)
@@ -284,12 +295,21 @@ async def run(
         stack.enter_context(_alone(settings.state_dir))
         devices = find_devices(settings.device)  # outside the group, which would wrap what an operator must change
         keyring = opened(settings, tell)
+        roster = Roster(specs(settings))
+        stack.push_async_callback(roster.close)
         audit_file = _audit_file(settings)
         listener = stack.enter_context(_listen(settings))
         _refuse_exposure(settings, keyring, listener)
         group = await stack.enter_async_context(asyncio.TaskGroup())
         gateway = Gateway(
-            settings, devices, tell, group, keyring=keyring, audit_file=audit_file, host_command=host_command
+            settings,
+            devices,
+            tell,
+            group,
+            keyring=keyring,
+            roster=roster,
+            audit_file=audit_file,
+            host_command=host_command,
         )
         if gateway.audit is not None:
             stack.push_async_callback(gateway.audit.close)

@@ -1,5 +1,5 @@
-"""`gateway serve | models | kb | pull | check | keys`. Imports happen inside the verbs: help is instant, and checks
-stand alone."""
+"""`gateway serve | models | kb | ask | pull | check | keys`. Imports happen inside the verbs: help is instant, and
+checks stand alone."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from gateway import __version__, settings
 SERVE_HELP = "watch a volume and serve what is on it"
 PULL_HELP = "bring a model from a hub to the volume; no gateway need run"
 KEYS_HELP = "who may use the gateway; taken up by one that runs, without a restart"
+ASK_HELP = "ask a running gateway a question about your documents"
 KEYS_SETTINGS = ("state_dir", "keys_file")
 PULL_SETTINGS = ("models_dir", "hub_endpoint", "hub_token", "hub_offline", "allow_pickle")
 
@@ -42,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
     _add_pull(verbs.add_parser("pull", help=PULL_HELP, description=PULL_HELP.capitalize() + "."))
     _add_check(verbs.add_parser("check", help="judge a directory on your disk as the gateway would"))
     _add_keys(verbs.add_parser("keys", help=KEYS_HELP, description=KEYS_HELP.capitalize() + "."))
+    _add_ask(verbs.add_parser("ask", help=ASK_HELP, description=ASK_HELP.capitalize() + "."))
     return top
 
 
@@ -241,6 +243,44 @@ def _keys(options: argparse.Namespace) -> int:
     from gateway.tenants.keyring import path  # noqa: PLC0415  # likewise
 
     return Keys(path(_settings(options)), as_json=options.json).run(options.action, vars(options))
+
+
+def _add_ask(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("question")
+    verb.add_argument("--kb", default="default", metavar="NAME", help="the knowledge base (default)")
+    verb.add_argument("--llm", metavar="NAME", help="who answers: extractive, or PROVIDER:MODEL; the gateway's default")
+    verb.add_argument("--file", action="append", default=[], metavar="FILE", help="a text to answer from as well")
+    verb.add_argument("--no-kb", action="store_true", help="from the files alone, and no knowledge base")
+    verb.add_argument("--documents", type=int, default=5, metavar="N", help="passages to answer from (5)")
+    verb.add_argument("--url", help="the gateway (DROPGATE_URL, default http://127.0.0.1:8001)")
+    verb.add_argument("--json", action="store_true", help="the whole answer as JSON, once it is complete")
+    verb.set_defaults(run=_ask)
+
+
+def _ask(options: argparse.Namespace) -> int:
+    from gateway import question  # noqa: PLC0415  # likewise
+
+    body: dict[str, Any] = {
+        "query": options.question,
+        "knowledge_base": options.kb,
+        "use_rag": not options.no_kb,
+        "max_documents": options.documents,
+    }
+    if options.llm:
+        body["llm_model"] = options.llm
+    try:
+        body["files"] = [{"name": os.path.basename(path), "content": _text(path)} for path in options.file]
+    except (OSError, UnicodeDecodeError) as error:
+        print(
+            f"gateway: {getattr(error, 'filename', None) or 'a file'} cannot be read as text: {error}", file=sys.stderr
+        )
+        return 1
+    return question.run(body, url=options.url, as_json=options.json)
+
+
+def _text(path: str) -> str:
+    with open(path, encoding="utf-8") as stream:
+        return stream.read()
 
 
 if __name__ == "__main__":

@@ -71,6 +71,14 @@ a type to its status (`gateway/web/errors.py`), and a test holds the table and t
     │   ├── WrongEmbeddingModel          wrong_embedding_model
     │   ├── KnowledgeBaseNotReady        knowledge_base_not_ready
     │   └── KnowledgeImportFailed        knowledge_import_failed
+    ├── ProviderError                  who was asked for an answer, here or elsewhere, gave none
+    │   ├── ProviderNotFound             provider_not_found
+    │   ├── ProviderModelNotFound        provider_model_not_found
+    │   ├── ProviderRefused              provider_refused
+    │   ├── ProviderBusy                 provider_busy
+    │   ├── ProviderUnavailable          provider_unavailable
+    │   ├── ProviderFailed               provider_failed
+    │   └── ProviderTimeout              provider_timeout
     ├── DeadlineExceeded                 deadline_exceeded
     └── Internal                         internal
 """
@@ -369,6 +377,38 @@ class KnowledgeBaseNotReady(AskFailed):
 
 class KnowledgeImportFailed(AskFailed):
     code = "knowledge_import_failed"
+
+
+class ProviderError(GatewayError):
+    pass
+
+
+class ProviderNotFound(ProviderError):
+    code = "provider_not_found"
+
+
+class ProviderModelNotFound(ProviderError):
+    code = "provider_model_not_found"
+
+
+class ProviderRefused(ProviderError):
+    code = "provider_refused"
+
+
+class ProviderBusy(ProviderError):
+    code = "provider_busy"
+
+
+class ProviderUnavailable(ProviderError):
+    code = "provider_unavailable"
+
+
+class ProviderFailed(ProviderError):
+    code = "provider_failed"
+
+
+class ProviderTimeout(ProviderError):
+    code = "provider_timeout"
 
 
 class DeadlineExceeded(GatewayError):

@@ -1,4 +1,4 @@
-"""`gateway models ...` and `gateway pull --url`: a client of a running gateway, and what `gateway kb` needs of one."""
+"""`gateway models ...` and `gateway pull --url`: a client of a running gateway, and what others need of one."""
 
 from __future__ import annotations
 
@@ -79,16 +79,22 @@ def _call(url: str, *, post: bool, body: dict[str, Any] | None = None) -> Any:
 def call(method: str, url: str, data: bytes | None = None, media: str | None = None) -> dict[str, Any]:
     """A gateway's answer. Raises HTTPError for a refusal, and OSError, HTTPException or ValueError where no gateway
     answers."""
+    with opened(method, url, data, media) as response:
+        document = json.load(response)
+    if isinstance(document, dict):
+        return document
+    raise ValueError("another program answers there")
+
+
+def opened(method: str, url: str, data: bytes | None = None, media: str | None = None) -> http.client.HTTPResponse:
+    """The answer, to be read, as whoever DROPGATE_API_KEY is. Raises as `call` does."""
     request = urllib.request.Request(url, data, method=method)
     if media is not None:
         request.add_header("Content-Type", media)
     if key := os.environ.get("DROPGATE_API_KEY", "").strip():  # a command line is for all to see
         request.add_header("Authorization", f"Bearer {key}")
-    with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
-        document = json.load(response)
-    if isinstance(document, dict):
-        return document
-    raise ValueError("another program answers there")
+    response: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=TIMEOUT)
+    return response
 
 
 def base_url(url: str | None) -> str:

@@ -6,7 +6,8 @@ Nothing here waits for anything but the engine. A request that cannot be served 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence, Sized
+from collections.abc import Awaitable, Callable, Iterator, Sequence, Sized
+from contextlib import contextmanager
 from typing import Final, TypeVar
 
 import msgspec
@@ -506,16 +507,23 @@ class Service:
 
     async def _work(self, seconds: float, work: Callable[[float], Awaitable[T]]) -> T:
         """Counts what is in flight, and gives up after `seconds`; `work` is told when that is on the loop's clock."""
+        deadline = asyncio.get_running_loop().time() + seconds
+        with self.at_work():
+            try:
+                async with asyncio.timeout_at(deadline):
+                    return await work(deadline)
+            except TimeoutError as error:
+                raise DeadlineExceeded(f"no answer within {seconds:g} s") from error
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Something is in flight, which a gateway that stops waits for. Raises ShuttingDown when it does already."""
         if self.draining:
             raise ShuttingDown("the gateway is stopping", retry_after=1.0)
-        deadline = asyncio.get_running_loop().time() + seconds
         self._count.in_flight += 1
         self._quiet.clear()
         try:
-            async with asyncio.timeout_at(deadline):
-                return await work(deadline)
-        except TimeoutError as error:
-            raise DeadlineExceeded(f"no answer within {seconds:g} s") from error
+            yield
         finally:
             self._count.served += 1
             self._count.in_flight -= 1

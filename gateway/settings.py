@@ -196,6 +196,27 @@ class Settings:
     max_document_bytes: int = _setting(
         64 * 1024**2, "bytes of one document that is put into a knowledge base, sent as a file", parse="bytes"
     )
+    llm_default: str = _setting(
+        "extractive",
+        "who answers `/ask` where the request names nobody: extractive, which quotes and needs no language model, or "
+        "PROVIDER:MODEL",
+    )
+    answer_threshold: float = _setting(
+        0.3, "cosine that a sentence must reach to be quoted as an answer; below it the answer is that nobody knows",
+        parse="cosine",
+    )  # fmt: skip
+    providers: str = _setting(
+        "", "a TOML file of OpenAI-compatible servers of language models; docs/ask.md describes it", parse="maybe_path"
+    )
+    openai_api_key: str = _setting("", "with it there is the provider openai", "OPENAI_API_KEY", secret=True)
+    openai_base_url: str = _setting(
+        "", "where that is; https://api.openai.com/v1 if unset", "OPENAI_BASE_URL", parse="maybe_url"
+    )
+    stanford_api_key: str = _setting("", "the key of the provider stanford", "STANFORD_API_KEY", secret=True)
+    stanford_base_url: str = _setting(
+        "", "with it there is the provider stanford", "STANFORD_BASE_URL", parse="maybe_url"
+    )
+    ollama_base_url: str = _setting("", "with it there is the provider ollama", "OLLAMA_BASE_URL", parse="maybe_url")
     audit_log: str = _setting("", "file for a line about each use and change; none if unset", parse="maybe_path")
     audit_log_bytes: int = _setting(100 * 1000**2, "bytes of it until the next file is begun", parse="bytes")
     audit_log_files: int = _setting(10, "how many of them are kept", parse="positive")
@@ -270,6 +291,16 @@ def _seconds(text: str) -> float:
     return value
 
 
+def _cosine(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 2.0
+    if not -1 <= value <= 1:
+        raise ValueError("expected a cosine, -1 to 1")
+    return value
+
+
 def _path(text: str) -> str:
     if not text.strip() or "\0" in text:
         raise ValueError("expected a path")
@@ -324,6 +355,8 @@ PARSERS: Final[dict[str, Callable[[str], Any]]] = {
     "port": _port,
     "seconds": _seconds,
     "url": _url,
+    "maybe_url": lambda text: _url(text) if text.strip() else "",
+    "cosine": _cosine,
     "rules": _rules,
     "shares": _shares,
 }
@@ -334,6 +367,11 @@ CHOICES: Final = {
     "log_level": {"debug", "info", "warning", "error"},
     "swap_policy": {"availability", "resource"},
 }
+
+
+def variable(name: str) -> str:
+    """An environment variable that a file of ours names, as it is now; empty where there is none."""
+    return os.environ.get(name, "")
 
 
 def flag(name: str) -> str:

@@ -31,6 +31,8 @@ GOOD: dict[str, tuple[str, Any]] = {
     "port": ("9000", 9000),
     "seconds": ("1.5", 1.5),
     "url": ("http://hub.example:8080/", "http://hub.example:8080"),
+    "maybe_url": ("http://models.example/v1/", "http://models.example/v1"),
+    "cosine": ("-0.25", -0.25),
     "rules": (" org/*=openvino/bfloat16,m=torch ", "org/*=openvino/bfloat16,m=torch"),
     "shares": (" finetuned/hot=4,org/*=0.5 ", "finetuned/hot=4,org/*=0.5"),
 }
@@ -49,6 +51,8 @@ BAD: dict[str, list[str]] = {
     "seconds": ["-1", "soon", "nan", "inf", "1e10"],
     "rules": ["org/*", "org/*=", "=torch", "org/*=cuda", "org/*=torch/int4"],
     "shares": ["finetuned/hot", "finetuned/hot=0", "=1", "org/*=many"],
+    "maybe_url": ["hub.example", "ftp://hub.example"],
+    "cosine": ["1.5", "nan", "close"],
     "url": ["hub.example", "ftp://hub.example", "http://", "https://hub.example/?a=b"],
 }
 KINDS = {spec.name: spec.metadata["parse"] for spec in fields(Settings)}

@@ -290,6 +290,79 @@ class TritonModel(msgspec.Struct):
     reason: str
 
 
+class AskedDocument(msgspec.Struct):
+    """A passage. `score` is its cosine to the question, None where it was found by its words alone and not compared."""
+
+    id: str
+    score: float | None
+    snippet: str
+    source: str
+    page_number: int | None
+    chunk_index: int
+    number: int
+
+
+class AskedCitation(msgspec.Struct):
+    """`answer[start:end]` rests on `quote`, which is at `quote_start` to `quote_end` of its document; `overlap` is the
+    share of its words that the passage has."""
+
+    number: int
+    id: str
+    source: str
+    page_number: int | None
+    start: int
+    end: int
+    quote: str
+    quote_start: int
+    quote_end: int
+    overlap: float
+
+
+class AskedUsage(msgspec.Struct):
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class AskedTimings(msgspec.Struct):
+    """Seconds."""
+
+    retrieval: float
+    embedding: float
+    llm: float
+    first_token: float
+    total: float
+
+
+class Asked(msgspec.Struct):
+    """Of `POST /ask`."""
+
+    answer: str
+    documents: list[AskedDocument]
+    citations: list[AskedCitation]
+    supported: bool
+    refused: bool
+    left_out: list[str]
+    finish_reason: str | None
+    llm_model: str
+    embedding_model: str | None
+    generation: str | None
+    usage: AskedUsage
+    timings: AskedTimings
+
+
+class ChatChoice(msgspec.Struct):
+    index: int
+    message: dict[str, Any]
+    finish_reason: str | None
+
+
+class ChatCompletion(msgspec.Struct):
+    """As the provider words it; `model` is `provider:model`."""
+
+    model: str
+    choices: list[ChatChoice]
+
+
 # Errors.
 
 

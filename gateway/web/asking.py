@@ -11,6 +11,8 @@ from typing import Any, Final, TypeVar, cast
 
 from aiohttp import web
 
+from gateway.ask.answer import Answerer
+from gateway.ask.roster import Roster
 from gateway.catalog.lookup import Found
 from gateway.service import (
     DecodeRequest,
@@ -29,6 +31,8 @@ from gateway.web.errors import LINE
 
 SERVICE: Final = web.RequestKey("service", Service)  # on behalf of whoever asks
 INPUTS: Final = web.RequestKey("inputs", Sequence[Any])
+ANSWERER: Final = web.AppKey("answerer", Answerer)
+ROSTER: Final = web.AppKey("roster", Roster)  # of who can be asked to speak
 Answer = Embedding | TokenVectors | Reranking | Tokenization | Decoding
 Measured = TypeVar("Measured", Embedding, TokenVectors, Reranking)
 

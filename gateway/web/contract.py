@@ -11,6 +11,7 @@ import msgspec
 JSON: Final = "application/json"
 TEXT: Final = "text/plain"
 OCTETS: Final = "application/octet-stream"
+EVENTS: Final = "text/event-stream"
 F = TypeVar("F", bound=Callable[..., Any])
 
 

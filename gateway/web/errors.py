@@ -58,6 +58,13 @@ STATUSES: Final[dict[type[errors.GatewayError], int]] = {
     errors.WrongEmbeddingModel: 409,
     errors.KnowledgeBaseNotReady: 503,
     errors.KnowledgeImportFailed: 502,
+    errors.ProviderError: 502,
+    errors.ProviderNotFound: 400,
+    errors.ProviderModelNotFound: 400,
+    errors.ProviderRefused: 400,
+    errors.ProviderBusy: 429,
+    errors.ProviderUnavailable: 503,
+    errors.ProviderTimeout: 504,
     errors.DeadlineExceeded: 504,
     errors.Internal: 500,
 }

@@ -8,6 +8,7 @@ import msgspec
 import orjson
 from aiohttp import web
 
+from gateway.ask.providers import EXTRACTIVE
 from gateway.errors import InvalidBody
 from gateway.host.wire import Side
 from gateway.model import PREFIX, ModelId
@@ -89,10 +90,11 @@ async def models(request: web.Request) -> web.Response:
 @routes.get("/models/finetuned")
 @says(answer=answers.OlderModels)
 async def older_listing(request: web.Request) -> web.Response:
-    """The listings of an earlier system: ids of what can be asked for; `finetuned` with names to show."""
+    """The listings of an earlier system: ids of what can be asked for, and of who can answer; `finetuned` with names to
+    show."""
     catalog = request[SERVICE].catalog
     if request.path.endswith("/llms"):
-        return answer({"models": []})  # language models are not served yet, and none is claimed
+        return answer({"models": [EXTRACTIVE, *await request.app[asking.ROSTER].offered()]})
     served = [entry for entry in catalog.listing() if entry["generation"] and entry["kind"] == "encoder"]
     if request.path.endswith("/embeddings"):
         aliases = [alias["id"] for alias in catalog.aliases() if alias["model"] in {entry["id"] for entry in served}]

@@ -119,6 +119,8 @@ def _card(entry: dict[str, Any], name: str) -> dict[str, Any]:
 STATUSES: Final[dict[type[errors.GatewayError], int]] = {
     errors.InputTooLong: 400,
     errors.TooManyInputs: 400,
+    errors.ProviderNotFound: 404,
+    errors.ProviderModelNotFound: 404,
 }
 TYPES: Final = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 CODES: Final = {401: "invalid_api_key", 429: "rate_limit_exceeded"}  # those that clients compare with
@@ -142,6 +144,8 @@ def _code(error: errors.GatewayError, status: int) -> str:
 def _parameter(error: errors.GatewayError) -> str | None:
     match error:
         case errors.ModelNotFound() | errors.GenerationNotFound() | errors.InvalidModelId() | errors.NotServable():
+            return "model"
+        case errors.ProviderNotFound() | errors.ProviderModelNotFound():
             return "model"
         case errors.InvalidInput() | errors.EmptyInput() | errors.TooManyInputs() | errors.InputTooLong():
             return "input"

@@ -102,6 +102,7 @@ BASES: Final = ("mine", "secret", "none")  # knowledge bases: a's own, b's, and 
 DOCUMENT: Final = "5e884898da28047151d0e56f8dc62927"
 PUT: Final = {"documents": [{"name": "a.txt", "content": "A text of a's own."}], "embedding_model": "a/mine"}
 PUT_THEIRS: Final = {"documents": [{"name": "a.txt", "content": "x"}], "embedding_model": "b/secret"}
+FILES: Final = {"query": "x", "use_rag": False, "files": [{"name": "f", "content": "It is x. One two three four."}]}
 # the routes as the router has them, without their patterns
 ASKS: Final[dict[str, list[Ask]]] = {
     "POST /embed": [
@@ -115,6 +116,16 @@ ASKS: Final[dict[str, list[Ask]]] = {
     "GET /models/embeddings": [Ask()],
     "GET /models/llms": [Ask()],
     "GET /models/finetuned": [Ask()],
+    **{
+        f"POST {path}": [
+            Ask(body={**FILES, "embedding_model": "{model}"}),
+            Ask(body=FILES),
+            Ask(body={"query": "x", "knowledge_base": "papers", "embedding_model": "{model}"}),
+            Ask(body={"query": "x", "knowledge_base": "papers"}),
+        ]
+        for path in ("/ask", "/ask/stream")
+    },
+    "POST /v1/chat/completions": [Ask(body={"model": "openai:x", "messages": [{"role": "user", "content": "x"}]})],
     "GET /models/{model}": [Ask(path="/models/{model}")],
     "POST /models/{model}/{verb}": [
         Ask(path=f"/models/{{model}}/{verb}") for verb in ("load", "unload", "pin", "unpin")
@@ -191,7 +202,8 @@ ASKS: Final[dict[str, list[Ask]]] = {
     "GET /metrics": [Ask(), Ask(headers={"Accept": "application/json"})],
 }
 BY_CHANCE: Final = (
-    r'"(first|last|last_used|since|created|created_at|modified_at|compute_seconds|added|embed|search|rerank'
+    r'"(first|last|last_used|since|created|created_at|modified_at|compute_seconds|added|embed|search|rerank|timestamp'
+    r"|retrieval_time|total_time|llm_time|retrieval|embedding|llm|first_token"
     r'|total(?=":\d+\.))":("[^"]*"|[0-9.e-]+|null)'
 )
 CASES: Final = [(route, number) for route, asks in ASKS.items() for number in range(len(asks))]

@@ -11,6 +11,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient
 
 from gateway import events
+from gateway.ask.roster import Roster
 from gateway.catalog.catalog import Catalog
 from gateway.engine.engine import DeviceState, Residence, Vectors
 from gateway.errors import HostFailed, InvalidBody, InvalidJson
@@ -22,7 +23,7 @@ from gateway.tenants.keyring import Keyring
 from gateway.volume.generations import Store
 from gateway.volume.pulls import Pulls
 from gateway.volume.settle import Snapshot
-from gateway.web import auth, cors, errors, native
+from gateway.web import asking, auth, cors, errors, native
 from gateway.web.body import decode
 from gateway.web.native import EmbedBody
 
@@ -86,6 +87,7 @@ class Young:
         self.service = Service(self.catalog, self.engine, pulls, settings)
         guard = auth.Guard(Keyring(f"{base}/keys.json", tell), cors.Pages("", lenient=False))
         self.app = web.Application(middlewares=[errors.middleware(tell), auth.middleware(self.service, guard)])
+        self.app[asking.ROSTER] = Roster({})
         self.app.add_routes(native.routes)
 
     async def look(self) -> None:
@@ -142,7 +144,7 @@ async def test_an_empty_volume_is_listed_as_empty(young: Young, client: Client) 
     await young.look()
     async with client.get("/models") as answer:
         assert await answer.json() == {"models": [], "aliases": [], "ignored": []}
-    for older in ("embeddings", "llms", "finetuned"):
+    for older in ("embeddings", "finetuned"):
         async with client.get(f"/models/{older}") as answer:
             assert await answer.json() == {"models": []}
 

@@ -58,4 +58,23 @@ def code(target: Target, texts: list[str]) -> dict[str, Any]:
     return {}
 
 
-tell(embeddings, floats, shortened, ids, usage, models, model, code)
+def chat(target: Target, text: str) -> dict[str, Any]:
+    answer = client(target).chat.completions.create(
+        model=target.model, messages=[{"role": "user", "content": text}], temperature=0, max_tokens=8
+    )
+    first = answer.choices[0]
+    usage = answer.usage.total_tokens if answer.usage else None
+    return {"model": answer.model, "content": first.message.content, "finish": first.finish_reason, "tokens": usage}
+
+
+def chat_stream(target: Target, text: str) -> dict[str, Any]:
+    stream = client(target).chat.completions.create(
+        model=target.model, messages=[{"role": "user", "content": text}], temperature=0, max_tokens=8, stream=True
+    )
+    chunks = list(stream)
+    pieces = [chunk.choices[0].delta.content for chunk in chunks if chunk.choices and chunk.choices[0].delta.content]
+    finish = [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices][-1]
+    return {"models": sorted({chunk.model for chunk in chunks}), "pieces": pieces, "finish": finish}
+
+
+tell(embeddings, floats, shortened, ids, usage, models, model, code, chat, chat_stream)

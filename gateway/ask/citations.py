@@ -1,0 +1,87 @@
+"""Citations in an answer, checked: each `[n]` names a passage that was there, and shares words with it.
+
+A number that names none is dropped. That words are shared is no proof of truth; that none are is worth a mark.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Final
+
+import msgspec
+
+from gateway.ask import sentences
+from gateway.ask.grounds import Ground
+from gateway.ask.sentences import Span
+
+MARK: Final = re.compile(r"\[(\d{1,4}(?:\s*[,;]\s*\d{1,4})*)\]")
+MOST: Final = 200  # of one answer
+LOOKED_AT: Final = 100_000  # characters of a passage or file
+SHARED: Final = 0.2  # of a statement's words, from which on it counts as supported
+
+
+class Citation(msgspec.Struct, frozen=True, kw_only=True):
+    """`answer[start:end]` is the statement, and `ground.text[quote_start:quote_end]` what it rests on; `overlap` is the
+    share of the statement's words that the passage has too."""
+
+    ground: Ground
+    start: int
+    end: int
+    quote_start: int
+    quote_end: int
+    overlap: float
+
+    @property
+    def quote(self) -> str:
+        return self.ground.text[self.quote_start : self.quote_end]
+
+
+def find(answer: str, grounds: Sequence[Ground]) -> list[Citation]:
+    """In the order of the answer."""
+    known = {ground.number: ground for ground in grounds}
+    marks = islice(((span, number) for span, number in _marks(answer) if number in known), MOST)
+    return [_cited(answer, span, known[number]) for span, number in marks]
+
+
+def supported(citations: Sequence[Citation]) -> bool:
+    return any(citation.overlap >= SHARED for citation in citations)
+
+
+def _marks(answer: str) -> Iterator[tuple[Span, int]]:
+    """Each number with the statement that it stands behind."""
+    spans, last, said = sentences.split(answer), 0, None
+    for mark in MARK.finditer(answer):
+        while last < len(spans) and spans[last][0] < mark.start():
+            start, end = spans[last]
+            if _bare(answer[start : min(end, mark.start())]):
+                said = start, min(end, mark.start())
+            if end > mark.start():
+                break  # more of this one may stand behind the mark
+            last += 1
+        if said is not None:
+            for number in re.findall(r"\d+", mark[1]):
+                yield said, int(number)
+
+
+def _cited(answer: str, span: Span, ground: Ground) -> Citation:
+    start, end = span
+    end = start + len(MARK.sub(lambda mark: " " * len(mark[0]), answer[start:end]).rstrip())
+    statement = MARK.sub("", answer[start:end])
+    wanted = sentences.words(statement)
+    parts = sentences.split(ground.text[:LOOKED_AT]) or [(0, len(ground.text))]
+    best = max(parts, key=lambda part: len(wanted & sentences.words(ground.text[slice(*part)])))
+    return Citation(
+        ground=ground,
+        start=start,
+        end=end,
+        quote_start=best[0],
+        quote_end=best[1],
+        overlap=round(sentences.overlap(statement, ground.text[:LOOKED_AT]), 3),
+    )
+
+
+def _bare(statement: str) -> str:
+    """Its text without the marks in it."""
+    return MARK.sub("", statement).strip(" .;,\n")

@@ -1,0 +1,69 @@
+"""Every provider by its name, and the one HTTP client that they share, which is made when it is first used."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Final
+
+import aiohttp
+
+from gateway.ask.providers import LOCAL, Named, Provider
+from gateway.ask.specs import Key, Spec
+from gateway.ask.upstream import Upstream
+from gateway.errors import GatewayError, ProviderModelNotFound, ProviderNotFound
+
+ELSEWHERE: Final = {
+    "openai": "set OPENAI_API_KEY",
+    "stanford": "set STANFORD_BASE_URL and STANFORD_API_KEY",
+    "ollama": "set OLLAMA_BASE_URL",
+}
+
+
+class Roster:
+    """`found` has the providers that were set up."""
+
+    def __init__(self, found: Mapping[str, tuple[Spec, Key]]) -> None:
+        self._session: aiohttp.ClientSession | None = None
+        self.providers: dict[str, Provider] = {
+            name: Upstream(name, spec, key, self._shared) for name, (spec, key) in found.items()
+        }
+
+    def find(self, named: Named) -> Provider:
+        """Raises ProviderNotFound or ProviderModelNotFound."""
+        found = self.providers.get(named.provider)
+        if found is not None:
+            return found
+        if named.provider == LOCAL:
+            message = "language models on the volume are not served yet; an OpenAI-compatible server can serve them"
+            raise ProviderModelNotFound(message, llm=str(named))
+        known = ", ".join(sorted(self.providers)) or "none"
+        hint = ELSEWHERE.get(named.provider, "the file of --providers names others")
+        message = f"no provider {named.provider!r} is set up ({hint}); those that are: {known}"
+        raise ProviderNotFound(message, llm=str(named), providers=sorted(self.providers))
+
+    async def offered(self) -> list[str]:
+        """`provider:model` of all that can be asked for; a provider that does not tell has none."""
+        lists = await asyncio.gather(*(_models(name, each) for name, each in self.providers.items()))
+        return [name for names in lists for name in names]
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    def _shared(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30.0),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                read_bufsize=2**16,
+            )
+        return self._session
+
+
+async def _models(name: str, provider: Provider) -> list[str]:
+    try:
+        return [f"{name}:{model}" for model in await provider.models()]
+    except GatewayError:
+        return []

@@ -1,0 +1,90 @@
+"""Server-sent events of one request, written as they are made (https://html.spec.whatwg.org/multipage/server-sent-events.html).
+
+One task makes them, and this one writes: so they are made within a deadline, silence is broken by comments, and a
+client that reads slowly holds up nobody but itself. Until the first is there a failure is an ordinary answer with its
+status; after that it is told in the stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import Final
+
+from aiohttp import web
+
+from gateway.errors import DeadlineExceeded, GatewayError, Internal
+from gateway.web.contract import EVENTS
+from gateway.web.errors import LINE, REQUEST_ID
+
+HEARTBEAT: Final = 15.0  # seconds of silence
+COMMENT: Final = b": waiting\n\n"
+AHEAD: Final = 64  # events that may wait to be written
+HEADERS: Final = {"Content-Type": EVENTS, "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+
+Events = AsyncGenerator[bytes]
+Tell = Callable[[GatewayError], bytes]
+_Queue = asyncio.Queue[bytes | Exception | None]
+
+
+async def send(
+    request: web.Request, made: Events, tell: Tell, *, seconds: float | None = None, heartbeat: float = HEARTBEAT
+) -> web.StreamResponse:
+    """Writes all that is `made`, within `seconds`; `tell` words what fails on the way. Raises what fails before the
+    first event."""
+    queue: _Queue = asyncio.Queue(AHEAD)
+    making = asyncio.create_task(_make(made, queue, seconds))
+    response = web.StreamResponse(headers=HEADERS)
+    try:
+        while (event := await _next(queue, heartbeat)) is not None:
+            if isinstance(event, Exception):
+                if not response.prepared:
+                    raise event
+                event = tell(_told(request, event))
+            if not response.prepared:
+                await _prepare(request, response)
+            await response.write(event)
+    except ConnectionError:
+        pass  # the reader has gone
+    finally:
+        making.cancel()
+        await asyncio.wait({making})
+    return response
+
+
+async def _prepare(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers["X-Request-Id"] = request[REQUEST_ID]
+    await response.prepare(request)
+
+
+async def _make(made: Events, queue: _Queue, seconds: float | None) -> None:
+    """The last thing in the queue is None, behind what went wrong, if anything did."""
+    try:
+        async with asyncio.timeout(seconds), aclosing(made):
+            async for event in made:
+                await queue.put(event)
+    except TimeoutError:
+        await queue.put(DeadlineExceeded(f"no whole answer within {seconds:g} s"))
+    except Exception as error:  # whoever reads the queue tells it
+        await queue.put(error)
+    await queue.put(None)
+
+
+async def _next(queue: _Queue, heartbeat: float) -> bytes | Exception | None:
+    """The next event; a comment where none comes for a while."""
+    try:
+        async with asyncio.timeout(heartbeat):
+            return await queue.get()
+    except TimeoutError:
+        return COMMENT
+
+
+def _told(request: web.Request, error: Exception) -> GatewayError:
+    """What a client is told of what failed in mid-stream, and what the log is: the status was sent long ago."""
+    if not isinstance(error, GatewayError):
+        request[LINE]["traceback"] = "".join(traceback.format_exception(error))
+        error = Internal(f"an error of the gateway's own; its log has it under {request[REQUEST_ID]}")
+    request[LINE]["code"] = error.code
+    return error
