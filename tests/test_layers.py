@@ -37,16 +37,8 @@ ORDER: Final = [
     *("catalog.aliases", "catalog.alias_file", "catalog.names", "catalog.sight", "catalog.lookup", "catalog.listing"),
     *("catalog.warm", "catalog.trial", "catalog.judge", "catalog.catalog", "catalog.view"),
     *("ask.passage", "ask.store", "ask.fusion", "ask.labels"),
-    *(
-        "ask.durable",
-        "ask.columns",
-        "ask.tables",
-        "ask.registry",
-        "ask.claims",
-        "ask.archive",
-        "ask.lance_index",
-        "ask.lance",
-    ),
+    *("ask.durable", "ask.columns", "ask.tables", "ask.registry", "ask.claims", "ask.archive", "ask.lance_index"),
+    *("ask.copies", "ask.lance"),
     *("ask.extra", "ask.qdrant"),
     *("ask.text", "ask.chunks", "ask.formats", "ask.parse", "ask.parser", "ask.cutting"),
     *("service", "log", "telemetry"),
@@ -187,7 +179,13 @@ def test_only_one_module_knows_the_hub() -> None:
 
 
 def test_only_the_store_of_knowledge_bases_knows_lancedb() -> None:
-    assert importers("lancedb", "pyarrow") == {"ask.columns", "ask.tables", "ask.lance_index", "ask.lance"}
+    assert importers("lancedb", "pyarrow") == {
+        "ask.columns",
+        "ask.tables",
+        "ask.lance_index",
+        "ask.copies",
+        "ask.lance",
+    }
 
 
 def test_only_one_module_knows_qdrant() -> None:

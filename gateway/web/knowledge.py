@@ -105,6 +105,7 @@ async def drop(request: web.Request) -> web.Response:
     body=DocumentsBody,
     example={"documents": [{"name": "notes.md", "content": "# Notes\n\nThe beam was stable."}]},
     answer=answers.Added,
+    also=(202,),
     query={
         "embedding_model": "of a knowledge base that is made by this; without it the default model",
         "wait": "false answers as soon as the documents are stored, before they can be found",
