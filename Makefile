@@ -87,7 +87,7 @@ endif
 	@rm -f $(VENV)/.torch-* && touch $@
 
 $(RUN_STAMP): $(TORCH_STAMP) pyproject.toml requirements.lock
-	$(PIP) install --quiet -c requirements.lock -e '.[demo]'
+	$(PIP) install --quiet -c requirements.lock -e '.[demo,ask]'
 	@rm -f $(VENV)/.demo-* && touch $@
 
 $(DEV_STAMP): $(TORCH_STAMP) pyproject.toml requirements.lock

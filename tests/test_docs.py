@@ -237,7 +237,6 @@ def anchors(path: Path) -> set[str]:
 @pytest.mark.parametrize(
     ("name", "title"),
     [
-        ("README.md", "routes"),
         ("docs/api.md", "routes"),
         ("docs/settings.md", "settings"),
         ("docs/operations.md", "commands"),
