@@ -45,7 +45,7 @@ def show(told: Iterable[dict[str, Any]], *, as_json: bool = False) -> int:
             case "clear_response" if not as_json:
                 print(f"\n\n[{_plain(event['message'])}]\n", flush=True)
             case "complete":
-                print(json.dumps(event, indent=2) if as_json else "\n" + "\n".join(_below(event)))
+                print(json.dumps(event, indent=2) if as_json else "\n".join(["", *_below(event)]))
                 return 0
             case "error":
                 print(f"\ngateway: {_plain(event['message'])} ({event.get('code')})", file=sys.stderr)

@@ -48,6 +48,11 @@ async def test_a_language_model_is_named_with_llm(gateway: Serving) -> None:
     assert out.splitlines() == ["Everything is fine.", "(no passage supports this answer)"]
 
 
+async def test_that_nobody_knows_is_one_line(gateway: Serving) -> None:
+    status, out, _ = await ask(gateway, "--no-kb")
+    assert (status, out) == (0, "I don't know: nothing that was found answers this.\n")
+
+
 async def test_files_can_be_asked_alone(gateway: Serving, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("The beam is lost at noon.")
     status, out, _ = await ask(gateway, "--no-kb", "--file", str(tmp_path / "notes.txt"))
