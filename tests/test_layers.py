@@ -80,7 +80,7 @@ ORDER: Final = [
         "web.usage",
         "web.server",
     ),
-    *("app", "examples", "check", "pull", "remote", "kb", "keys", "cli", "__main__"),
+    *("app", "examples", "check", "pull", "remote", "evaluate", "kb", "keys", "cli", "__main__"),
 ]
 THREADS: Final = {"threading", "_thread", "concurrent", "multiprocessing"}
 
