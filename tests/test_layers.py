@@ -45,6 +45,7 @@ ORDER: Final = [
         "ask.claims",
         "ask.archive",
         "ask.lance_index",
+        "ask.copies",
         "ask.lance",
     ),
     *("ask.extra", "ask.qdrant"),
@@ -171,7 +172,13 @@ def test_only_one_module_knows_the_hub() -> None:
 
 
 def test_only_the_store_of_knowledge_bases_knows_lancedb() -> None:
-    assert importers("lancedb", "pyarrow") == {"ask.columns", "ask.tables", "ask.lance_index", "ask.lance"}
+    assert importers("lancedb", "pyarrow") == {
+        "ask.columns",
+        "ask.tables",
+        "ask.lance_index",
+        "ask.copies",
+        "ask.lance",
+    }
 
 
 def test_only_one_module_knows_qdrant() -> None:

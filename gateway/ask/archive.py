@@ -11,6 +11,7 @@ from gateway.ask.passage import Document, Head
 from gateway.ask.tables import Missing, Tables, literal
 from gateway.errors import DocumentNotFound
 
+PREFIX: Final = "documents-"  # of the names of tables
 TIDY_EVERY: Final = 64  # writes of this process to one table
 
 
@@ -75,7 +76,7 @@ class Archive:
 
 
 def table_name(place: str) -> str:
-    return f"documents-{place}"
+    return f"{PREFIX}{place}"
 
 
 def _not_found(document: str) -> DocumentNotFound:

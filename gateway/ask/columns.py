@@ -14,7 +14,6 @@ from gateway.ask.passage import Chunk, Document, Head, Hit, Index, Page
 from gateway.ask.store import Vectors
 from gateway.errors import InvalidInput
 
-ABOUT: Final = b"dropgate"  # the key under which a table of an index says which one it is
 PAGES: Final = msgspec.msgpack.Decoder(tuple[Page, ...])
 # LanceDB makes rows of equal keys conflict, also when two processes insert them at once, where the schema says so
 UNIQUE: Final = {"lance-schema:unenforced-primary-key": "true"}
@@ -33,6 +32,14 @@ CLAIMS: Final = pa.schema(
         pa.field("place", pa.string(), nullable=False, metadata=UNIQUE),
         pa.field("holder", pa.string()),
         pa.field("until", pa.float64()),
+    ]
+)
+INDEXES: Final = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False, metadata=UNIQUE),
+        pa.field("place", pa.string()),
+        pa.field("about", pa.binary()),
+        pa.field("ready", pa.bool_()),
     ]
 )
 DOCUMENTS: Final = pa.schema(
@@ -71,13 +78,8 @@ def of_index(index: Index) -> pa.Schema:
             pa.field("digest", pa.string()),
             pa.field("labels", pa.list_(pa.string())),
             pa.field("vector", pa.list_(pa.float32(), index.dim)),
-        ],
-        metadata={ABOUT: msgspec.json.encode(index)},
+        ]
     )
-
-
-def index_of(schema: pa.Schema) -> Index:
-    return msgspec.json.decode(schema.metadata[ABOUT], type=Index)
 
 
 def table(rows: Sequence[dict[str, Any]], schema: pa.Schema) -> pa.Table:

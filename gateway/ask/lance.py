@@ -22,19 +22,23 @@ from numpy.typing import NDArray
 from gateway.ask import archive, columns, lance_index
 from gateway.ask.archive import Archive
 from gateway.ask.claims import Claims
+from gateway.ask.copies import PAUSE, Copies
 from gateway.ask.passage import Chunk, Document, Head, Hit, Index, Row, Where
 from gateway.ask.registry import Registry
 from gateway.ask.store import Vectors
 from gateway.ask.tables import Missing, Tables, any_of, literal
-from gateway.errors import IndexGone, KnowledgeBaseNotFound
+from gateway.errors import IndexGone, KnowledgeBaseNotFound, KnowledgeStoreFailed
 
 TIDY_EVERY: Final = 64  # upserts of this process to one index
+PREFIX: Final = "index-"  # of the names of tables
+PATIENCE: Final = 3600.0  # seconds in which whoever makes an index has made it ready to be used
 FRESHNESS: Final = 2.0  # seconds; of a bucket, where each look is a request
 
 
 class LanceStore:
     """`uri` is a directory, or `s3://bucket/path` with `options` as LanceDB has them (without, the environment's);
-    `freshness` is for how many seconds another process's writes may go unseen in a bucket."""
+    `freshness` is for how many seconds another process's writes may go unseen in a bucket, whose indexes are searched
+    in copies below `cache_dir`, if that is given."""
 
     def __init__(
         self,
@@ -42,9 +46,11 @@ class LanceStore:
         options: dict[str, str] | None = None,
         cache_dir: str | None = None,
         freshness: float = FRESHNESS,
+        pause: float = PAUSE,
     ) -> None:
         self._tables = Tables(uri, options)
         self._indexes = self._tables if self._tables.local else Tables(uri, options, freshness)
+        self._copies = None if cache_dir is None or self._tables.local else Copies(cache_dir, pause)
         self._registry = Registry(self._tables)
         self._claims = Claims(self._tables)
         self._archive = Archive(self._tables)
@@ -60,19 +66,31 @@ class LanceStore:
         await self._registry.open()
         await self._claims.open()
         await self._sweep()
+        if self._copies is not None:
+            await self._copies.open({index.id for index in await self._registry.entries()})
 
     async def close(self) -> None:
+        if self._copies is not None:
+            await self._copies.close()
         await self._tables.close()
         if self._indexes is not self._tables:
             await self._indexes.close()
 
     async def _sweep(self) -> None:
-        """Drops what a `drop` that did not live to its end has left. A new place is registered before it has tables."""
-        names = await self._tables.names("")
+        """Drops what a drop that did not live to its end has left. Read in the order in which things go, which is the
+        opposite of that in which they come: what another process makes meanwhile is nothing that is left."""
+        names = [name for name in await self._tables.names("") if name.startswith((archive.PREFIX, PREFIX))]
+        indexes = await self._registry.entries()
+        never = {index.id for index in await self._registry.unready(time.time() - PATIENCE)}
         places = {place for _, place in await self._registry.rows()}
+        known = {archive.table_name(place) for place in places}
+        for index in indexes:
+            if index.id.partition("-")[0] in places and index.id not in never:
+                known.add(_table_name(index))
+            else:
+                await self._registry.strike(index)
         for name in names:
-            kind, _, rest = name.partition("-")
-            if kind in {"documents", "index"} and rest.partition("-")[0] not in places:
+            if name not in known:
                 await self._tables.drop(name)
 
     # --- knowledge bases
@@ -100,8 +118,8 @@ class LanceStore:
     async def drop(self, kb: str) -> None:
         _, place = await self._registry.row(kb)
         await self._registry.remove(kb, place)
-        for name in await self._tables.names(_prefix(place)):
-            await self._gone(name)
+        for index in await self._registry.indexes(place):
+            await self._gone(index)
         await self._tables.drop(archive.table_name(place))
 
     # --- documents
@@ -128,8 +146,9 @@ class LanceStore:
     # --- indexes
 
     async def create_index(self, kb: str, model: str, generation: str, dim: int, chunking: str = "") -> Index:
+        place = await self._place(kb)
         index = Index(
-            id=f"{await self._place(kb)}-{uuid.uuid4().hex[:16]}",
+            id=f"{place}-{uuid.uuid4().hex[:16]}",
             kb=kb,
             model=model,
             generation=generation,
@@ -137,20 +156,15 @@ class LanceStore:
             chunking=chunking,
             made=time.time(),
         )
+        await self._registry.enter(index, place, ready=False)
         name = _table_name(index)
         await lance_index.prepare(await self._indexes.made(name, columns.of_index(index)))
         await self._indexes.sync(name)
+        await self._registry.enter(index, place, ready=True)
         return index
 
     async def indexes(self, kb: str) -> list[Index]:
-        found = []
-        for name in await self._tables.names(_prefix(await self._place(kb))):
-            try:
-                async with self._indexes.using(name) as table:
-                    found.append(columns.index_of(await table.schema()))
-            except Missing:
-                continue  # dropped since it was listed
-        return sorted(found, key=lambda index: (index.made, index.id))
+        return await self._registry.indexes(await self._place(kb))
 
     async def upsert(
         self,
@@ -201,7 +215,18 @@ class LanceStore:
         where: Where | None = None,
     ) -> list[Hit]:
         async with self._reading(index) as table:
-            return await lance_index.search(table, index, vector, text, limit, where)
+            near = await self._nearby(index, table)
+            return await lance_index.search(near, index, vector, text, limit, where)
+
+    async def _nearby(self, index: Index, table: AsyncTable) -> AsyncTable:
+        """The local copy of what a search would see in the bucket, or the bucket."""
+        if self._copies is None:
+            return table
+        version = await table.version()
+        copy = await self._copies.of(index, version)
+        if copy is None:
+            self._copies.follow(index, version, self._indexes.connection, _table_name(index))
+        return copy or table
 
     async def vectors(self, index: Index, chunks: Sequence[str]) -> Vectors:
         made = np.zeros((len(chunks), index.dim), dtype=np.float32)
@@ -240,7 +265,7 @@ class LanceStore:
             without = row.without(index)
             if without is row or await self._registry.replace(row, without, place):
                 break
-        await self._gone(_table_name(index))
+        await self._gone(index)
 
     # --- readers
 
@@ -256,6 +281,10 @@ class LanceStore:
                 yield table
         except Missing as error:
             raise _index_gone(index) from error
+        except KnowledgeStoreFailed as error:
+            if await self._registry.has(index):
+                raise
+            raise _index_gone(index) from error  # some of its files are
         finally:
             self._readers[name] -= 1
             if not self._readers[name]:
@@ -263,21 +292,21 @@ class LanceStore:
                 async with self._left:
                     self._left.notify_all()
 
-    async def _gone(self, name: str) -> None:
+    async def _gone(self, index: Index) -> None:
         """Drops the table of an index once this process's readers have left; nobody new comes in."""
+        name = _table_name(index)
         self._dropped.add(name)
+        await self._registry.strike(index)
         async with self._left:
             await self._left.wait_for(lambda: not self._readers[name])
         del self._readers[name]
+        if self._copies is not None:
+            await self._copies.forget(index)
         await self._indexes.drop(name)
 
 
 def _table_name(index: Index) -> str:
-    return f"index-{index.id}"
-
-
-def _prefix(place: str) -> str:
-    return f"index-{place}-"
+    return f"{PREFIX}{index.id}"
 
 
 def _index_gone(index: Index) -> IndexGone:

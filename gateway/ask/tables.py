@@ -91,7 +91,10 @@ class Tables:
         try:
             return await self.table(name)
         except Missing:
-            self._open[name] = await self.connection.create_table(name, schema=schema, exist_ok=True)
+            try:
+                self._open[name] = await self.connection.create_table(name, schema=schema, exist_ok=True)
+            except (OSError, RuntimeError, ValueError) as error:
+                raise KnowledgeStoreFailed(f"the knowledge store failed: {_one_line(error)}") from error
             return self._open[name]
 
     async def drop(self, name: str) -> None:
@@ -103,8 +106,12 @@ class Tables:
 
     async def sync(self, name: str) -> None:
         """Returns when all that was written to the table outlives a power cut."""
-        if self.local:
+        if not self.local:
+            return
+        try:
             await self._lane.run(self._synced.sync, self._path(name))
+        except OSError as error:
+            raise KnowledgeStoreFailed(f"the disk of the knowledge store failed: {_one_line(error)}") from error
 
     async def tidy(self, name: str) -> None:
         """Many small files become few, and what was replaced a while ago goes. Another process that does the same is no

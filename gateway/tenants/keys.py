@@ -154,6 +154,9 @@ class KeyFile:
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with open(descriptor, "wb") as stream:
             os.fchmod(descriptor, 0o600)  # a file that an older try has left keeps its own mode otherwise
+            if os.geteuid() == 0:  # else a key that root makes is none that the gateway's user can read
+                owner = os.stat(os.path.dirname(self.path))
+                os.fchown(descriptor, owner.st_uid, owner.st_gid)
             stream.write(content)
             stream.flush()
             os.fsync(descriptor)

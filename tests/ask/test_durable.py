@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gateway.ask.lance import LanceStore
-from gateway.errors import KnowledgeDirUnsuitable
+from gateway.errors import KnowledgeDirUnsuitable, KnowledgeStoreFailed
 from tests.ask.stores import DIM, chunks, document, spread
 
 
@@ -89,6 +89,24 @@ async def test_a_hint_that_a_power_cut_has_spoilt_hinders_nobody(tmp_path: Path)
         assert len(await again.rows()) == n + 1
         assert (await again.get_document(row.kb, document("a").id)).text == "changed\n"
         await again.close()
+
+
+async def test_a_disk_that_cannot_be_synced_acknowledges_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    store = LanceStore(str(tmp_path / "knowledge"))
+    await store.open()
+    row = await store.create("", "papers")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(KnowledgeStoreFailed, match="No space left"):
+        await store.put_documents(row.kb, [document("a", "one")])
+    with pytest.raises(KnowledgeStoreFailed, match="No space left"):
+        await store.create("", "other")
+    await store.close()
 
 
 async def test_a_file_system_without_hard_links_is_refused_at_the_start(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from gateway.ask.lance import LanceStore
 from gateway.ask.passage import Chunk, Document, Index, Where, chunk_id
 from gateway.ask.tables import Missing
 from gateway.errors import IndexGone, KnowledgeStoreFailed
-from tests.ask.stores import chunks, document, filled, spread, toward
+from tests.ask.stores import chunks, document, filled, indexed, spread, toward
 
 ROWS, WIDTH = 3000, 64
 
@@ -124,6 +125,37 @@ async def test_what_a_killed_drop_has_left_goes_at_the_next_start(store: LanceSt
     assert not [name for name in await again._tables.names("") if place in name]
     assert await again.count(kept) == 1
     assert await again.count_documents("/kept") == 1
+    await again.close()
+
+
+async def test_an_index_whose_drop_was_killed_halfway_is_gone(store: LanceStore, tmp_path: Path) -> None:
+    """LanceDB deletes file by file: with some of them gone a table still opens, and fails when it is read."""
+    kept = await filled(store, document("a", "one"))
+    half = await indexed(store, await store.row("/papers"), document("a", "one"))
+    await store._registry.strike(half)
+    folder = tmp_path / "knowledge" / f"index-{half.id}.lance"
+    for path in (folder / "data").iterdir():
+        path.unlink()
+    assert await store.indexes("/papers") == [kept]
+    with pytest.raises(IndexGone):
+        await store.search(half, toward(1), "one", 5)
+    again = LanceStore(str(tmp_path / "knowledge"))
+    await again.open()
+    assert not folder.exists()
+    assert await again.count(kept) == 1
+    await again.close()
+
+
+async def test_an_index_that_was_never_made_whole_is_none(store: LanceStore, tmp_path: Path) -> None:
+    kept = await filled(store, document("a", "one"))
+    row, place = await store._registry.row("/papers")
+    for name, made in (("old", 5.0), ("new", time.time())):  # entered, and there their makers ended
+        half = Index(id=f"{place}-{name}", kb=row.kb, model="m", generation="g", dim=8, made=made)
+        await store._registry.enter(half, place, ready=False)
+    assert await store.indexes(row.kb) == [kept]
+    again = LanceStore(str(tmp_path / "knowledge"))
+    await again.open()
+    assert [index.id for index in await again._registry.entries()] == [kept.id, f"{place}-new"]
     await again.close()
 
 

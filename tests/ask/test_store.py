@@ -35,8 +35,8 @@ async def pair(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
             bucket: Bucket = request.getfixturevalue("bucket")
             uri = bucket.fresh()
             stores = (
-                LanceStore(uri, bucket.options, str(tmp_path / "cache-1"), freshness=0.0),
-                LanceStore(uri, bucket.options, str(tmp_path / "cache-2"), freshness=0.0),
+                LanceStore(uri, bucket.options, str(tmp_path / "cache-1"), freshness=0.0, pause=0.0),
+                LanceStore(uri, bucket.options, str(tmp_path / "cache-2"), freshness=0.0, pause=0.0),
             )
     for store in stores:
         await store.open()

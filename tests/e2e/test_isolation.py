@@ -128,7 +128,7 @@ ASKS: Final[dict[str, list[Ask]]] = {
     "GET /models/pulls/{model}": [Ask(path="/models/pulls/{model}"), Ask(path="/models/pulls/b/pulled")],
     "GET /healthz": [Ask()],
     "GET /readyz": [Ask()],
-    "GET /info": [Ask(), Ask(path="/info?model={model}")],
+    "GET /info": [Ask(), Ask(path="/info?model={model}"), Ask(path="/info?model=a/mine")],
     "GET /events": [Ask(stream=True)],
     "GET /usage": [Ask(), Ask(path="/usage?tenant=a"), Ask(path="/usage?tenant=b"), Ask(path="/usage?tenant=none")],
     "POST /models/{model}/rerank": [Ask(path="/models/{model}/rerank", body=RERANK)],

@@ -136,3 +136,39 @@ async def test_no_request_fails_when_the_disk_of_the_audit_log_does(site: Site) 
         assert (await ask(gateway, "", ["x"]))[0] == 200
         async with gateway.session.get("/metrics") as answer:
             assert "dropgate_audit_lines_lost_total 1.0" in await answer.text()
+
+
+async def test_other_machines_are_served_once_there_is_a_key(site: Site) -> None:
+    key = site.keys("create", "a", "--role=admin")
+    async with site.gateway(key, "--host=0.0.0.0") as gateway:
+        await gateway.wait_for(f"huggingface:{MODEL}", "ready", "loaded")
+        assert await ask(gateway, "", ["x"]) == (401, "unauthenticated")
+        assert (await ask(gateway, key, ["x"]))[0] == 200
+
+
+async def test_other_machines_are_served_without_a_key_by_who_says_so(site: Site) -> None:
+    async with site.gateway("", "--host=0.0.0.0", "--insecure") as gateway:
+        await gateway.wait_for(f"huggingface:{MODEL}", "ready", "loaded")
+        assert (await ask(gateway, "", ["x"]))[0] == 200
+
+
+async def test_the_limits_that_an_operator_sets_reach_the_server_and_the_host(site: Site) -> None:
+    limits = ("--max-request-tokens=10", "--header-timeout=0.2", "--body-timeout=0.2", "--idle-timeout=0.2")
+    async with site.gateway("", *limits) as gateway:
+        await gateway.wait_for(f"huggingface:{MODEL}", "ready", "loaded")
+        assert (await ask(gateway, "", ["alpha"]))[0] == 200
+        assert await ask(gateway, "", ["alpha"] * 10) == (413, "too_many_tokens")
+        head = b"POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n"
+        assert await said(gateway, head[:20]) == b""
+        assert (await said(gateway, head + b"{")).startswith(b"HTTP/1.1 408 ")
+        assert (await said(gateway, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")).endswith(b'{"status":"ok"}')
+
+
+async def said(gateway: RunningGateway, sent: bytes) -> bytes:
+    """All that comes back until the gateway closes the connection."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(gateway.url.rpartition(":")[2]))
+    try:
+        writer.write(sent)
+        return await asyncio.wait_for(reader.read(), DEADLINE)
+    finally:
+        writer.close()

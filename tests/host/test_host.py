@@ -212,9 +212,7 @@ async def test_once_somebody_was_answered_the_model_is_made_faster_until_nothing
     np.testing.assert_allclose(np.frombuffer(before, "<f4"), np.frombuffer(after, "<f4"), atol=1e-6)
 
 
-async def test_a_generation_is_probed_when_it_is_loaded_first_and_not_again(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def probes_of_two_loads(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> int:
     probed = []
     right = encoder.probe
     monkeypatch.setattr(encoder, "probe", lambda *arguments: (probed.append(1), right(*arguments)))
@@ -224,7 +222,13 @@ async def test_a_generation_is_probed_when_it_is_loaded_first_and_not_again(
         rig.tell(wire.Unload(number + 10, rig.generation.digest))
         await rig.answer(number + 10)
     assert len(rig.of(wire.Loaded)) == 2
-    assert len(probed) == 1
+    return len(probed)
+
+
+async def test_a_generation_is_probed_when_it_is_loaded_first_and_not_again(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert await probes_of_two_loads(rig, monkeypatch) == 1
 
 
 async def test_what_is_served_in_place_is_probed_with_every_load(
@@ -232,15 +236,7 @@ async def test_what_is_served_in_place_is_probed_with_every_load(
 ) -> None:
     monkeypatch.setattr(encoder, "unchanged", lambda path, place: True)
     rig = Rig(msgspec.structs.replace(generation, place=Place("/", "m", (), "")))
-    probed = []
-    right = encoder.probe
-    monkeypatch.setattr(encoder, "probe", lambda *arguments: (probed.append(1), right(*arguments)))
-    for number in (1, 2):
-        rig.ask(number, "alpha")
-        await rig.answer(number)
-        rig.tell(wire.Unload(number + 10, rig.generation.digest))
-        await rig.answer(number + 10)
-    assert len(probed) == 2
+    assert await probes_of_two_loads(rig, monkeypatch) == 2
     await rig.close()
 
 

@@ -134,3 +134,12 @@ def test_what_the_operating_system_forbids_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(KeyFault):
         KeyFile(str(tmp_path / "file" / "keys.json")).change(lambda keys: keys)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_a_key_that_root_makes_can_be_read_by_the_owner_of_the_directory(tmp_path: Path) -> None:
+    os.chown(tmp_path, 12345, 12346)
+    made = KeyFile(str(tmp_path / "keys.json"))
+    made.change(lambda keys: (key(),))
+    found = os.stat(made.path)
+    assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (12345, 12346, 0o600)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Set
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,14 @@ PAGE = "https://app.example"
 class Door:
     """The guard, before a route that says who asks."""
 
-    def __init__(self, base: Path, *, origins: str = "", lenient: bool = False) -> None:
+    def __init__(
+        self,
+        base: Path,
+        *,
+        origins: str = "",
+        lenient: bool = False,
+        open_paths: Set[str] = auth.OPEN_TO_ALL,
+    ) -> None:
         self.path = base / "keys.json"
         self.told: list[events.Event] = []
         tell = self.tell = events.Events()
@@ -41,7 +48,10 @@ class Door:
         service = Service(world.catalog, world.engine, pulls, world.settings)
         self.keyring = Keyring(str(self.path), tell)
         pages = cors.Pages(origins, lenient=lenient)
-        middlewares = [errors.middleware(tell), auth.middleware(service, auth.Guard(self.keyring, pages))]
+        middlewares = [
+            errors.middleware(tell),
+            auth.middleware(service, auth.Guard(self.keyring, pages, frozenset(open_paths))),
+        ]
         self.app = web.Application(middlewares=middlewares)
         self.app.on_response_prepare.append(pages.sign)
         self.app.router.add_get("/who", self.who)
