@@ -121,6 +121,7 @@ def _add_kb(verb: argparse.ArgumentParser) -> None:
         name: actions.add_parser(name, help=text)
         for name, text in {
             "add": "put files and directories in: text, Markdown, HTML, PDF; what is there already is left alone",
+            "import": "put a collection of Qdrant in: its texts and metadata; vectors are made anew",
             "show": "one knowledge base in full",
             "search": "the passages that answer a question best",
             "delete": "drop it, or one document of it",
@@ -131,8 +132,9 @@ def _add_kb(verb: argparse.ArgumentParser) -> None:
     for each in named.values():
         each.add_argument("name", help="of the knowledge base")
     named["add"].add_argument("paths", nargs="+", metavar="PATH", help="a file, or a directory with all below it")
-    named["add"].add_argument("--embedding-model", help="of a base that is made by this; the default model without it")
-    named["add"].add_argument("--no-wait", dest="wait", action="store_false", help="return once all is stored")
+    for each in (named["add"], named["import"]):
+        each.add_argument("--embedding-model", help="of a base that is made by this; the default model without it")
+        each.add_argument("--no-wait", dest="wait", action="store_false", help="return once all is stored")
     named["add"].add_argument(
         "--metadata",
         type=_metadata,
@@ -140,6 +142,12 @@ def _add_kb(verb: argparse.ArgumentParser) -> None:
         metavar="JSON",
         help="of all these documents, such as '{\"year\": 2024}'",
     )
+    where = named["import"].add_mutually_exclusive_group(required=True)
+    where.add_argument("--qdrant-url", metavar="URL", help="a server; QDRANT_API_KEY is its key")
+    where.add_argument("--qdrant-path", metavar="DIRECTORY", help="what qdrant-client keeps without a server")
+    named["import"].add_argument("--collection", required=True)
+    named["import"].add_argument("--text-field", default="", help="of the payload; the usual ones are tried without it")
+    named["import"].add_argument("--source-field", default="", help="likewise")
     named["delete"].add_argument("--document", help="its name or id")
     named["evaluate"].add_argument(
         "--questions",

@@ -7,17 +7,23 @@ import json
 import os
 import sys
 import time
+import urllib.error
 import urllib.parse
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from gateway.remote import attempt, base_url, call, columns
+from gateway.errors import GatewayError
+from gateway.remote import attempt, base_url, call, columns, variable
+
+if TYPE_CHECKING:
+    from gateway.ask.qdrant import Imported
 
 SUFFIXES: Final = (".txt", ".text", ".md", ".markdown", ".rst", ".html", ".htm", ".xhtml", ".pdf")
 BITE_BYTES: Final = 8 * 1024**2  # of files in one request
 BITE_FILES: Final = 32
+BITE_CHARACTERS: Final = 10**6  # of texts, which may take some bytes each as JSON
 GLANCE: Final = 0.5  # seconds between two looks at what the gateway is indexing
 BAR: Final = 30  # characters
 SHOWN: Final = 300  # characters of a passage
@@ -28,6 +34,7 @@ def run(options: argparse.Namespace) -> int:
     """Exit status: 0 done, 1 the gateway refused or cannot be reached, or a document failed."""
     base = base_url(options.url)
     verbs = {
+        "import": _import,
         "list": _list, "show": _show, "add": _add, "delete": _delete, "search": _search, "reindex": _reindex,
         "evaluate": _evaluate,
     }  # fmt: skip
@@ -119,6 +126,9 @@ def _evaluate(base: str, options: argparse.Namespace) -> int:
 
 
 def _add(base: str, options: argparse.Namespace) -> int:
+    if missing := [path for path in options.paths if not os.path.exists(path)]:
+        print(f"gateway: no such file: {', '.join(missing)}", file=sys.stderr)
+        return 1
     files = list(_files(options.paths))
     if not files:
         print(f"gateway: no files there that can be read: {', '.join(SUFFIXES)}", file=sys.stderr)
@@ -131,6 +141,45 @@ def _add(base: str, options: argparse.Namespace) -> int:
     state = _watch(base, options.name, bar) if options.wait and _stored(taken) else {}
     bar.end()
     return _tell(options, taken, state)
+
+
+def _import(base: str, options: argparse.Namespace) -> int:
+    """Texts and metadata of a collection; its vectors are made anew."""
+    from gateway.ask import qdrant  # noqa: PLC0415  # which has an extra of its own
+
+    try:
+        client = qdrant.connect(options.qdrant_url, options.qdrant_path, variable("QDRANT_API_KEY") or None)
+        found = list(qdrant.documents(client, options.collection, options.text_field, options.source_field))
+    except GatewayError as error:
+        print(f"gateway: {error.message} ({error.code})", file=sys.stderr)
+        return 1
+    bar = Bar(options.name, len(found))
+    taken: list[dict[str, Any]] = []
+    for bite in _texts([_new(each) for each in found]):
+        body = {"documents": bite} | ({"embedding_model": options.embedding_model} if options.embedding_model else {})
+        url = f"{_url(base, options.name, 'documents')}?wait=false"
+        taken += _told(url, json.dumps(body).encode(), "application/json")["documents"]
+        bar.show(len(taken), "sent")
+    state = _watch(base, options.name, bar) if options.wait and _stored(taken) else {}
+    bar.end()
+    return _tell(options, taken, state)
+
+
+def _new(imported: Imported) -> dict[str, Any]:
+    source, metadata = imported.source, imported.metadata
+    return {"name": imported.name, "content": imported.text, "source": source, "metadata": metadata}
+
+
+def _texts(documents: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """As many at once as a request may well have."""
+    bite: list[dict[str, Any]] = []
+    for each in documents:
+        bite.append(each)
+        if len(bite) >= BITE_FILES or sum(len(one["content"]) for one in bite) >= BITE_CHARACTERS:
+            yield bite
+            bite = []
+    if bite:
+        yield bite
 
 
 def _files(paths: Sequence[str]) -> Iterator[tuple[str, Path]]:
@@ -150,7 +199,7 @@ def _bites(files: Sequence[tuple[str, Path]]) -> Iterator[list[tuple[str, bytes]
     bite: list[tuple[str, bytes]] = []
     size = 0
     for name, path in files:
-        content = path.read_bytes()
+        content = _content(path)
         if bite and (size + len(content) > BITE_BYTES or len(bite) >= BITE_FILES):
             yield bite
             bite, size = [], 0
@@ -160,19 +209,31 @@ def _bites(files: Sequence[tuple[str, Path]]) -> Iterator[list[tuple[str, bytes]
         yield bite
 
 
+def _content(path: Path) -> bytes:
+    """Raises SystemExit: one that cannot be read is a slip of whoever named it."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise SystemExit(f"gateway: {path}: {error.strerror}") from error
+
+
 def _send(base: str, options: argparse.Namespace, bite: Sequence[tuple[str, bytes]]) -> dict[str, Any]:
     query = {"wait": "false"} | ({"embedding_model": options.embedding_model} if options.embedding_model else {})
     boundary = uuid.uuid4().hex
     url = f"{_url(base, options.name, 'documents')}?{urllib.parse.urlencode(query)}"
+    media = f"multipart/form-data; boundary={boundary}"
+    return _told(url, _multipart(bite, options.metadata, boundary), media)
+
+
+def _told(url: str, body: bytes, media: str) -> dict[str, Any]:
+    """What became of documents, also where that is nothing but errors. Raises SystemExit for any other refusal."""
     try:
-        return call(
-            "POST", url, _multipart(bite, options.metadata, boundary), f"multipart/form-data; boundary={boundary}"
-        )
+        return call("POST", url, body, media)
     except urllib.error.HTTPError as error:
         told = json.load(error)["error"]
-        if "documents" not in told:
-            raise ValueError(f"{told['message']} ({told['code']})") from error
-        return {"documents": told["documents"]}
+        if "documents" in told:
+            return {"documents": told["documents"]}
+        raise SystemExit(f"gateway: {told['message']} ({told['code']})") from error
 
 
 def _multipart(bite: Sequence[tuple[str, bytes]], metadata: dict[str, Any], boundary: str) -> bytes:

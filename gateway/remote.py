@@ -96,6 +96,11 @@ def base_url(url: str | None) -> str:
     return (url or os.environ.get("DROPGATE_URL") or DEFAULT_URL).rstrip("/")
 
 
+def variable(name: str) -> str:
+    """Another program's secret, which is none of our settings."""
+    return os.environ.get(name, "").strip()
+
+
 def attempt(base: str, work: Callable[[], int]) -> int:
     """What `work` answers; 1, with the reason on standard error, where the gateway refuses or does not answer."""
     try:

@@ -74,6 +74,7 @@ class Ingestion:
         there is made, unless no file can be read. Raises what `KnowledgeBases.ensure` does."""
         for file in files:
             check_document_name(file.name)
+        await self._opened()  # without the extra nothing can be read, and that is no document's fault
         read = await asyncio.gather(*(self._read(file) for file in files))
         good = [document for document in read if isinstance(document, Document)]
         if not good:

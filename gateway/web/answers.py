@@ -59,7 +59,7 @@ class Usage(msgspec.Struct):
 
 class KnowledgeBase(msgspec.Struct):
     """`pending` documents are stored and can not be found yet; `error` says what keeps them. `failed` have an id, a
-    name and an error each."""
+    name and an error each. `reindex` is how far another generation's index is, or why there is none."""
 
     name: str
     embedding_model: str
@@ -72,6 +72,7 @@ class KnowledgeBase(msgspec.Struct):
     pending: int
     error: dict[str, Any] | None
     failed: list[dict[str, Any]]
+    reindex: dict[str, Any] | None
 
 
 class KnowledgeBases(msgspec.Struct):

@@ -16,13 +16,15 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 class Contract(msgspec.Struct, frozen=True, kw_only=True):
     """`body` and `answer` are types; an `answer` of None is an empty one. `example` is a body; `optional` bodies may be
-    left out. `media` are the forms of the answer, `query` what may stand behind the path."""
+    left out. `media` are the forms of the answer, `query` what may stand behind the path; `also` are other statuses
+    with the same answer."""
 
     body: Any = None
     example: Any = None
     optional: bool = False
     answer: Any = dict[str, Any]
     status: int = 200
+    also: tuple[int, ...] = ()
     media: tuple[str, ...] = (JSON,)
     query: Mapping[str, str] = {}
 

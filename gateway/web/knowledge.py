@@ -13,6 +13,7 @@ import msgspec
 from aiohttp import web
 
 from gateway.ask.bases import KnowledgeBases
+from gateway.ask.follow import Reindex
 from gateway.ask.intake import File, Taken, check_document_name
 from gateway.ask.knowledge import Knowledge
 from gateway.ask.parser import too_large
@@ -104,6 +105,7 @@ async def drop(request: web.Request) -> web.Response:
     body=DocumentsBody,
     example={"documents": [{"name": "notes.md", "content": "# Notes\n\nThe beam was stable."}]},
     answer=answers.Added,
+    also=(202,),
     query={
         "embedding_model": "of a knowledge base that is made by this; without it the default model",
         "wait": "false answers as soon as the documents are stored, before they can be found",
@@ -260,7 +262,8 @@ async def _done(request: web.Request, row: Row, taken: Sequence[Taken]) -> bool:
 
 async def _shown(request: web.Request, row: Row) -> dict[str, Any]:
     store = await bases_of(request).store()
-    progress = request.app[KNOWLEDGE].ingestion.progress(row)
+    known = request.app[KNOWLEDGE]
+    progress, reindex = known.ingestion.progress(row), known.follower.states.get(row.kb)
     return {
         "name": row.name,
         "embedding_model": row.embedding_model,
@@ -273,7 +276,14 @@ async def _shown(request: web.Request, row: Row) -> dict[str, Any]:
         "pending": progress.pending,
         "error": worded(progress.error)["error"] if progress.error else None,
         "failed": [{"id": id, "name": name, **worded(error)} for id, name, error in progress.failed],
+        "reindex": None if reindex is None else _reindex(reindex),
     }
+
+
+def _reindex(state: Reindex) -> dict[str, Any]:
+    """How far the index of another generation is, or why there is none."""
+    names = ("generation", "state", "documents", "total", "code", "message")
+    return {name: getattr(state, name) for name in names} | {"generation": state.generation[:12]}
 
 
 def _taken(each: Taken, failed: dict[str, GatewayError]) -> dict[str, Any]:

@@ -135,7 +135,7 @@ def _operation(each: Operation, known: _Schemas, dialect: Dialect) -> dict[str, 
         "operationId": f"{each.method}{re.sub(r'[^A-Za-z0-9]+', '_', each.path)}".rstrip("_"),
         "tags": [each.protocol],
         "summary": " ".join((each.handler.__doc__ or "").split()),
-        "responses": {str(said.status): answer} | _references(dialect),
+        "responses": {str(code): answer for code in (said.status, *said.also)} | _references(dialect),
     }
     if parameters := [*_parameters(each), *_query(said)]:
         found["parameters"] = parameters

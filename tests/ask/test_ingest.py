@@ -12,6 +12,7 @@ from gateway import events
 from gateway.ask.intake import File
 from gateway.ask.passage import document_id, key
 from gateway.errors import (
+    AskUnavailable,
     DocumentNotFound,
     DocumentUnreadable,
     GatewayError,
@@ -141,6 +142,16 @@ async def test_a_base_is_not_made_of_what_cannot_be_read(papers: Desk) -> None:
     assert taken.status == "failed"
     with pytest.raises(KnowledgeBaseNotFound):
         await papers.bases.get("papers")
+
+
+async def test_without_the_extra_it_is_no_documents_fault(tmp_path: Path) -> None:
+    class Missing(MemoryStore):
+        async def open(self) -> None:
+            raise AskUnavailable("pip install")
+
+    async with desk(str(tmp_path), Missing()) as papers:
+        with pytest.raises(AskUnavailable):
+            await papers.ingestion.add(papers.bases, "papers", [File(name="b.pdf", content=b"no PDF")])
 
 
 @pytest.mark.parametrize("name", ["", " ", "a\nb", "a\0b", "x" * 1025, "\ud800"])

@@ -267,6 +267,18 @@ async def test_a_search_is_narrowed_by_metadata(gateway: RunningGateway) -> None
     assert await search(gateway, "years", "report", where={"year": "2022' OR '1'='1"}) == []
 
 
+async def test_an_index_is_made_anew_on_demand_while_the_old_one_answers(gateway: RunningGateway) -> None:
+    await put(gateway, "anew", {f"{n}.txt": f"Document number {n}." for n in range(20)})
+    asked = await ask(gateway, "POST", "/kb/anew/reindex")
+    assert (asked.status, asked.body["name"]) == (202, "anew")
+    assert len(await search(gateway, "anew", "document", limit=20)) == 20
+    done = await gateway.wait_for_log("reindex_finished", kb="anew")
+    assert done["documents"] == 20
+    assert len(await search(gateway, "anew", "document", limit=20)) == 20
+    said = (await ask(gateway, "GET", "/kb/anew")).body
+    assert (said["chunks"], said["state"], said["reindex"]) == (20, "ready", None)
+
+
 async def test_stored_is_told_before_found_for_who_does_not_wait(gateway: RunningGateway) -> None:
     added = await put(gateway, "later", {f"{n}.txt": f"Document number {n}." for n in range(40)}, "?wait=false")
     assert added.status in {200, 202}
