@@ -128,6 +128,7 @@ def _add_kb(verb: argparse.ArgumentParser) -> None:
             "search": "the passages that answer a question best",
             "delete": "drop it, or one document of it",
             "reindex": "make its index anew, while the old one answers",
+            "evaluate": "how well it finds what questions ask for: by vectors, by words, by both, and reranked",
         }.items()
     }
     for each in named.values():
@@ -150,6 +151,14 @@ def _add_kb(verb: argparse.ArgumentParser) -> None:
     named["import"].add_argument("--text-field", default="", help="of the payload; the usual ones are tried without it")
     named["import"].add_argument("--source-field", default="", help="likewise")
     named["delete"].add_argument("--document", help="its name or id")
+    named["evaluate"].add_argument(
+        "--questions",
+        required=True,
+        metavar="F.jsonl",
+        help='lines such as {"question": "...", "document": "NAME"}, the document being the one that answers',
+    )
+    named["evaluate"].add_argument("--rerank", metavar="MODEL", help="also with this reranker behind the search")
+    named["evaluate"].add_argument("--picture", metavar="F.svg", help="draws what came out, too")
     named["search"].add_argument("query")
     named["search"].add_argument("--limit", type=int, default=5, help="how many passages")
     verb.set_defaults(run=_kb)

@@ -35,7 +35,8 @@ def run(options: argparse.Namespace) -> int:
     base = base_url(options.url)
     verbs = {
         "import": _import,
-        "list": _list, "show": _show, "add": _add, "delete": _delete, "search": _search, "reindex": _reindex
+        "list": _list, "show": _show, "add": _add, "delete": _delete, "search": _search, "reindex": _reindex,
+        "evaluate": _evaluate,
     }  # fmt: skip
     return attempt(base, lambda: verbs[options.action](base, options))
 
@@ -105,6 +106,23 @@ def _search(base: str, options: argparse.Namespace) -> int:
     if not found["hits"]:
         print("nothing found")
     return 0
+
+
+def _evaluate(base: str, options: argparse.Namespace) -> int:
+    from gateway import evaluate  # noqa: PLC0415  # numpy, which nothing else here needs
+
+    bar = Bar(options.name, 0, "questions")
+
+    def ask(body: dict[str, Any]) -> dict[str, Any]:
+        return call("POST", _url(base, options.name, "search"), json.dumps(body).encode())
+
+    def told(done: int, total: int) -> None:
+        bar.total = total
+        bar.show(done, "asked")
+        if done == total:
+            bar.end()
+
+    return evaluate.run(Path(options.questions), ask, options, told)
 
 
 def _add(base: str, options: argparse.Namespace) -> int:
@@ -269,16 +287,20 @@ def _url(base: str, name: str, *more: str) -> str:
 
 
 class Bar:
-    """How many documents are done, on one line of standard error; nothing where that is no terminal."""
+    """How many documents (or what `noun` says) are done, on one line of standard error; nothing where that is no
+    terminal."""
 
-    def __init__(self, name: str, total: int) -> None:
+    def __init__(self, name: str, total: int, noun: str = "documents") -> None:
         self.total = total
+        self._noun = noun
         self._name = name
         self._shown = False
 
     def show(self, done: int, what: str) -> None:
         if os.isatty(sys.stderr.fileno()) and self.total:
-            print("\r" + line(self._name, done, self.total, what), end="\x1b[K", file=sys.stderr, flush=True)
+            print(
+                "\r" + line(self._name, done, self.total, what, self._noun), end="\x1b[K", file=sys.stderr, flush=True
+            )
             self._shown = True
 
     def end(self) -> None:
@@ -286,6 +308,6 @@ class Bar:
             print(file=sys.stderr)
 
 
-def line(name: str, done: int, total: int, what: str) -> str:
+def line(name: str, done: int, total: int, what: str, noun: str = "documents") -> str:
     filled = min(BAR, done * BAR // total)
-    return f"{name} [{'#' * filled}{'.' * (BAR - filled)}] {done} of {total} documents {what}"
+    return f"{name} [{'#' * filled}{'.' * (BAR - filled)}] {done} of {total} {noun} {what}"

@@ -86,7 +86,7 @@ ORDER: Final = [
         "web.usage",
         "web.server",
     ),
-    *("app", "examples", "check", "pull", "remote", "kb", "question", "keys", "cli", "__main__"),
+    *("app", "examples", "check", "pull", "remote", "evaluate", "kb", "question", "keys", "cli", "__main__"),
 ]
 THREADS: Final = {"threading", "_thread", "concurrent", "multiprocessing"}
 

@@ -16,7 +16,7 @@ from gateway.ask.embedding import embed_query
 from gateway.ask.first_use import FirstUse
 from gateway.ask.holds import Holds
 from gateway.ask.passage import Hit, Index, Row, key
-from gateway.ask.retrieval import MOST_HITS, Retrieval, RetrieveRequest, Timings, above, diverse
+from gateway.ask.retrieval import MOST_HITS, Retrieval, RetrieveRequest, Timings, above, blended, diverse
 from gateway.ask.store import Store, Vectors
 from gateway.errors import (
     EmptyInput,
@@ -190,7 +190,10 @@ class KnowledgeBases:
         vector = None if request.words else await self._vector(index, request)
         embedded = time.perf_counter()
         text = request.query if request.hybrid or request.words else None
-        hits = above(await store.search(index, vector, text, request.wide, request.where), request.threshold)
+        hits = await store.search(index, vector, text, request.wide, request.where)
+        if vector is not None and text is not None:
+            hits = blended(hits)
+        hits = above(hits, request.threshold)[: request.considered]
         timings = Timings(embed=embedded - began, search=time.perf_counter() - embedded)
         return Retrieval(hits=tuple(hits), index=index, timings=timings)
 

@@ -22,6 +22,7 @@ class Claims:
 
     async def open(self) -> None:
         await self._tables.made(NAME, columns.CLAIMS)
+        await self._tables.sync(NAME)
 
     async def claim(self, place: str, holder: str, seconds: float) -> bool:
         now = time.time()
@@ -30,6 +31,7 @@ class Claims:
         async with self._tables.using(NAME) as table:
             merge = table.merge_insert("place").when_matched_update_all(where=free).when_not_matched_insert_all()
             done = await merge.execute(claimed)
+        await self._tables.sync(NAME)
         self._changes += 1
         if self._changes % TIDY_EVERY == 0:
             await self._tables.tidy(NAME)

@@ -7,6 +7,7 @@ from typing import Final
 
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from gateway.ask.passage import Hit, Index, Where
 from gateway.ask.store import Vectors
@@ -14,6 +15,8 @@ from gateway.ask.store import Vectors
 MOST_HITS: Final = 200  # of one request
 WIDER: Final = 4  # so many times the wanted hits are looked at, where something behind the search chooses among them
 FEWEST: Final = 20  # and so many at least
+BLENDED: Final = 100  # at least, where meaning and words are weighed against each other
+MEANING: Final = 0.7  # of a hit's score, the rest being its words; docs/knowledge.md has how it was chosen
 
 
 class RetrieveRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,7 +44,15 @@ class RetrieveRequest(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def wide(self) -> int:
         """Hits that the search is asked for."""
-        if self.rerank is None and self.mmr is None and self.threshold is None:
+        blended = self.hybrid and not self.words
+        if self.rerank is None and self.mmr is None and self.threshold is None and not blended:
+            return self.limit
+        return min(MOST_HITS, max(BLENDED if blended else FEWEST, WIDER * self.limit))
+
+    @property
+    def considered(self) -> int:
+        """Hits that are reranked, or chosen from for diversity: the best of those."""
+        if self.rerank is None and self.mmr is None:
             return self.limit
         return min(MOST_HITS, max(FEWEST, WIDER * self.limit))
 
@@ -73,6 +84,19 @@ class Retrieval(msgspec.Struct, frozen=True, kw_only=True):
     def generation(self) -> str:
         """As answers and `model@generation` name it."""
         return self.index.generation[:12]
+
+
+def blended(hits: Sequence[Hit]) -> list[Hit]:
+    """The same hits of a search by meaning and by words, ordered by a weighted mean of the two scores, each brought to
+    0..1 among these hits. Ranks alone, by which the search gathered them, forget how much better one is than the
+    next."""
+    if not hits or any(hit.cosine is None for hit in hits):
+        return list(hits)
+    meaning = _unit(np.asarray([hit.cosine for hit in hits], dtype=np.float64))
+    words = np.asarray([hit.bm25 or 0.0 for hit in hits])
+    scores = MEANING * meaning + (1 - MEANING) * words / (words.max() or 1.0)
+    order = sorted(range(len(hits)), key=lambda place: (-scores[place], place))
+    return [replace(hits[place], fused=float(scores[place])) for place in order]
 
 
 def above(hits: Sequence[Hit], threshold: float | None) -> list[Hit]:

@@ -180,3 +180,12 @@ async def test_a_stream_ends_when_its_key_is_held_no_more(source: Source, client
         assert await answer.content.readuntil(b"\n\n") == b": listening\n\n"
         source.events.emit(events.ModelRemoved(model="a/m"))
         assert await asyncio.wait_for(answer.content.read(), PATIENCE) == b""
+
+
+def test_what_becomes_of_a_knowledge_base_is_told_to_its_tenant_alone() -> None:
+    event = events.ReindexStarted(kb="papers", owner="a", model="a/m", generation="abc", previous=None)
+    assert seen(event, Caller(tenant="a", namespaces=("a",))) == event
+    assert seen(event, Caller(tenant="b")) is None
+    assert seen(event, OPEN) is None
+    own = msgspec.structs.replace(event, owner="")
+    assert seen(own, OPEN) == own
