@@ -9,8 +9,9 @@ and a base that never got its first index are all the same to it.
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import time
-import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, Literal
@@ -73,7 +74,8 @@ class Follow:
         self._cutter = cutter
         self._tell = tell
         self._clock = clock
-        self._holder = uuid.uuid4().hex
+        # the same after a restart, so that a gateway that was killed need not wait for its own claim to run out
+        self._holder = f"{socket.gethostname()}:{os.path.realpath(service.settings.state_dir)}"
         self._asked: set[str] = set()
         self._refused: set[tuple[str, str]] = set()  # bases, and digests that found too little
         self._wake = asyncio.Event()

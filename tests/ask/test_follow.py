@@ -239,6 +239,7 @@ async def test_an_index_that_a_killed_gateway_left_is_gone_on_with(tmp_path: Pat
 
 async def test_of_two_gateways_over_one_store_one_builds(asked: Asked, made: list[str]) -> None:
     other = Asked(asked.world.base, MemoryStore(_memory(asked)), asked.world)
+    other.follow._holder = "another machine"
     await asked.world.swap(made[1])
     await asyncio.gather(asked.follow.look(), other.follow.look())
     assert len(asked.heard(events.ReindexStarted)) == 1
