@@ -20,10 +20,11 @@ T = TypeVar("T")
 class Lane:
     """`width` threads. Work that has begun is finished even when its caller stops waiting for it."""
 
-    def __init__(self, name: str, width: int = 1) -> None:
+    def __init__(self, name: str, width: int = 1, *, begin: Callable[[], None] | None = None) -> None:
+        """`begin` runs once on each thread, before anything else."""
         self.name = name
         self.width = width
-        self._threads = ThreadPoolExecutor(width, thread_name_prefix=name)
+        self._threads = ThreadPoolExecutor(width, thread_name_prefix=name, initializer=begin)
 
     async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs `function` on the lane and waits for its answer; its exceptions come out here."""

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import torch
 
+from gateway.host import threads
 from gateway.lane import Lane
 
 P = TypeVar("P")
@@ -22,7 +23,7 @@ class Crew:
     """`width` threads. One call at a time: only a device lane has calls."""
 
     def __init__(self, width: int) -> None:
-        self._lane = Lane("compute", width)
+        self._lane = Lane("compute", width, begin=threads.give_way)
 
     def map(self, function: Callable[[P], T], parts: Sequence[P]) -> list[T]:
         """`function` of each part, all at once; waits for all, and raises what the first to fail raised."""

@@ -16,7 +16,7 @@ from typing import Final, ParamSpec, TypeVar
 
 import torch
 
-from gateway.host import cuda, memory
+from gateway.host import cuda, memory, threads
 from gateway.host.recorder import Recorder
 from gateway.host.turns import Turns
 from gateway.lane import Lane
@@ -34,7 +34,7 @@ class Device:
         self.suspects: set[int | str] = set()
         self._recorder = recorder
         self._turns = Turns()
-        self._lane = Lane("device")
+        self._lane = Lane("device", begin=None if memory.on_cuda(name) else threads.give_way)
 
     async def prepare(self) -> None:
         """Once, before anything else."""

@@ -7,8 +7,14 @@ loads compute with one thread, and so does each of the crew.
 
 from __future__ import annotations
 
+import os
+from typing import Final
+
 import torch
 
+# a third of the weight of a thread that is not: https://docs.kernel.org/scheduler/sched-nice-design.html
+NICER: Final = 5
+LEAST_PRIORITY: Final = 19
 _count = 0
 
 
@@ -29,3 +35,13 @@ def alone() -> None:
     is also what later threads begin with."""
     torch.get_num_threads()  # a thread that has never asked takes the process's number when it first computes
     torch.set_num_threads(1)
+
+
+def give_way() -> None:
+    """The calling thread, and those that it starts, leave a processor to whoever else wakes up.
+
+    What computes takes every processor for milliseconds, and requests come in, are answered and refused in
+    microseconds: they are not to wait for it.
+    """
+    niceness = os.getpriority(os.PRIO_PROCESS, 0)  # of this thread, on Linux
+    os.setpriority(os.PRIO_PROCESS, 0, min(LEAST_PRIORITY, niceness + NICER))
