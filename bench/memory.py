@@ -32,6 +32,7 @@ def run(setting: Setting) -> dict[str, Any]:
         _wait_until_at_rest(served)
         idle, share = served.resident(), _idle_share(served, 10 * setting.seconds)
         models = [_loaded(served, name) for name in names]
+        _wait_until_at_rest(served)  # what a load has put off
         share_loaded = _idle_share(served, 10 * setting.seconds)
         drive(target(served.url, [texts.of_tokens(16, 1)]), 64, setting.seconds)
         after = served.resident()
@@ -61,7 +62,8 @@ def _start(folder: Path, number: int, setting: Setting) -> dict[str, float]:
 
 
 def _wait_until_at_rest(served: Gateway) -> None:
-    """A host imports beforehand what its first load needs; that is work, and none of an idle system's."""
+    """A host imports what its first load needs, and reorders weights behind a first answer: that is work, and none of
+    an idle system's."""
     end = time.monotonic() + PATIENCE
     used = served.cpu_seconds() - GLANCE
     while served.cpu_seconds() - used > 0.02 * GLANCE and time.monotonic() < end:
