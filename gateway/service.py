@@ -10,8 +10,6 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from typing import Final, TypeVar
 
-import msgspec
-
 from gateway.catalog.catalog import Catalog
 from gateway.catalog.lookup import Found
 from gateway.catalog.view import View
@@ -31,8 +29,20 @@ from gateway.errors import (
     UnknownPrompt,
     WrongKind,
 )
-from gateway.host.wire import Ids, Options, Payload, Side, Token
+from gateway.host.wire import Ids, Options, Token
 from gateway.model import Generation, Kind, Manifest, ModelId, ModelRef
+from gateway.requests import (
+    DecodeRequest,
+    Decoding,
+    Embedding,
+    EmbedRequest,
+    Request,
+    Reranking,
+    RerankRequest,
+    Tokenization,
+    TokenizeRequest,
+    TokenVectors,
+)
 from gateway.settings import Settings
 from gateway.tenants.caller import OPEN, Caller
 from gateway.volume.order import parse_repository
@@ -46,76 +56,6 @@ KINDS: Final[dict[Kind, str]] = {
 }
 
 
-class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a client asked for, whatever protocol it speaks. `model` is its spelling, None the default model.
-
-    In place of texts there may be token ids of the model's own vocabulary: the whole input, with no prompt before it,
-    to which the special tokens are added where they are not there. Texts and ids do not mix. What is too long is cut on
-    the `truncation_side`, None for the model's own, which is nearly always the right one.
-    """
-
-    texts: list[str] | Ids
-    model: str | None = None
-    normalize: bool | None = None
-    truncate: bool = True
-    prompt: str | None = None
-    prompt_name: str | None = None
-    dimensions: int | None = None
-    key: str = ""  # what an alias's canary knows the client by
-    timeout: float | None = None  # seconds that the client will wait, where that is less than the settings allow
-    truncation_side: Side | None = None
-
-
-class RerankRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """How well does each text answer the query? `raw_scores`: without the model's activation, which is a sigmoid unless
-    the model says otherwise."""
-
-    query: str
-    texts: list[str]
-    model: str | None = None
-    truncate: bool = True
-    truncation_side: Side | None = None
-    raw_scores: bool = False
-    key: str = ""
-    timeout: float | None = None
-
-
-class TokenizeRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """The prompt, by default the model's own as for `embed`, stands before each text, and its tokens are told too."""
-
-    texts: list[str]
-    model: str | None = None
-    add_special_tokens: bool = True
-    prompt: str | None = None
-    prompt_name: str | None = None
-    key: str = ""
-    timeout: float | None = None
-
-
-class DecodeRequest(msgspec.Struct, frozen=True, kw_only=True):
-    ids: Ids
-    model: str | None = None
-    skip_special_tokens: bool = True
-    key: str = ""
-    timeout: float | None = None
-
-
-class Embedding(msgspec.Struct, frozen=True, kw_only=True):
-    """`data` is little-endian float32 [rows, dim], row-major. Times in seconds."""
-
-    model: ModelId
-    generation: Generation
-    alias: ModelId | None = None  # that was asked for
-    data: Payload
-    rows: int
-    dim: int
-    normalized: bool
-    tokens: int = 0
-    load_seconds: float = 0.0
-    queue_seconds: float = 0.0
-    compute_seconds: float = 0.0
-
-
 class Count:
     """Requests, over all callers."""
 
@@ -123,52 +63,6 @@ class Count:
     in_flight = 0
 
 
-class TokenVectors(msgspec.Struct, frozen=True, kw_only=True):
-    """`data` is little-endian float32 [sum(counts), dim], row-major: for each text so many vectors, one for each of its
-    tokens, special ones included."""
-
-    model: ModelId
-    generation: Generation
-    alias: ModelId | None = None
-    data: Payload
-    counts: list[int]
-    dim: int
-    tokens: int = 0
-    load_seconds: float = 0.0
-    queue_seconds: float = 0.0
-    compute_seconds: float = 0.0
-
-
-class Reranking(msgspec.Struct, frozen=True, kw_only=True):
-    """`scores` in the order of the texts."""
-
-    model: ModelId
-    generation: Generation
-    alias: ModelId | None = None
-    scores: list[float]
-    tokens: int = 0
-    load_seconds: float = 0.0
-    queue_seconds: float = 0.0
-    compute_seconds: float = 0.0
-
-
-class Tokenization(msgspec.Struct, frozen=True, kw_only=True):
-    """For each text its tokens. Where they lie is counted in characters of the prompt and the text together."""
-
-    model: ModelId
-    generation: Generation
-    alias: ModelId | None = None
-    texts: list[list[Token]]
-
-
-class Decoding(msgspec.Struct, frozen=True, kw_only=True):
-    model: ModelId
-    generation: Generation
-    alias: ModelId | None = None
-    texts: list[str]
-
-
-Request = EmbedRequest | RerankRequest | TokenizeRequest | DecodeRequest
 OnFound = Callable[[Found], None]
 
 

@@ -41,7 +41,7 @@ ORDER: Final = [
     *("ask.copies", "ask.lance"),
     *("ask.extra", "ask.qdrant"),
     *("ask.text", "ask.chunks", "ask.formats", "ask.parse", "ask.parser", "ask.cutting"),
-    *("service", "log", "telemetry"),
+    *("requests", "service", "log", "telemetry"),
     *("ask.first_use", "ask.holds", "ask.embedding", "ask.retrieval", "ask.bases"),
     *("ask.rebuild", "ask.probe", "ask.move", "ask.follow"),
     *("ask.intake", "ask.backlog", "ask.indexing", "ask.ingest", "ask.drops", "ask.watched", "ask.knowledge"),

@@ -31,7 +31,8 @@ from gateway.errors import (
     WrongKind,
 )
 from gateway.model import NAME, Generation
-from gateway.service import KINDS, RerankRequest, Service
+from gateway.requests import RerankRequest
+from gateway.service import KINDS, Service
 
 ROUNDS: Final = 5  # rows read for one question, should indexes go from under it
 RETRY_AFTER: Final = 2.0  # seconds

@@ -9,7 +9,8 @@ import numpy as np
 
 from gateway.ask.passage import Index
 from gateway.ask.store import Vectors
-from gateway.service import EmbedRequest, Service
+from gateway.requests import EmbedRequest
+from gateway.service import Service
 
 QUERY: Final = ("query",)  # names that models give to the prompts of the two sides
 DOCUMENT: Final = ("document", "passage")

@@ -14,18 +14,18 @@ from aiohttp import web
 from gateway.ask.answer import Answerer
 from gateway.ask.roster import Roster
 from gateway.catalog.lookup import Found
-from gateway.service import (
+from gateway.requests import (
     DecodeRequest,
     Decoding,
     Embedding,
     EmbedRequest,
     Reranking,
     RerankRequest,
-    Service,
     Tokenization,
     TokenizeRequest,
     TokenVectors,
 )
+from gateway.service import Service
 from gateway.web.body import Input, timeout
 from gateway.web.errors import LINE
 

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from gateway import errors
 from gateway.errors import EmptyInput
-from gateway.service import Reranking
+from gateway.requests import Reranking
 from gateway.web import answers, asking
 from gateway.web.body import decode, read
 from gateway.web.contract import says

@@ -19,7 +19,7 @@ from gateway import __version__, errors
 from gateway.errors import EmptyInput, Starting, WrongKind
 from gateway.host.wire import Token
 from gateway.model import Generation, Pooling
-from gateway.service import Embedding, Reranking, TokenVectors
+from gateway.requests import Embedding, Reranking, TokenVectors
 from gateway.web import answers, asking, openai, vectors
 from gateway.web import tei_bodies as bodies
 from gateway.web.asking import SERVICE

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import orjson
 from aiohttp import web
 
-from gateway.service import Embedding, TokenVectors
+from gateway.requests import Embedding, TokenVectors
 
 OCTETS: Final = "application/octet-stream"
 JSON: Final = "application/json"

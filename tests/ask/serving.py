@@ -20,7 +20,8 @@ from gateway.ask.retrieval import Retrieval, RetrieveRequest, above
 from gateway.ask.roster import Roster
 from gateway.ask.specs import Key, Spec
 from gateway.errors import KnowledgeBaseNotFound
-from gateway.service import EmbedRequest, Service
+from gateway.requests import EmbedRequest
+from gateway.service import Service
 from gateway.settings import Settings
 from gateway.tenants.caller import OPEN
 from gateway.web import ask, asking, chat, errors

@@ -25,7 +25,7 @@ from gateway.ask.holds import Holds
 from gateway.ask.passage import Row
 from gateway.ask.rebuild import Rebuild
 from gateway.ask.retrieval import RetrieveRequest
-from gateway.service import EmbedRequest
+from gateway.requests import EmbedRequest
 from gateway.settings import Settings
 from tests import making
 from tests.ask.asked import SAME, LineCutter

@@ -23,7 +23,8 @@ from gateway.ask.store import Store
 from gateway.catalog.lookup import Found
 from gateway.errors import GatewayError
 from gateway.model import Generation, ModelId
-from gateway.service import Embedding, EmbedRequest, Service
+from gateway.requests import Embedding, EmbedRequest
+from gateway.service import Service
 from gateway.settings import Settings
 from gateway.tenants.caller import OPEN, Caller
 from tests.ask.memory_store import MemoryStore

@@ -10,7 +10,8 @@ import pytest
 
 from gateway.errors import DeadlineExceeded, GenerationNotFound, LoadFailed
 from gateway.model import ModelId
-from gateway.service import EmbedRequest, Service
+from gateway.requests import EmbedRequest
+from gateway.service import Service
 from gateway.tenants.caller import Caller
 from gateway.volume.pulls import Pulls
 from tests.catalog.world import M, World

@@ -18,15 +18,8 @@ from sentence_transformers import CrossEncoder
 from gateway import events
 from gateway.app import Gateway
 from gateway.errors import InvalidBody, InvalidDimensions, InvalidInput, TooManyInputs, WrongKind
-from gateway.service import (
-    DecodeRequest,
-    Embedding,
-    EmbedRequest,
-    RerankRequest,
-    Service,
-    TokenizeRequest,
-    TokenVectors,
-)
+from gateway.requests import DecodeRequest, Embedding, EmbedRequest, RerankRequest, TokenizeRequest, TokenVectors
+from gateway.service import Service
 from gateway.settings import Settings
 from gateway.tenants.keyring import Keyring
 from tests import making

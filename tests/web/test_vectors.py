@@ -15,7 +15,7 @@ from aiohttp.test_utils import TestClient
 
 from gateway import events
 from gateway.model import Generation, Manifest, ModelId, Pooling
-from gateway.service import Embedding
+from gateway.requests import Embedding
 from gateway.web import errors, vectors
 
 Client = TestClient[web.Request, web.Application]
