@@ -17,7 +17,7 @@ from gateway import __version__
 from gateway.errors import leaves
 from gateway.web import contract
 from gateway.web.auth import API_KEY
-from gateway.web.contract import JSON, OCTETS, Contract
+from gateway.web.contract import JSON, Contract
 from gateway.web.errors import NATIVE, Dialect, status
 
 routes: Final = web.RouteTableDef()
@@ -32,12 +32,18 @@ GUARDS: Final = {
     "Referrer-Policy": "no-referrer",
 }
 ABOUT: Final = (
-    "A gateway that watches a directory tree of models and serves embeddings. A model's id may hold slashes; in a path "
-    "they stand as they are, or as %2F. The header X-Request-Timeout says for how many seconds a client will wait."
+    "A gateway that watches a directory tree of models, serves their vectors and answers from documents. A model's id "
+    "may hold slashes; in a path they stand as they are, or as %2F. The header X-Request-Timeout says for how many "
+    "seconds a client will wait."
 )
 KEYS: Final = {  # asked for once there are keys, and then either will do
     "bearer": {"type": "http", "scheme": "bearer"},
     "key": {"type": "apiKey", "in": "header", "name": API_KEY},
+}
+EVENT: Final = {  # each of a stream: https://spec.openapis.org/oas/v3.2.0#server-sent-event-streams
+    "type": "object",
+    "required": ["data"],
+    "properties": {"data": {"type": "string"}, "event": {"type": "string"}},
 }
 SCHEMAS: Final = "#/components/schemas/{name}"
 CHOICES: Final = re.compile(r"\(\?P<(\w+)>(\w+(?:\|\w+)+)\)")
@@ -146,9 +152,14 @@ def _operation(each: Operation, known: _Schemas, dialect: Dialect) -> dict[str, 
 
 
 def _form(said: Contract, media: str, known: _Schemas) -> dict[str, Any]:
-    if media == JSON:
-        return known.of(said.answer)
-    return {"type": "string", "format": "binary"} if media == OCTETS else {"type": "string"}
+    match media:
+        case contract.JSON:
+            return known.of(said.answer)
+        case contract.EVENTS:
+            return EVENT
+        case contract.OCTETS:
+            return {"type": "string", "format": "binary"}
+    return {"type": "string"}
 
 
 def _parameters(each: Operation) -> Iterator[dict[str, Any]]:
