@@ -29,7 +29,7 @@ from tests.catalog.world import Engine
 from tests.volume.test_source import drop, exchange
 
 REPO = Path(__file__).parents[2]
-PATIENCE = 60.0  # seconds; only ends a test that would hang
+PATIENCE = 300.0  # seconds; only ends a test that would hang
 PERIOD = 0.1
 
 
