@@ -17,6 +17,7 @@ SHORT: Final = re.compile(
 WORD: Final = re.compile(r"[^\W_]+")
 WIDE: Final = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 HEADING: Final = re.compile(r"#{1,6}\s")
+HEADING_LINE: Final = re.compile(r"^#{1,6}\s[^\n]*\n", re.MULTILINE)  # what follows may begin on the next line
 FEWEST_WORDS: Final = 4
 FEWEST_WIDE: Final = 6  # characters, in scripts that set no spaces
 
@@ -52,7 +53,8 @@ def overlap(statement: str, text: str) -> float:
 def _ends(text: str) -> Iterator[int]:
     """Where sentences end, in order, the end of the text last."""
     stops = {found.end() for found in STOP.finditer(text) if not _goes_on(text, found)}
-    yield from sorted(stops | {found.end() for found in BREAK.finditer(text)} | {len(text)})
+    breaks = {found.end() for pattern in (BREAK, HEADING_LINE) for found in pattern.finditer(text)}
+    yield from sorted(stops | breaks | {len(text)})
 
 
 def _goes_on(text: str, stop: re.Match[str]) -> bool:

@@ -7,6 +7,7 @@ for a table that is not there, KnowledgeStoreFailed for everything else.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -20,6 +21,8 @@ from gateway.ask.durable import Synced, probe
 from gateway.errors import GatewayError, KnowledgeDirUnsuitable, KnowledgeStoreFailed
 from gateway.lane import Lane
 
+# Its hook for forks runs in our child processes too, for an instant: they are other programs at once.
+warnings.filterwarnings("ignore", message="lancedb fork support", category=RuntimeWarning)
 KEPT: Final = timedelta(minutes=10)  # how long other processes may go on reading what was replaced
 PAGE: Final = 1000
 

@@ -67,6 +67,12 @@ def test_headings_questions_and_scraps_answer_nothing() -> None:
     ]
 
 
+def test_a_heading_ends_with_its_line() -> None:
+    text = "# Ring\nThe beam was lost twice in March."
+    assert [text[start:end] for start, end in sentences.split(text)] == text.split("\n")
+    assert [text[start:end] for start, end in sentences.statements(text)] == ["The beam was lost twice in March."]
+
+
 def test_scripts_that_set_no_spaces_have_sentences_too() -> None:
     text = "光は蓄積リングで作られる。電子は失われる。"
     assert [text[start:end] for start, end in sentences.split(text)] == [
