@@ -62,64 +62,54 @@ class DecodeRequest(msgspec.Struct, frozen=True, kw_only=True):
     timeout: float | None = None
 
 
-class Embedding(msgspec.Struct, frozen=True, kw_only=True):
-    """`data` is little-endian float32 [rows, dim], row-major. Times in seconds."""
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """Of which model and generation; `alias` is what was asked for, if that was one."""
 
     model: ModelId
     generation: Generation
-    alias: ModelId | None = None  # that was asked for
+    alias: ModelId | None = None
+
+
+class Computed(Answer, frozen=True, kw_only=True):
+    """What it took. Times in seconds."""
+
+    tokens: int = 0
+    load_seconds: float = 0.0
+    queue_seconds: float = 0.0
+    compute_seconds: float = 0.0
+
+
+class Embedding(Computed, frozen=True, kw_only=True):
+    """`data` is little-endian float32 [rows, dim], row-major."""
+
     data: Payload
     rows: int
     dim: int
     normalized: bool
-    tokens: int = 0
-    load_seconds: float = 0.0
-    queue_seconds: float = 0.0
-    compute_seconds: float = 0.0
 
 
-class TokenVectors(msgspec.Struct, frozen=True, kw_only=True):
+class TokenVectors(Computed, frozen=True, kw_only=True):
     """`data` is little-endian float32 [sum(counts), dim], row-major: for each text so many vectors, one for each of its
     tokens, special ones included."""
 
-    model: ModelId
-    generation: Generation
-    alias: ModelId | None = None
     data: Payload
     counts: list[int]
     dim: int
-    tokens: int = 0
-    load_seconds: float = 0.0
-    queue_seconds: float = 0.0
-    compute_seconds: float = 0.0
 
 
-class Reranking(msgspec.Struct, frozen=True, kw_only=True):
+class Reranking(Computed, frozen=True, kw_only=True):
     """`scores` in the order of the texts."""
 
-    model: ModelId
-    generation: Generation
-    alias: ModelId | None = None
     scores: list[float]
-    tokens: int = 0
-    load_seconds: float = 0.0
-    queue_seconds: float = 0.0
-    compute_seconds: float = 0.0
 
 
-class Tokenization(msgspec.Struct, frozen=True, kw_only=True):
+class Tokenization(Answer, frozen=True, kw_only=True):
     """For each text its tokens. Where they lie is counted in characters of the prompt and the text together."""
 
-    model: ModelId
-    generation: Generation
-    alias: ModelId | None = None
     texts: list[list[Token]]
 
 
-class Decoding(msgspec.Struct, frozen=True, kw_only=True):
-    model: ModelId
-    generation: Generation
-    alias: ModelId | None = None
+class Decoding(Answer, frozen=True, kw_only=True):
     texts: list[str]
 
 

@@ -94,12 +94,8 @@ class Joined(nn.Module):
 
 def joined(parts: Sequence[Linear]) -> Linear:
     """Layers of the same input as one, their outputs side by side. All have a bias and the same activation."""
-    if len(parts) == 1:
-        return parts[0]
-    weights, biases = (
-        [part.weight.detach() for part in parts],
-        [part.bias.detach() for part in parts if part.bias is not None],
-    )
+    weights = [part.weight.detach() for part in parts]
+    biases = [part.bias.detach() for part in parts if part.bias is not None]
     return Linear(torch.cat(weights), torch.cat(biases), parts[0].activation)
 
 
