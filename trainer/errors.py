@@ -1,15 +1,15 @@
 """What can go wrong, as the trainer's user sees it; each has the exit status of the command that ends with it.
 
 TrainerError          1   the machine: no space, no permission, an unwritable volume
-└── InvalidInput      2   what was asked for cannot be done, here or anywhere
-    └── NotAModel     2   the directory is no model, or not a whole one
+├── InvalidInput      2   what was asked for cannot be done, here or anywhere
+│   └── NotAModel     2   the directory is no model, or not a whole one
+├── QualityGate       3   what was made is not good enough, and goes nowhere
+└── Interrupted       4   stopped by a signal; what was done is kept, and `--resume auto` goes on
 """
 
 from __future__ import annotations
 
-from typing import ClassVar, Final
-
-INTERRUPTED: Final = 4  # the exit status after Ctrl-C or SIGTERM
+from typing import ClassVar
 
 
 class TrainerError(Exception):
@@ -22,3 +22,11 @@ class InvalidInput(TrainerError):
 
 class NotAModel(InvalidInput):
     pass
+
+
+class QualityGate(TrainerError):
+    exit_status = 3
+
+
+class Interrupted(TrainerError):
+    exit_status = 4
