@@ -53,6 +53,7 @@ from gateway.web import (
     auth,
     body,
     chat,
+    completions,
     cors,
     errors,
     knowledge,
@@ -75,7 +76,7 @@ from gateway.wish import Wish
 TIDY_SECONDS: Final = 5.0
 PROTOCOLS: Final = (
     *(metrics, usage, stream, pull, older_knowledge, knowledge),  # the fixed paths of the older before names
-    *(native, ask, openai, chat, rerank, tei, ollama, triton, openapi),
+    *(native, ask, openai, chat, completions, rerank, tei, ollama, triton, openapi),
 )
 DIALECTS: Final = (
     rerank.DIALECT,
@@ -185,7 +186,7 @@ class Gateway:
         wish = self._wish(generation)
         if wish.runtime == "openvino" or wish.dtype == "int8":
             return 2 * generation.manifest.bytes_as("float32")
-        return generation.manifest.bytes_as(wish.dtype)
+        return generation.manifest.bytes_as(wish.dtype) + generation.manifest.cache_bytes(self.settings.kv_cache_tokens)
 
     def _weight(self, digest: str) -> float:
         return self._shares.of(self.catalog.owners(digest))
@@ -457,5 +458,6 @@ def _host_config(settings: Settings, device: str) -> bytes:
         "max_queue_tokens",
         "tokenizer_threads",
         "compute_threads",
+        "kv_cache_tokens",
     )
     return msgspec.json.encode({"device": device, **{name: getattr(settings, name) for name in names}})

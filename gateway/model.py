@@ -170,7 +170,7 @@ class Normalize(msgspec.Struct, frozen=True, tag=True):
 Stage = Pooling | Dense | LayerNorm | Normalize
 
 
-Kind = Literal["encoder", "reranker"]
+Kind = Literal["encoder", "reranker", "generator"]
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -179,7 +179,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     `files` are the relative paths that are loaded, sorted: they and the `wish` make up a generation's digest.
     `parameters` counts numbers, `stored_bytes` the bytes of the tensors on disk. `samples` are texts of its maker's,
     on which the cost of a lower precision is measured. An encoder makes vectors of `dim` numbers; a reranker makes one
-    score of a pair of texts, and `activation` (a class name as in `Dense`) comes between its logit and the score.
+    score of a pair of texts, and `activation` (a class name as in `Dense`) comes between its logit and the score; a
+    generator continues texts, and keeps `cache_width` numbers of each token for that.
     """
 
     kind: Kind
@@ -205,6 +206,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     wish: Wish = Wish()
     samples: tuple[str, ...] = ()
     activation: str = ""
+    cache_width: int = 0
 
     def bytes_as(self, dtype: str) -> int:
         """What this model takes once it is loaded: every number as wide as `dtype`, whatever it is on disk. What is
@@ -212,6 +214,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         positions, are some hundred bytes more."""
         width = WIDEST if self.model_type in PARTLY_WIDE else WIDTHS.get(dtype, WIDEST)
         return self.parameters * width + _behind_pooling(self.stages) * (WIDEST - width)
+
+    def cache_bytes(self, tokens: int) -> int:
+        """What the keys and values of so many tokens take at most."""
+        return tokens * self.cache_width * WIDEST
 
     @property
     def width(self) -> int:

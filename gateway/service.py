@@ -6,7 +6,7 @@ Nothing here waits for anything but the engine. A request that cannot be served 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence, Sized
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from typing import Final, TypeVar
 
@@ -29,13 +29,14 @@ from gateway.errors import (
     UnknownPrompt,
     WrongKind,
 )
-from gateway.host.wire import Ids, Options, Token
+from gateway.host.wire import Ids, Options, Piece, Token
 from gateway.model import Generation, Kind, Manifest, ModelId, ModelRef
 from gateway.requests import (
     DecodeRequest,
     Decoding,
     Embedding,
     EmbedRequest,
+    GenerateRequest,
     Request,
     Reranking,
     RerankRequest,
@@ -53,6 +54,7 @@ T = TypeVar("T")
 KINDS: Final[dict[Kind, str]] = {
     "encoder": "an encoder, which makes vectors of texts: ask it to embed",
     "reranker": "a reranker, which scores a query with each of some texts: ask it to rerank",
+    "generator": "a language model, which continues texts: ask it for a completion",
 }
 
 
@@ -224,6 +226,33 @@ class Service:
         found, texts = await self._answer(request, request.ids, on_found, run)
         return Decoding(model=found.model, generation=found.generation, alias=found.alias, texts=texts)
 
+    async def generate(self, request: GenerateRequest, on_found: OnFound = _nobody) -> AsyncGenerator[Piece]:
+        """A text or a conversation, continued: each piece as it is made, the last one with a `finish`. To leave early
+        ends the work."""
+        pieces: asyncio.Queue[Piece | None] = asyncio.Queue()
+
+        async def run(found: Found, deadline: float) -> None:
+            _demand(found, "generator")
+            await self.engine.generate(
+                found.generation,
+                request.text,
+                request.turns,
+                request.sampling,
+                pieces.put_nowait,
+                deadline=deadline,
+                flow=self.caller.tenant,
+            )
+
+        work = asyncio.get_running_loop().create_task(self._answer(request, (), on_found, run))
+        work.add_done_callback(lambda _: pieces.put_nowait(None))
+        try:
+            while (piece := await pieces.get()) is not None:
+                yield piece
+            await work  # raises what went wrong
+        finally:
+            work.cancel()
+            await asyncio.wait([work])
+
     async def _embed(self, request: EmbedRequest, on_found: OnFound, *, pooled: bool) -> tuple[Found, Vectors]:
         texts = _alike(request.texts)
 
@@ -249,7 +278,8 @@ class Service:
                 f"{len(inputs)} inputs are more than the {self.settings.max_inputs} that one request may have",
                 limit=self.settings.max_inputs,
             )
-        seconds = self.settings.request_timeout
+        generates = isinstance(request, GenerateRequest)
+        seconds = self.settings.completion_timeout if generates else self.settings.request_timeout
         if request.timeout is not None:
             seconds = min(seconds, request.timeout)
         return await self._work(seconds, lambda deadline: self._run(request, on_found, run, deadline))

@@ -133,6 +133,15 @@ class Settings:
         620.0, "seconds that an idle connection is kept: longer than load balancers do", parse="seconds"
     )
     request_timeout: float = _setting(60.0, "seconds after which a request is given up", parse="seconds")
+    completion_timeout: float = _setting(
+        600.0, "seconds after which the answer of a language model on the volume is given up", parse="seconds"
+    )
+    kv_cache_tokens: int = _setting(
+        32_768,
+        "tokens of all conversations with a language model that may be kept on the device together; they count as part "
+        "of the model",
+        parse="positive",
+    )
     hang_timeout: float = _setting(
         120.0, "seconds that one device call may take before its host is restarted", parse="seconds"
     )

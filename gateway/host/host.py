@@ -17,7 +17,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from gateway.errors import GatewayError, Internal, ModelNotFound, Overloaded, TooManyInputs, TooManyTokens
+from gateway.errors import DoesNotFit, GatewayError, Internal, ModelNotFound, Overloaded, TooManyInputs, TooManyTokens
 from gateway.host import encoder, memory, pairs, spelling, stages, threads, wire
 from gateway.host.backlog import Hold
 from gateway.host.batcher import Batcher
@@ -26,6 +26,7 @@ from gateway.host.loader import Loader, Model
 from gateway.host.pool import Pool
 from gateway.host.recorder import Recorder
 from gateway.host.reports import Reports
+from gateway.host.speaker import Speaker
 from gateway.host.tokenize import SHORT, TokenIds, Tokenizer, in_one_thread, is_short
 from gateway.host.work import Vectors, Work
 from gateway.lane import Lane
@@ -36,6 +37,7 @@ CPU_BATCH: Final = 512  # tokens for each thread of a processor: a larger call c
 LEAST_CPU_BATCH: Final = 1024
 CUDA_BATCH: Final = 65536
 CUDA_ENOUGH: Final = 8192  # tokens from which on a call is worth its launches
+CACHE_TOKENS: Final = 32_768  # whose keys and values a language model has room for
 CPU_QUEUE: Final = 400_000  # tokens
 CUDA_QUEUE: Final = 8_000_000
 CHARACTERS: Final = 4  # in a token of English; what has not been tokenized is counted so
@@ -55,6 +57,7 @@ class Config(msgspec.Struct, frozen=True):
     max_queue_tokens: int = 0
     tokenizer_threads: int = 0
     compute_threads: int = 0
+    kv_cache_tokens: int = 0
 
 
 class Host:
@@ -71,7 +74,8 @@ class Host:
             in_one_thread()
         self._device = Device(config.device, recorder)
         self._tokens = Lane("tokens", config.tokenizer_threads or max(2, cores // 2))
-        self._loader = Loader(self._device, recorder, send, self._make_room)
+        cache_tokens = config.kv_cache_tokens or CACHE_TOKENS
+        self._loader = Loader(self._device, recorder, send, self._make_room, cache_tokens)
         self.reports = Reports(send, self._residency)
         self.pool = Pool(
             self._loader,
@@ -98,7 +102,7 @@ class Host:
             case wire.Offer():
                 self._known[command.generation.digest] = command.generation
                 self._loader.expect(command.generation, command.wish)
-            case wire.Embed() | wire.Rerank() | wire.Tokenize() | wire.Decode():
+            case wire.Embed() | wire.Rerank() | wire.Tokenize() | wire.Decode() | wire.Generate():
                 if not self._refused(command):
                     self._admit(command, self._known.get(command.digest))
             case wire.Load():
@@ -128,6 +132,8 @@ class Host:
         hold = self.batcher.backlog.hold(command.digest, command.flow, _expected(command), command.weight)
         if isinstance(command, wire.Tokenize | wire.Decode):
             task = self._start(command, self._spell(command, generation, hold))
+        elif isinstance(command, wire.Generate):
+            task = self._start(command, self._generate(command, generation, hold))
         else:
             task = self._start(command, self._embed(command, generation, hold))
         task.add_done_callback(lambda _: hold.end())
@@ -208,6 +214,24 @@ class Host:
             payload = await self._tokens.run(_spelled, model.tokenizer, command)
             hold.end()
             self._send(wire.Done(command.id), payload)
+
+    async def _generate(self, command: wire.Generate, generation: Generation | None, hold: Hold) -> None:
+        began = time.monotonic()
+        async with self.pool.lease(_known(generation)) as model:
+            assert isinstance(model, Speaker)
+            loaded = time.monotonic()
+            prompt = await self._tokens.run(model.read, command.text, command.turns)
+            hold.end()
+
+            def tell(text: str, tokens: int, finish: str) -> None:
+                self._send(wire.Piece(command.id, text, len(prompt), tokens, finish), b"")
+
+            answer = model.answer(command, prompt, tell, began)
+            try:
+                await model.talk.answer(answer)
+            except memory.OutOfMemory as error:
+                raise DoesNotFit("the device has no memory left for the rows that are being continued") from error
+            self._send(wire.Done(command.id, tokens=len(prompt) + answer.tokens, load_seconds=loaded - began), b"")
 
     async def _use_pause(self, model: Model) -> None:
         """What makes later calls faster is done while nobody waits, or a step at a time."""
@@ -311,6 +335,8 @@ def _expected(command: wire.Work) -> int:
         return max(1, sum(map(len, command.ids)))
     if isinstance(command, wire.Embed) and command.ids is not None:
         return max(1, sum(map(len, command.ids)) + SPECIAL_TOKENS * len(command.ids))
+    if isinstance(command, wire.Generate):
+        return max(1, (len(command.text) + sum(len(turn.content) for turn in command.turns)) // CHARACTERS)
     characters = sum(map(len, command.texts))
     if isinstance(command, wire.Rerank):
         characters += len(command.query) * len(command.texts)

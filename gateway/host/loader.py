@@ -15,11 +15,15 @@ import numpy as np
 from cachetools import LRUCache
 
 from gateway.errors import DoesNotFit, GatewayError, LoadFailed
-from gateway.host import cuda, encoder, library, memory, runtimes, threads, wire
+from gateway.host import causal, cuda, encoder, library, memory, runtimes, threads, wire
+from gateway.host.chat import Template
 from gateway.host.device import Device
+from gateway.host.generator import Generator
 from gateway.host.openvino_runtime import OpenVino
 from gateway.host.recorder import LOADS, Recorder
 from gateway.host.slot import Runtime
+from gateway.host.speaker import Came, Speaker
+from gateway.host.talk import MOST_ROWS
 from gateway.host.tokenize import TokenIds, Tokenizer, shared
 from gateway.host.work import Vectors
 from gateway.lane import Lane
@@ -38,12 +42,18 @@ WITHOUT_LIBRARY: Final = frozenset({"bert", "distilbert"})
 class Model:
     """A loaded generation: its runtime and its tokenizer."""
 
-    def __init__(self, generation: Generation, chosen: runtimes.Chosen, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self,
+        generation: Generation,
+        runtime: encoder.Encoder | OpenVino,
+        numerics: wire.Numerics,
+        tokenizer: Tokenizer,
+    ) -> None:
         self.generation = generation
-        self.numerics = chosen.numerics
-        self.encoder = chosen.runtime
+        self.numerics = numerics
+        self.encoder = runtime
         self.tokenizer = tokenizer
-        self.tokens = TokenEmbedder(chosen.runtime)
+        self.tokens = TokenEmbedder(runtime)
 
     @property
     def bytes(self) -> int:
@@ -98,7 +108,8 @@ def _halving(
 
 
 class Loader:
-    """The pool's loader. `make_room` unloads all that is idle."""
+    """The pool's loader. `make_room` unloads all that is idle. Each language model gets room for the keys and values of
+    `cache_tokens`."""
 
     def __init__(
         self,
@@ -106,8 +117,10 @@ class Loader:
         recorder: Recorder,
         send: Callable[[wire.Report, bytes | memoryview], None],
         make_room: Callable[[], Awaitable[None]],
+        cache_tokens: int = 0,
     ) -> None:
         self._device = device
+        self._cache_tokens = cache_tokens
         self._recorder = recorder
         self._send = send
         self._wishes: dict[str, Wish] = {}
@@ -147,7 +160,7 @@ class Loader:
         self._wishes = {digest: wish for digest, wish in self._wishes.items() if digest in keep}
 
     def predict(self, generation: Generation) -> int:
-        return runtimes.predict(generation, self._wished(generation), self._device.name)
+        return runtimes.predict(generation, self._wished(generation), self._device.name, self._room(generation))
 
     async def load(self, generation: Generation) -> Runtime:
         await self._ahead.run(read_ahead, generation)  # so that the disk works while another load is being built
@@ -162,23 +175,23 @@ class Loader:
         return model
 
     async def close(self, runtime: Runtime) -> None:
-        assert isinstance(runtime, Model)
+        assert isinstance(runtime, Model | Speaker)
         await self._device.run(runtime.encoder.close)
         await self._device.release()
 
     async def park(self, runtime: Runtime) -> None:
         """Where the device is host memory the model is there already."""
-        assert isinstance(runtime, Model)
+        assert isinstance(runtime, Model | Speaker)
         if memory.on_cuda(self._device.name):
             await self._move(runtime, runtime.encoder.park)
 
     async def unpark(self, runtime: Runtime) -> None:
-        assert isinstance(runtime, Model)
+        assert isinstance(runtime, Model | Speaker)
         if memory.on_cuda(self._device.name):
             await self._move(runtime, functools.partial(runtime.encoder.place, self._device.name))
             self._tidy(runtime.encoder)
 
-    async def _read_or_make_room(self, generation: Generation) -> Model:
+    async def _read_or_make_room(self, generation: Generation) -> Model | Speaker:
         try:
             return await self._read(generation)
         except memory.OutOfMemory:
@@ -190,10 +203,11 @@ class Loader:
             message = "the device has no memory left for the model, with all idle ones unloaded"
             raise DoesNotFit(message) from error
 
-    async def _read(self, generation: Generation) -> Model:
+    async def _read(self, generation: Generation) -> Model | Speaker:
         """Disk to host memory on the disk lane, then to the device, and a probe before anybody else may use it."""
         wish, name = self._wished(generation), self._device.name
-        weights = self._disk.run(runtimes.load, generation, wish, name, self._failures)
+        room = self._room(generation)
+        weights = self._disk.run(runtimes.load, generation, wish, name, self._failures, room)
         words, read = await asyncio.gather(self._words.run(shared, generation), weights, return_exceptions=True)
         for failure in self._failures.news():
             self._send(failure, b"")
@@ -202,23 +216,53 @@ class Loader:
             tokenizer = _or_raise(words)
             await self._device.run(chosen.runtime.place, name)
             await self._probe(generation, chosen, tokenizer)
+            if isinstance(chosen.runtime, Generator):
+                return await self._speaker(generation, chosen.runtime, chosen.numerics, tokenizer)
         except BaseException:
             await self._device.run(chosen.runtime.close)
             raise
-        return Model(generation, chosen, tokenizer)
+        return Model(generation, chosen.runtime, chosen.numerics, tokenizer)
+
+    async def _speaker(
+        self, generation: Generation, generator: Generator, numerics: wire.Numerics, tokenizer: Tokenizer
+    ) -> Speaker:
+        template = await self._words.run(Template, generation)
+        manner = await self._words.run(causal.manner, generation)
+        room = self._room(generation)
+
+        async def run(advance: Callable[[], Came], requests: list[int]) -> Came:
+            return await self._device.call(advance, generation.digest, requests)
+
+        return Speaker(
+            generation,
+            numerics,
+            generator,
+            tokenizer=tokenizer,
+            template=template,
+            manner=manner,
+            room=room,
+            run=run,
+        )
+
+    def _room(self, generation: Generation) -> int:
+        """Tokens: no more than its longest rows would have."""
+        return min(self._cache_tokens, MOST_ROWS * generation.manifest.max_tokens)
 
     async def _probe(self, generation: Generation, chosen: runtimes.Chosen, tokenizer: Tokenizer) -> None:
         """Once in the life of a host: the content of a generation never changes, except where it is served in place."""
         key = (generation.digest, chosen.numerics)
         if generation.place is None and key in self._proven:
             return
-        await self._device.run(encoder.probe, chosen.runtime, tokenizer, generation.manifest)
+        if isinstance(chosen.runtime, Generator):
+            await self._device.run(chosen.runtime.probe)
+        else:
+            await self._device.run(encoder.probe, chosen.runtime, tokenizer, generation.manifest)
         self._proven[key] = True
 
     def _wished(self, generation: Generation) -> Wish:
         return self._wishes.get(generation.digest) or Wishes().of((), generation.manifest.wish)
 
-    def _tidy(self, runtime: encoder.Encoder | OpenVino) -> None:
+    def _tidy(self, runtime: encoder.Encoder | OpenVino | Generator) -> None:
         """Behind the back of the requests that the model was brought back for."""
         if isinstance(runtime, encoder.Encoder):
             self._background(self._disk.run(runtime.tidy))
@@ -228,7 +272,7 @@ class Loader:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _move(self, model: Model, move: Callable[[], None]) -> None:
+    async def _move(self, model: Model | Speaker, move: Callable[[], None]) -> None:
         digest = model.generation.digest
         try:
             async with self._device.turn([digest]):

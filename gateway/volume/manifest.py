@@ -15,8 +15,9 @@ from typing import Any, Final, Literal
 from gateway.model import SUBMODULE, Accepted, Kind, Manifest, Pooling, Rejected, Verdict
 from gateway.volume import adapters, modules
 from gateway.volume.adapters import read_adapter
-from gateway.volume.architectures import SCORING, Architecture, generates, head, read_architecture
+from gateway.volume.architectures import CAUSAL, SCORING, Architecture, generates, head, read_architecture
 from gateway.volume.bases import find_base
+from gateway.volume.conversation import read_conversation
 from gateway.volume.documents import shown
 from gateway.volume.files import Folder
 from gateway.volume.heads import Head, check_head, read_head
@@ -58,6 +59,7 @@ class Parts:
     prompts: Prompts
     pipeline: Pipeline
     head: Head | None  # of a reranker
+    conversation: tuple[str, ...]  # files of a generator that say how it is spoken to
 
     @property
     def stored(self) -> tuple[Weights, ...]:
@@ -116,13 +118,14 @@ def _layout(folder: Folder, findings: Findings) -> Layout:
     if modules.FILE in entries:
         chain = read_modules(folder)
         return Layout(_kind(folder, chain), "sentence-transformers", chain[0].path, chain)
-    scores = (head(folder, "") or "").endswith(SCORING)
+    named = head(folder, "") or ""
+    scores = named.endswith(SCORING)
     hint = _hint(folder, entries)
     if scores and hint == README:  # a CrossEncoder had no modules.json before 5.4, and said in its README who made it
         hint = None
     kind: Kind = "reranker" if scores else "encoder"
     if hint is None:
-        return Layout(kind, "transformers", "", None)
+        return Layout("generator" if named.endswith(CAUSAL) else kind, "transformers", "", None)
     findings.attempt(_missing_modules, hint)
     path = "0_Transformer" if "0_Transformer" in entries else ""
     return Layout(kind, "sentence-transformers", path, None)
@@ -162,7 +165,8 @@ def _read(folder: Folder, layout: Layout, findings: Findings, allow_pickle: bool
     ours = layout.library == "sentence-transformers"
     path = layout.transformer
     scores = layout.kind == "reranker"
-    architecture = findings.attempt(read_architecture, folder, path, findings, modules=ours, scores=scores)
+    generator = layout.kind == "generator"
+    architecture = findings.attempt(read_architecture, folder, path, findings, modules=ours, headed=scores or generator)
     if any(found.code == "kind_not_served" for found in findings.reasons):
         if generates(folder, path):  # it will be served one day, and whether it is whole is of interest today
             findings.attempt(find_weights, folder, path, allow_pickle=allow_pickle)
@@ -175,6 +179,7 @@ def _read(folder: Folder, layout: Layout, findings: Findings, allow_pickle: bool
     settings = findings.attempt(read_settings, folder, path, form) if ours else Settings()
     prompts = findings.attempt(read_prompts, folder, findings, layout.kind) if ours else Prompts()
     read_of_head = findings.attempt(read_head, folder, path, findings) if scores else None
+    conversation = findings.attempt(read_conversation, folder, path) if generator else ()
     if architecture is None:
         return None
     if weights is not None:
@@ -182,11 +187,11 @@ def _read(folder: Folder, layout: Layout, findings: Findings, allow_pickle: bool
         if read_of_head is not None:
             findings.attempt(check_head, weights)
     pipeline = findings.attempt(_pipeline, folder, layout, architecture.hidden, allow_pickle)
-    if weights is None or settings is None or prompts is None or pipeline is None:
+    if weights is None or settings is None or prompts is None or pipeline is None or conversation is None:
         return None
     if ours and settings.file is None:
         findings.warn("there is no sentence_bert_config.json: texts may be as long as tokenizer and model allow")
-    return Parts(architecture, weights, tokenizer, settings, prompts, pipeline, read_of_head)
+    return Parts(architecture, weights, tokenizer, settings, prompts, pipeline, read_of_head, conversation)
 
 
 def _manifest(layout: Layout, parts: Parts, metadata: Mapping[str, Any], warnings: Sequence[str]) -> Manifest:
@@ -216,13 +221,14 @@ def _manifest(layout: Layout, parts: Parts, metadata: Mapping[str, Any], warning
         wish=wish,
         samples=read_samples(metadata),
         activation=parts.head.activation if parts.head else "",
+        cache_width=architecture.cache_width,
     )
 
 
 def _files(layout: Layout, parts: Parts) -> tuple[str, ...]:
     """What is loaded or decides the vectors, sorted; nothing else may change a generation."""
     files = {parts.architecture.file, parts.settings.file, parts.prompts.file}
-    files |= {*parts.tokenizer.files, *parts.pipeline.files}
+    files |= {*parts.tokenizer.files, *parts.pipeline.files, *parts.conversation}
     for held in parts.stored:
         files |= {*held.files, held.index}
     if layout.chain is not None:
@@ -231,8 +237,8 @@ def _files(layout: Layout, parts: Parts) -> tuple[str, ...]:
 
 
 def _pipeline(folder: Folder, layout: Layout, hidden: int, allow_pickle: bool) -> Pipeline:
-    if layout.kind == "reranker":
-        return Pipeline((), 1, (), ())
+    if layout.kind != "encoder":
+        return Pipeline((), 1 if layout.kind == "reranker" else hidden, (), ())
     if layout.chain is None:  # the mean of all tokens, as sentence-transformers does for a plain directory
         return Pipeline((Pooling(("mean",)),), hidden, (), ())
     return read_pipeline(folder, layout.chain, hidden, allow_pickle=allow_pickle)

@@ -119,7 +119,7 @@ def _asked(request: web.Request, body: AskBody) -> AskRequest:
         key=asking.client(request),
         timeout=timeout(request),
     )
-    request.app[ANSWERER].check(asked)
+    request.app[ANSWERER].on_behalf_of(request[SERVICE]).check(asked)
     return asked
 
 

@@ -1,0 +1,96 @@
+"""Small language models, made on the spot: the files that transformers writes, with a tokenizer and a chat template."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+CHATML: Final = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+WORDS: Final = ["the beam is stored in the ring", "a poem about autumn leaves", "who keeps the keys of the gate?"]
+SPECIAL: Final = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+
+
+def tokenizer(lines: Sequence[str] = WORDS, words: int = 400, template: str | None = CHATML) -> Any:
+    """A byte-level BPE, trained on these lines."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=words, special_tokens=SPECIAL, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    backend.train_from_iterator(lines, trainer)
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=SPECIAL,
+        model_max_length=256,
+    )
+    if template:
+        made.chat_template = template
+    return made
+
+
+def language_model(
+    path: str | os.PathLike[str],
+    *,
+    family: str = "Qwen2",
+    seed: int = 0,
+    template: str | None = CHATML,
+    endings: bool = True,
+    **config: Any,
+) -> str:
+    """A causal language model with random weights; its path. Without `endings` it never ends an answer by itself."""
+    import torch
+    import transformers
+
+    words = tokenizer(template=template)
+    settings = {
+        "vocab_size": len(words),
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 256,
+        "tie_word_embeddings": True,
+        "eos_token_id": words.eos_token_id if endings else None,
+        "bos_token_id": None,
+        "pad_token_id": words.pad_token_id,
+        **config,
+    }
+    transformers.set_seed(seed)
+    model = getattr(transformers, f"{family}ForCausalLM")(getattr(transformers, f"{family}Config")(**settings))
+    for weights in model.parameters():
+        if weights.dim() > 1:
+            torch.nn.init.normal_(weights, std=0.15)
+    model.generation_config.eos_token_id = settings["eos_token_id"]
+    model.eval().save_pretrained(path)
+    words.save_pretrained(path)
+    for file in Path(path).iterdir():
+        file.chmod(0o644)
+    return str(path)
+
+
+def greedy(path: str, prompt: str | Sequence[int], tokens: int) -> list[int]:
+    """What `generate` of transformers says, one text by itself."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(path)
+    words = AutoTokenizer.from_pretrained(path)
+    ids = words(prompt)["input_ids"] if isinstance(prompt, str) else list(prompt)
+    given = torch.tensor([ids])
+    with torch.inference_mode():
+        found = model.generate(given, attention_mask=torch.ones_like(given), max_new_tokens=tokens, do_sample=False)
+    return [int(token) for token in found[0, len(ids) :]]
