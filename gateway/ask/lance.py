@@ -16,13 +16,13 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import numpy as np
-from lancedb import AsyncTable
 from numpy.typing import NDArray
 
 from gateway.ask import archive, columns, lance_index
 from gateway.ask.archive import Archive
 from gateway.ask.claims import Claims
 from gateway.ask.copies import PAUSE, Copies
+from gateway.ask.forkless import AsyncTable
 from gateway.ask.passage import Chunk, Document, Head, Hit, Index, Row, Where
 from gateway.ask.registry import Registry
 from gateway.ask.store import Vectors
