@@ -42,7 +42,7 @@ ORDER: Final = [
     *("ask.extra", "ask.qdrant"),
     *("ask.text", "ask.chunks", "ask.formats", "ask.parse", "ask.parser", "ask.cutting"),
     *("requests", "service", "log", "telemetry"),
-    *("ask.first_use", "ask.holds", "ask.embedding", "ask.retrieval", "ask.bases"),
+    *("ask.first_use", "ask.heartbeat", "ask.holds", "ask.embedding", "ask.retrieval", "ask.bases"),
     *("ask.rebuild", "ask.probe", "ask.move", "ask.follow"),
     *("ask.intake", "ask.backlog", "ask.indexing", "ask.ingest", "ask.drops", "ask.watched", "ask.knowledge"),
     *(

@@ -156,6 +156,14 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, previous=kept, version=self.version + 1)
 
 
+class Claim(msgspec.Struct, frozen=True):
+    """Who may build an index of a knowledge base: nobody, while `holder` is empty. `beat` grows with every change, and
+    never goes back: one that was seen twice has not moved between."""
+
+    holder: str = ""
+    beat: int = 0
+
+
 def check_name(name: str) -> None:
     """Of a knowledge base that is, or is to be, whichever way it is named. Raises InvalidBody."""
     if name in RESERVED:
