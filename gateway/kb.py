@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from gateway.ask.passage import check_name
 from gateway.errors import GatewayError
 from gateway.remote import attempt, base_url, call, columns, variable
 
@@ -33,12 +34,21 @@ COLUMNS: Final = ("NAME", "STATE", "DOCUMENTS", "CHUNKS", "GENERATION", "MODEL")
 def run(options: argparse.Namespace) -> int:
     """Exit status: 0 done, 1 the gateway refused or cannot be reached, or a document failed."""
     base = base_url(options.url)
+    try:
+        check_name(getattr(options, "name", "any"))  # here too: `GET /kb/list` is something else
+    except GatewayError as error:
+        return _refused(error)
     verbs = {
         "import": _import,
         "list": _list, "show": _show, "add": _add, "delete": _delete, "search": _search, "reindex": _reindex,
         "evaluate": _evaluate,
     }  # fmt: skip
     return attempt(base, lambda: verbs[options.action](base, options))
+
+
+def _refused(error: GatewayError) -> int:
+    print(f"gateway: {error.message} ({error.code})", file=sys.stderr)
+    return 1
 
 
 def _list(base: str, options: argparse.Namespace) -> int:
@@ -151,8 +161,7 @@ def _import(base: str, options: argparse.Namespace) -> int:
         client = qdrant.connect(options.qdrant_url, options.qdrant_path, variable("QDRANT_API_KEY") or None)
         found = list(qdrant.documents(client, options.collection, options.text_field, options.source_field))
     except GatewayError as error:
-        print(f"gateway: {error.message} ({error.code})", file=sys.stderr)
-        return 1
+        return _refused(error)
     bar = Bar(options.name, len(found))
     taken: list[dict[str, Any]] = []
     for bite in _texts([_new(each) for each in found]):

@@ -109,6 +109,19 @@ async def test_a_refusal_is_told_in_the_words_of_the_gateway(gateway: RunningGat
         assert ran.stderr.rstrip().endswith(("(invalid_body)", "(model_not_found)"))
 
 
+async def test_a_name_that_is_a_route_is_refused_by_every_verb(gateway: RunningGateway, papers: Path) -> None:
+    verbs = (
+        ("add", "list", str(papers / "ring.md")),
+        ("show", "list"),
+        ("delete", "count"),
+        ("search", "docs", "beam"),
+    )
+    for arguments in verbs:
+        ran = await kb(gateway, *arguments)
+        assert (ran.returncode, ran.stdout) == (1, "")
+        assert ran.stderr.startswith(f"gateway: `{arguments[1]}` is a route")
+
+
 async def test_a_collection_of_qdrant_comes_over_as_documents(gateway: RunningGateway, tmp_path: Path) -> None:
     models = pytest.importorskip("qdrant_client.models", reason="the extra `qdrant` is not installed")
     from qdrant_client import QdrantClient

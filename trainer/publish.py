@@ -8,25 +8,30 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import Any, Final, Literal
 
 from trainer.contents import MODULE_FOLDER, RUN_FOLDERS, check, model_directory, model_files
 from trainer.errors import InvalidInput, TrainerError
 from trainer.exchange import put_in_place
+from trainer.metadata import FILE as METADATA
 
 SUMS: Final = "SHA256SUMS"
 CHUNK: Final = 4 * 1024**2
+VERSION: Final = re.compile(r"[1-9][0-9]{0,17}")  # as the gateway reads them: no leading zero
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 COPY_IN_PROGRESS: Final = re.compile(r".*\.(partial|part|tmp|incomplete|crdownload|aria2|filepart)")
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
+Describe = Callable[[Path], Mapping[str, Any]]  # a whole copy of the model -> its model_metadata.json
+Version = int | Literal["next"] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,21 +46,63 @@ class Published:
     leftover: Path | None = None
 
 
-def publish(
-    source: Path, model: str, models_dir: Path, *, replace: bool = True, progress: Progress = lambda done, total: None
-) -> Published:
-    """Makes the model in `source` appear as `models_dir/<namespace>/<name>`; `model` is that `namespace/name`.
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What would be published: `files` of `directory`, with so many `bytes`, as `target`."""
 
-    Raises InvalidInput for a name, a directory or a destination that cannot be published, TrainerError when the
-    volume cannot take it.
-    """
+    directory: Path
+    files: tuple[PurePosixPath, ...]
+    bytes: int
+    target: Path
+    model: str
+    replaces: bool
+
+
+def plan(source: Path, model: str, models_dir: Path, *, version: Version = None, replace: bool = True) -> Plan:
+    """What `publish` would do. Raises as it does, for what can be told before anything is copied."""
     namespace, name = parse_name(model)
     target = models_dir / namespace / name
+    if version is not None:
+        number = next_version(target) if version == "next" else version
+        target, model = target / str(number), f"{model}/{number}"
+    directory = _checked_source(source, target, models_dir, replace)
+    if version is None and next_version(target) > 1:
+        raise InvalidInput(
+            f"{target} has numbered versions, which would be lost; publish one more: --version-number next"
+        )
+    files = tuple(model_files(directory))
+    total = sum((directory / path).stat().st_size for path in files)
+    return Plan(directory, files, total, target, model, os.path.lexists(target))
+
+
+def publish(
+    source: Path,
+    model: str,
+    models_dir: Path,
+    *,
+    version: Version = None,
+    replace: bool = True,
+    describe: Describe | None = None,
+    progress: Progress = lambda done, total: None,
+) -> Published:
+    """Makes the model in `source` appear as `models_dir/<namespace>/<name>`; `model` is that `namespace/name`, and a
+    `version` a numbered directory in it.
+
+    `describe` sees the whole copy before anybody else does: what it returns becomes the model's metadata, and what it
+    raises ends everything. Raises InvalidInput for a name, a directory or a destination that cannot be published,
+    TrainerError when the volume cannot take it.
+    """
     try:
-        directory = _checked_source(source, target, models_dir, replace)
-        return _publish(directory, model_files(directory), target, replace=replace, progress=progress)
+        planned = plan(source, model, models_dir, version=version, replace=replace)
+        return _publish(planned, replace=replace and version != "next", describe=describe, progress=progress)
     except OSError as error:
-        raise TrainerError(f"{error.filename or target}: {error.strerror or error}") from error
+        raise TrainerError(f"{error.filename or models_dir}: {error.strerror or error}") from error
+
+
+def next_version(target: Path) -> int:
+    """One more than the highest number there is, whole or not."""
+    found = [int(entry.name) for entry in target.iterdir() if VERSION.fullmatch(entry.name)] if target.is_dir() else []
+    return max(found, default=0) + 1
 
 
 def _checked_source(source: Path, target: Path, models_dir: Path, replace: bool) -> Path:
@@ -85,20 +132,37 @@ def parse_name(model: str) -> tuple[str, str]:
     return parts[0], parts[1]
 
 
-def _publish(
-    directory: Path, files: list[PurePosixPath], target: Path, *, replace: bool, progress: Progress
-) -> Published:
-    total = sum((directory / path).stat().st_size for path in files)
-    _check_space(target.parent.parent, total)
+def _publish(planned: Plan, *, replace: bool, describe: Describe | None, progress: Progress) -> Published:
+    directory, target = planned.directory, planned.target
+    _check_space(_nearest(target), planned.bytes)
     with _staging(target) as stage:
-        sums = _copy(directory, files, stage, total, progress)
-        check(stage, files)
+        sums = _copy(directory, list(planned.files), stage, planned.bytes, progress)
+        check(stage, list(planned.files))
+        if describe is not None:
+            sums[PurePosixPath(METADATA)] = _write_metadata(stage / METADATA, describe(stage))
         _write_sums(stage / SUMS, sums)
         _sync_folders(stage)
         replaced = put_in_place(stage, target, replace)
         _sync(target.parent)
+        size = sum((target / path).stat().st_size for path in sums)
     leftover = stage if os.path.lexists(stage) else None
-    return Published(target, f"{target.parent.name}/{target.name}", len(files), total, replaced, leftover)
+    return Published(target, planned.model, len(sums), size, replaced, leftover)
+
+
+def _nearest(target: Path) -> Path:
+    """The folder above that is there."""
+    return next(folder for folder in target.parents if folder.is_dir())
+
+
+def _write_metadata(path: Path, fields: Mapping[str, Any]) -> str:
+    """In the place of the copied one. Returns its sha256."""
+    content = (json.dumps(dict(fields), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    path.unlink(missing_ok=True)
+    with path.open("xb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    return hashlib.sha256(content).hexdigest()
 
 
 def _check_space(volume: Path, wanted: int) -> None:
@@ -110,16 +174,16 @@ def _check_space(volume: Path, wanted: int) -> None:
 @contextlib.contextmanager
 def _staging(target: Path) -> Iterator[Path]:
     """A new folder under a dot-name, beside `target`. After an exchange it holds the old model: gone in any case."""
-    made_namespace = _make(target.parent)
     stage = target.parent / f".{target.name}.{secrets.token_hex(4)}"
+    made = [folder for folder in (target.parent.parent, target.parent) if _make(folder)]
     try:
         stage.mkdir()
         yield stage
     finally:
         _remove(stage)
-        if made_namespace:
+        for folder in reversed(made):
             with contextlib.suppress(OSError):  # not empty: it is published
-                target.parent.rmdir()
+                folder.rmdir()
 
 
 def _make(folder: Path) -> bool:

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from gateway.ask.embedding import embed_query
 from gateway.ask.first_use import FirstUse
 from gateway.ask.holds import Holds
-from gateway.ask.passage import Hit, Index, Row, key
+from gateway.ask.passage import Hit, Index, Row, check_name, key
 from gateway.ask.retrieval import MOST_HITS, Retrieval, RetrieveRequest, Timings, above, blended, diverse
 from gateway.ask.store import Store, Vectors
 from gateway.errors import (
@@ -30,7 +30,7 @@ from gateway.errors import (
     WrongEmbeddingModel,
     WrongKind,
 )
-from gateway.model import NAME, Generation
+from gateway.model import Generation
 from gateway.requests import RerankRequest
 from gateway.service import KINDS, Service
 
@@ -220,16 +220,6 @@ class KnowledgeBases:
         relevance = tuple(scores[place] for place in order) if reranker else ()
         timings = replace(found.timings, rerank=time.perf_counter() - began)
         return replace(found, hits=chosen, relevance=relevance, reranker=reranker, timings=timings)
-
-
-def check_name(name: str) -> None:
-    """Raises InvalidBody."""
-    if not NAME.fullmatch(name):
-        raise InvalidBody(
-            "the name of a knowledge base begins with a letter or digit, has only letters, digits, '.', '_' and '-', "
-            "and at most 128 of them",
-            field="name",
-        )
 
 
 def _check(request: RetrieveRequest) -> None:

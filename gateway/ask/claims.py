@@ -1,20 +1,19 @@
-"""Who may build an index: one holder at a time for each knowledge base, by compare and swap, until its time is over."""
+"""Who may build an index, by compare and swap: one row for each knowledge base."""
 
 from __future__ import annotations
 
-import time
 from typing import Final
 
 from gateway.ask import columns
+from gateway.ask.passage import Claim
 from gateway.ask.tables import Tables, literal
 
-NAME: Final = "claims"
+NAME: Final = "builders"
 TIDY_EVERY: Final = 64  # changes
 
 
 class Claims:
-    """Of several that claim in the same moment, LanceDB lets one commit and has the others look again. The clocks of
-    machines that share a bucket may differ by less than the seconds that are claimed."""
+    """Of several that claim in the same moment, LanceDB lets one commit and has the others look again."""
 
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
@@ -24,13 +23,17 @@ class Claims:
         await self._tables.made(NAME, columns.CLAIMS)
         await self._tables.sync(NAME)
 
-    async def claim(self, place: str, holder: str, seconds: float) -> bool:
-        now = time.time()
-        free = f"target.until <= {now!r} OR target.holder = {literal(holder)}"
-        claimed = columns.table([{"place": place, "holder": holder, "until": now + seconds}], columns.CLAIMS)
+    async def claimed(self, place: str) -> Claim:
         async with self._tables.using(NAME) as table:
-            merge = table.merge_insert("place").when_matched_update_all(where=free).when_not_matched_insert_all()
-            done = await merge.execute(claimed)
+            found = await table.query().where(f"place = {literal(place)}").select(["holder", "beat"]).to_list()
+        return Claim(found[0]["holder"], found[0]["beat"]) if found else Claim()
+
+    async def claim(self, place: str, before: Claim, holder: str) -> bool:
+        unmoved = f"target.holder = {literal(before.holder)} AND target.beat = {before.beat}"
+        claimed = columns.table([{"place": place, "holder": holder, "beat": before.beat + 1}], columns.CLAIMS)
+        async with self._tables.using(NAME) as table:
+            merge = table.merge_insert("place").when_matched_update_all(where=unmoved)
+            done = await (merge if before.beat else merge.when_not_matched_insert_all()).execute(claimed)
         await self._tables.sync(NAME)
         self._changes += 1
         if self._changes % TIDY_EVERY == 0:

@@ -31,7 +31,7 @@ CLAIMS: Final = pa.schema(
     [
         pa.field("place", pa.string(), nullable=False, metadata=UNIQUE),
         pa.field("holder", pa.string()),
-        pa.field("until", pa.float64()),
+        pa.field("beat", pa.int64()),
     ]
 )
 INDEXES: Final = pa.schema(

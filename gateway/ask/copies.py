@@ -12,9 +12,8 @@ import time
 from collections.abc import Collection
 from typing import Final
 
-from lancedb import AsyncConnection, AsyncTable
-
 from gateway.ask import columns, lance_index
+from gateway.ask.forkless import AsyncConnection, AsyncTable
 from gateway.ask.passage import Index
 from gateway.ask.tables import Missing, Tables
 from gateway.errors import KnowledgeStoreFailed

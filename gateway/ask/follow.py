@@ -9,8 +9,6 @@ and a base that never got its first index are all the same to it.
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,8 +18,9 @@ import msgspec
 
 from gateway import events
 from gateway.ask.first_use import FirstUse
+from gateway.ask.heartbeat import Contender, Heartbeat
 from gateway.ask.holds import Holds
-from gateway.ask.move import LEASE_SECONDS, Means, Move, Target, Worse
+from gateway.ask.move import Means, Move, Target, Worse
 from gateway.ask.passage import Row
 from gateway.ask.rebuild import Cutter
 from gateway.ask.store import Store
@@ -30,6 +29,7 @@ from gateway.model import Generation
 from gateway.service import Service
 
 LOOK_SECONDS: Final = 15.0  # what another gateway has changed in a shared store is seen that late
+CLAIMED_SECONDS: Final = 5.0  # until a base that somebody else has claimed is looked at again
 RETRY_SECONDS: Final = (30.0, 600.0)  # after a failure, and at most: twice as long each time
 
 MOVES: Final = (
@@ -74,8 +74,8 @@ class Follow:
         self._cutter = cutter
         self._tell = tell
         self._clock = clock
-        # the same after a restart, so that a gateway that was killed need not wait for its own claim to run out
-        self._holder = f"{socket.gethostname()}:{os.path.realpath(service.settings.state_dir)}"
+        self._contender = Contender(clock)
+        self._waiting = False  # for a base that somebody else builds, or that one who died has claimed
         self._asked: set[str] = set()
         self._refused: set[tuple[str, str]] = set()  # bases, and digests that found too little
         self._wake = asyncio.Event()
@@ -97,6 +97,7 @@ class Follow:
     def forget(self, kb: str) -> None:
         self._asked.discard(kb)
         self.states.pop(kb, None)
+        self._contender.forget(kb)
         self._refused = {each for each in self._refused if each[0] != kb}
 
     async def follow(self) -> None:
@@ -106,7 +107,7 @@ class Follow:
             self._wake.clear()
             await self.look()
             with suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_SECONDS):
+                async with asyncio.timeout(CLAIMED_SECONDS if self._waiting else LOOK_SECONDS):
                     await self._wake.wait()
 
     async def look(self) -> None:
@@ -120,6 +121,7 @@ class Follow:
             self._complain(error.message)
             return
         await self._holds.match(rows)
+        self._waiting = False
         for row in rows:
             await self._bring_up(store, row)
 
@@ -129,13 +131,14 @@ class Follow:
         target = self._target(row)
         if target is None or not self._due(row, target):
             return
-        means = Means(store, self._service, self._holds, self._cutter, self._tell, self._holder)
+        means = Means(store, self._service, self._holds, self._cutter, self._tell)
         try:
-            if await store.claim(row.kb, self._holder, LEASE_SECONDS):
-                try:
-                    await self._move(means, await store.row(row.kb), target)
-                finally:
-                    await store.claim(row.kb, self._holder, 0)
+            claim = await self._contender.claim(store, row.kb)
+            if claim is None:
+                self._waiting = True
+                return
+            async with claim.beating():
+                await self._move(means, await store.row(row.kb), target, claim)
         except KnowledgeBaseNotFound:  # dropped meanwhile
             self.forget(row.kb)
         except Worse as error:
@@ -144,7 +147,7 @@ class Follow:
         except GatewayError as error:
             self._failed(row, target.generation, error.code, error.message)
 
-    async def _move(self, means: Means, row: Row, target: Target) -> None:
+    async def _move(self, means: Means, row: Row, target: Target, claim: Heartbeat) -> None:
         """With the claim, by which somebody else may have done it before."""
         if not self._due(row, target):
             return
@@ -159,7 +162,10 @@ class Follow:
             now = self._target(row)
             return now.generation if now else None
 
-        await Move(means, row, target, told=told, goal=goal).run()
+        await Move(means, row, target, told=told, goal=goal, lost=lambda: claim.lost).run()
+        if claim.lost:  # whoever has it now goes on; what was asked of this one still is
+            self._waiting = True
+            return
         self._asked.discard(row.kb)
         self.states.pop(row.kb, None)
 

@@ -16,14 +16,14 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import numpy as np
-from lancedb import AsyncTable
 from numpy.typing import NDArray
 
 from gateway.ask import archive, columns, lance_index
 from gateway.ask.archive import Archive
 from gateway.ask.claims import Claims
 from gateway.ask.copies import PAUSE, Copies
-from gateway.ask.passage import Chunk, Document, Head, Hit, Index, Row, Where
+from gateway.ask.forkless import AsyncTable
+from gateway.ask.passage import Chunk, Claim, Document, Head, Hit, Index, Row, Where
 from gateway.ask.registry import Registry
 from gateway.ask.store import Vectors
 from gateway.ask.tables import Missing, Tables, any_of, literal
@@ -112,8 +112,11 @@ class LanceStore:
             await self._indexes.sync(_table_name(live))
             return await self._registry.replace(row, row.switched(live, embedding_model), place)
 
-    async def claim(self, kb: str, holder: str, seconds: float) -> bool:
-        return await self._claims.claim(await self._place(kb), holder, seconds)
+    async def claimed(self, kb: str) -> Claim:
+        return await self._claims.claimed(await self._place(kb))
+
+    async def claim(self, kb: str, before: Claim, holder: str) -> bool:
+        return await self._claims.claim(await self._place(kb), before, holder)
 
     async def drop(self, kb: str) -> None:
         _, place = await self._registry.row(kb)

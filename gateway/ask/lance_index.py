@@ -12,11 +12,10 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
-from lancedb import AsyncTable
-from lancedb.index import FTS, BTree, IvfSq, LabelList
 from numpy.typing import NDArray
 
 from gateway.ask import columns, labels
+from gateway.ask.forkless import FTS, AsyncTable, BTree, IvfSq, LabelList
 from gateway.ask.fusion import cosines, fused
 from gateway.ask.passage import Hit, Index, Where
 from gateway.ask.tables import literal

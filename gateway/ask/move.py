@@ -19,7 +19,6 @@ from gateway.errors import NotFound
 from gateway.model import Generation
 from gateway.service import Service
 
-LEASE_SECONDS: Final = 300.0  # after which a builder that says nothing is taken for dead
 LEFT_SECONDS: Final = 600.0  # after which an index that nobody has switched to was left behind
 
 
@@ -44,12 +43,11 @@ class Means(msgspec.Struct, frozen=True):
     holds: Holds
     cutter: Cutter
     tell: events.Events
-    holder: str  # who claims
 
 
 class Move:
     """`told` hears how many documents are done, and how many there are. `goal` says where the base is to go now: it may
-    be another generation than when this began."""
+    be another generation than when this began. `lost` says whether somebody else may be building by now."""
 
     def __init__(
         self,
@@ -59,6 +57,7 @@ class Move:
         *,
         told: Callable[[int, int], None],
         goal: Callable[[], Generation | None],
+        lost: Callable[[], bool],
     ) -> None:
         self._means = means
         self._store = means.store
@@ -66,10 +65,9 @@ class Move:
         self._target = target
         self._told = told
         self._goal = goal
+        self._lost = lost
         self._rebuild = Rebuild(means.store, means.service, means.cutter)
         self._began = time.monotonic()
-        self._claimed = self._began
-        self._lost = False
         self._tenths = 0
         self._total = 0
 
@@ -80,12 +78,12 @@ class Move:
         index, kept = await self._index()
         self._means.tell.emit(events.ReindexStarted(**self._facts(), previous=_short(self._row.live), kept=kept))
         if not await self._rebuild.fill(index, target.generation, self._progress, self._wanted):
-            if not kept and not self._lost:
+            if not kept and not self._lost():
                 await store.drop_index(index)
             return
         await store.finish(index)
         await self._pass_the_gate(index)
-        if not await self._switch(index):
+        if self._lost() or not await self._switch(index):
             return
         await self._rebuild.fill(index, target.generation, self._told, _always)  # what came while that happened
         await store.finish(index)
@@ -124,12 +122,9 @@ class Move:
     async def _wanted(self) -> bool:
         """What was begun is finished, also when something newer has gone live meanwhile: it could go on like that for
         ever. But not once the old pair is right again, and not by two at once."""
-        if time.monotonic() > self._claimed + LEASE_SECONDS / 3:
-            self._lost = not await self._store.claim(self._row.kb, self._means.holder, LEASE_SECONDS)
-            self._claimed = time.monotonic()
         goal, live = self._goal(), self._row.live
         back = not self._target.asked and goal is not None and live is not None and goal.digest == live.generation
-        return not self._lost and not back
+        return not self._lost() and not back
 
     async def _pass_the_gate(self, index: Index) -> None:
         """Raises Worse."""

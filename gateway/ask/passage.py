@@ -11,8 +11,12 @@ from typing import Final
 
 import msgspec
 
+from gateway.errors import InvalidBody
+from gateway.model import NAME
+
 Value = str | int | float | bool
 ID_DIGITS: Final = 32
+RESERVED: Final = frozenset({"list", "count", "sample", "docs"})  # `/kb/list` and the like are an earlier system's
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -150,6 +154,26 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         if kept == self.previous:
             return self
         return msgspec.structs.replace(self, previous=kept, version=self.version + 1)
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """Who may build an index of a knowledge base: nobody, while `holder` is empty. `beat` grows with every change, and
+    never goes back: one that was seen twice has not moved between."""
+
+    holder: str = ""
+    beat: int = 0
+
+
+def check_name(name: str) -> None:
+    """Of a knowledge base that is, or is to be, whichever way it is named. Raises InvalidBody."""
+    if name in RESERVED:
+        raise InvalidBody(f"`{name}` is a route, and no knowledge base can have its name", field="name")
+    if not NAME.fullmatch(name):
+        raise InvalidBody(
+            "the name of a knowledge base begins with a letter or digit, has only letters, digits, '.', '_' and '-', "
+            "and at most 128 of them",
+            field="name",
+        )
 
 
 def key(owner: str, name: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from gateway.ask.passage import Chunk, Document, Head, Hit, Index, Row, Where
+from gateway.ask.passage import Chunk, Claim, Document, Head, Hit, Index, Row, Where
 
 Vectors = NDArray[np.float32]
 
@@ -44,10 +44,12 @@ class Store(Protocol):
         """Makes `live` answer, if the row still has this version, and says whether: compare and swap. What was live
         becomes the first of `previous`; `live` leaves it. Finish an index before switching to it."""
 
-    async def claim(self, kb: str, holder: str, seconds: float) -> bool:
-        """The right to build an index of it, for one holder at a time, and whether it was had: it is taken when nobody
-        has it, when its time is over, and, to prolong it, when it is the holder's own. With 0 seconds it is given
-        back."""
+    async def claimed(self, kb: str) -> Claim:
+        """Who has the right to build an index of it, as it is at this moment."""
+
+    async def claim(self, kb: str, before: Claim, holder: str) -> bool:
+        """Makes the claim `Claim(holder, before.beat + 1)`, if it still is `before`, and says whether: compare and
+        swap. An empty holder gives it back. How long a claim is good for is no matter of the store (`heartbeat`)."""
 
     async def drop(self, kb: str) -> None:
         """The knowledge base of exactly this key with its documents and indexes. No other, however it is called."""

@@ -7,22 +7,18 @@ for a table that is not there, KnowledgeStoreFailed for everything else.
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Final
 
-import lancedb
 import pyarrow as pa
-from lancedb import AsyncConnection, AsyncTable
 
 from gateway.ask.durable import Synced, probe
+from gateway.ask.forkless import AsyncConnection, AsyncTable, lancedb
 from gateway.errors import GatewayError, KnowledgeDirUnsuitable, KnowledgeStoreFailed
 from gateway.lane import Lane
 
-# Its hook for forks runs in our child processes too, for an instant: they are other programs at once.
-warnings.filterwarnings("ignore", message="lancedb fork support", category=RuntimeWarning)
 KEPT: Final = timedelta(minutes=10)  # how long other processes may go on reading what was replaced
 PAGE: Final = 1000
 

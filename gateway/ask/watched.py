@@ -15,7 +15,7 @@ from gateway.ask.drops import Dropped, Settling, Where, fingerprint, look
 from gateway.ask.ingest import Ingestion
 from gateway.ask.intake import File
 from gateway.ask.parser import too_large
-from gateway.ask.passage import document_id
+from gateway.ask.passage import check_name, document_id
 from gateway.errors import DocumentNotFound, GatewayError, InvalidBody, KnowledgeBaseNotFound
 from gateway.lane import Lane
 
@@ -86,8 +86,15 @@ class Watched:
 
     async def _put(self, ready: list[Dropped]) -> None:
         for kb in sorted({each.kb for each in ready}):
+            files = [each for each in ready if each.kb == kb]
+            try:
+                check_name(kb)
+            except InvalidBody as error:
+                for each in files:
+                    self._fail(each, error)
+                continue
             bite: list[tuple[Dropped, File]] = []
-            for each in [each for each in ready if each.kb == kb]:
+            for each in files:
                 if (file := await self._read(each)) is not None:
                     bite.append((each, file))
                 if len(bite) >= BITE_FILES or sum(len(file.content) for _, file in bite) >= BITE_BYTES:
@@ -128,7 +135,7 @@ class Watched:
 
     async def _delete(self, gone: list[Where]) -> None:
         for kb, name in gone:
-            with suppress(DocumentNotFound, KnowledgeBaseNotFound):
+            with suppress(DocumentNotFound, KnowledgeBaseNotFound, InvalidBody):  # the last was never put in
                 await self._ingestion.delete(self._bases, kb, document_id(name))
             self._settling.forget((kb, name))
 

@@ -17,7 +17,7 @@ from gateway.ask.follow import Reindex
 from gateway.ask.intake import File, Taken, check_document_name
 from gateway.ask.knowledge import Knowledge
 from gateway.ask.parser import too_large
-from gateway.ask.passage import Hit, Row, Value, Where, document_id
+from gateway.ask.passage import Hit, Row, Value, Where, check_name, document_id
 from gateway.ask.retrieval import MOST_HITS, RetrieveRequest
 from gateway.errors import GatewayError, InvalidBody
 from gateway.web import answers, asking
@@ -31,7 +31,6 @@ from gateway.web.uploads import bites
 
 routes: Final = web.RouteTableDef()
 KNOWLEDGE: Final = web.AppKey("knowledge", Knowledge)
-RESERVED: Final = frozenset({"list", "count", "sample", "docs"})  # paths of the earlier system
 MULTIPART: Final = "multipart/"
 PAGE: Final = 1000  # documents in one listing
 COSINE_PLUS_ONE: Final = "cosine+1"
@@ -209,8 +208,7 @@ def bases_of(request: web.Request) -> KnowledgeBases:
 
 def _name(request: web.Request) -> str:
     name = request.match_info["name"]
-    if name in RESERVED:
-        raise InvalidBody(f"`{name}` is a route, and no knowledge base can have its name", field="name")
+    check_name(name)  # before anything is read
     return name
 
 

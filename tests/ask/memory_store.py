@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from gateway.ask import labels
 from gateway.ask.fusion import cosines, fused
-from gateway.ask.passage import Chunk, Document, Head, Hit, Index, Row, Where, key
+from gateway.ask.passage import Chunk, Claim, Document, Head, Hit, Index, Row, Where, key
 from gateway.ask.store import Vectors
 from gateway.errors import DocumentNotFound, IndexGone, KnowledgeBaseExists, KnowledgeBaseNotFound
 
@@ -30,7 +30,7 @@ class MemoryStore:
         self._rows: dict[str, Row] = shared._rows if shared else {}
         self._documents: dict[str, dict[str, Document]] = shared._documents if shared else {}
         self._indexes: dict[str, tuple[Index, dict[str, Kept]]] = shared._indexes if shared else {}
-        self._claims: dict[str, tuple[str, float]] = shared._claims if shared else {}
+        self._claims: dict[str, Claim] = shared._claims if shared else {}
 
     async def open(self) -> None:
         pass
@@ -63,12 +63,15 @@ class MemoryStore:
         self._rows[kb] = row.switched(live, embedding_model)
         return True
 
-    async def claim(self, kb: str, holder: str, seconds: float) -> bool:
+    async def claimed(self, kb: str) -> Claim:
         await self.row(kb)
-        has, until = self._claims.get(kb, ("", 0.0))
-        if has != holder and until > time.time():
+        return self._claims.get(kb, Claim())
+
+    async def claim(self, kb: str, before: Claim, holder: str) -> bool:
+        await self.row(kb)
+        if self._claims.get(kb, Claim()) != before:
             return False
-        self._claims[kb] = (holder, time.time() + seconds)
+        self._claims[kb] = Claim(holder, before.beat + 1)
         return True
 
     async def drop(self, kb: str) -> None:

@@ -70,6 +70,14 @@ async def test_a_base_has_a_name_that_is_one(asked: Asked, name: str) -> None:
         await asked.bases.create(name, M)
 
 
+@pytest.mark.parametrize("name", ["list", "count", "sample", "docs"])
+async def test_no_base_is_called_like_a_route_whoever_asks_for_it(asked: Asked, name: str) -> None:
+    for refused in (asked.bases.create(name, M), asked.bases.ensure(name, M), asked.bases.get(name)):
+        with pytest.raises(InvalidBody, match=f"`{name}` is a route"):
+            await refused
+    assert await asked.bases.list() == []
+
+
 async def test_a_base_is_made_once(asked: Asked) -> None:
     await asked.bases.create("papers", M)
     with pytest.raises(KnowledgeBaseExists):

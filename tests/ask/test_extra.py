@@ -25,7 +25,7 @@ def test_a_gateway_that_nobody_asks_has_loaded_nothing_of_the_extra() -> None:
 def test_without_the_extra_the_answer_is_how_to_install_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "lancedb", None)  # as if it were not installed
     for name in [name for name in sys.modules if name.startswith("gateway.ask.")]:
-        if name.rpartition(".")[2] in {"lance", "tables", "lance_index", "registry", "archive"}:
+        if name.rpartition(".")[2] in {"lance", "forkless", "tables", "lance_index", "registry", "archive"}:
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.delattr("gateway.ask.lance", raising=False)
     with pytest.raises(AskUnavailable, match=r"pip install 'dropgate\[ask\]'"):

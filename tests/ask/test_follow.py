@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from gateway import events
+from gateway.ask.heartbeat import STILL
 from gateway.ask.holds import Holds
-from gateway.ask.passage import Chunk, Document, Index
+from gateway.ask.passage import Chunk, Claim, Document, Index
 from gateway.catalog import alias_file
 from gateway.errors import GatewayError, KnowledgeStoreFailed, LoadFailed
 from gateway.model import Generation, ModelId
@@ -239,7 +240,6 @@ async def test_an_index_that_a_killed_gateway_left_is_gone_on_with(tmp_path: Pat
 
 async def test_of_two_gateways_over_one_store_one_builds(asked: Asked, made: list[str]) -> None:
     other = Asked(asked.world.base, MemoryStore(_memory(asked)), asked.world)
-    other.follow._holder = "another machine"
     await asked.world.swap(made[1])
     await asyncio.gather(asked.follow.look(), other.follow.look())
     assert len(asked.heard(events.ReindexStarted)) == 1
@@ -248,17 +248,53 @@ async def test_of_two_gateways_over_one_store_one_builds(asked: Asked, made: lis
     assert len(await asked.store.indexes("/papers")) == 2
 
 
-async def test_a_gateway_that_died_with_the_claim_is_waited_for_no_longer_than_its_time(
+async def test_a_gateway_that_died_with_the_claim_is_waited_for_no_longer_than_it_would_beat(
     asked: Asked, made: list[str]
 ) -> None:
     old = asked.world.find().digest
     await asked.world.swap(made[1])
-    await asked.store.claim("/papers", "somebody who is dead", 60)
-    await asked.follow.look()
-    assert await asked.live() == old
-    await asked.store.claim("/papers", "somebody who is dead", 1e-9)
+    await asked.store.claim("/papers", Claim(), "somebody who is dead")
+    for seconds in (STILL - 0.1, 0.1):
+        await asked.follow.look()
+        assert await asked.live() == old
+        asked.now += seconds
     await asked.follow.look()
     assert await asked.live() == asked.world.find().digest
+
+
+async def test_a_gateway_that_lives_is_waited_for_however_long_it_takes(asked: Asked, made: list[str]) -> None:
+    old = asked.world.find().digest
+    await asked.world.swap(made[1])
+    for beat in range(50):
+        assert await asked.store.claim("/papers", Claim("somebody else", beat) if beat else Claim(), "somebody else")
+        asked.now += STILL
+        await asked.follow.look()
+    assert await asked.live() == old
+
+
+async def test_whoever_has_lost_its_claim_leaves_the_index_to_the_next_who_ends_it(
+    asked: Asked, made: list[str]
+) -> None:
+    before = await asked.row()
+    await asked.store.put_documents("/papers", MANY)
+
+    class Sleeps(type(asked.cutter)):  # type: ignore[misc]  # the cutter of the test world
+        async def cut(self, generation: Generation, document: Document) -> list[Chunk]:
+            asked.now += STILL
+            return chunks(document)
+
+    awake, asked.follow._cutter = asked.follow._cutter, Sleeps()
+    await asked.bases.reindex("papers")
+    await asked.follow.look()
+    assert (await asked.row()).live == before.live
+    (begun,) = [index for index in await asked.store.indexes("/papers") if index != before.live]
+    asked.follow._cutter = awake
+    asked.now += STILL
+    for _ in range(2):
+        await asked.follow.look()
+        asked.now += STILL
+    assert (await asked.row()).live == begun, "what was asked for still is"
+    assert len(await asked.store.indexed(begun)) == 42
 
 
 def _memory(asked: Asked) -> MemoryStore:

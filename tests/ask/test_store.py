@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gateway.ask.passage import Head, Where, document_id
+from gateway.ask.passage import Claim, Head, Where, document_id
 from gateway.ask.store import Store
 from gateway.errors import DocumentNotFound, IndexGone, KnowledgeBaseExists, KnowledgeBaseNotFound
 from tests.ask.buckets import Bucket
@@ -405,28 +405,43 @@ async def test_many_may_write_one_knowledge_base_at_once(pair: tuple[Store, Stor
         assert await store.count(index) == 16
 
 
-async def test_one_holder_at_a_time_may_build_and_may_prolong_it(pair: tuple[Store, Store]) -> None:
+async def test_a_claim_is_changed_only_by_who_knows_what_it_is(pair: tuple[Store, Store]) -> None:
     row = await pair[0].create("", "papers")
-    assert await pair[0].claim(row.kb, "one", 60)
-    assert not await pair[1].claim(row.kb, "other", 60)
-    assert await pair[0].claim(row.kb, "one", 60)
+    free = await pair[0].claimed(row.kb)
+    assert free == Claim()
+    assert await pair[0].claim(row.kb, free, "one")
+    assert await pair[1].claimed(row.kb) == Claim("one", 1)
+    for other in (free, Claim("one", 2), Claim("other", 1)):
+        assert not await pair[1].claim(row.kb, other, "other")
+    assert await pair[0].claim(row.kb, Claim("one", 1), "one")
+    assert await pair[1].claimed(row.kb) == Claim("one", 2)
+    assert await pair[1].claim(row.kb, Claim("one", 2), "it's another")
+    assert await pair[0].claimed(row.kb) == Claim("it's another", 3)
     assert (await pair[0].row(row.kb)).version == row.version
 
 
-async def test_a_claim_that_is_given_back_or_has_run_out_is_free(pair: tuple[Store, Store]) -> None:
+async def test_a_claim_that_is_given_back_never_looks_like_one_before(pair: tuple[Store, Store]) -> None:
     row = await pair[0].create("", "papers")
-    assert await pair[0].claim(row.kb, "one", 60)
-    assert await pair[0].claim(row.kb, "one", 0)
-    assert await pair[1].claim(row.kb, "other", 1e-9)
-    assert await pair[0].claim(row.kb, "one", 60)
+    assert await pair[0].claim(row.kb, Claim(), "one")
+    assert await pair[0].claim(row.kb, Claim("one", 1), "")
+    assert await pair[1].claimed(row.kb) == Claim("", 2)
+    assert not await pair[1].claim(row.kb, Claim(), "other")
+    assert await pair[1].claim(row.kb, Claim("", 2), "other")
 
 
 async def test_of_many_that_claim_at_once_one_has_it(pair: tuple[Store, Store]) -> None:
     row = await pair[0].create("", "papers")
-    had = await asyncio.gather(*(pair[each % 2].claim(row.kb, str(each), 60) for each in range(8)))
+    had = await asyncio.gather(*(pair[each % 2].claim(row.kb, Claim(), str(each)) for each in range(8)))
     assert had.count(True) == 1
+    first = Claim(str(had.index(True)), 1)
+    assert await pair[1].claimed(row.kb) == first
+    had = await asyncio.gather(*(pair[each % 2].claim(row.kb, first, str(each)) for each in range(8)))
+    assert had.count(True) == 1
+    assert await pair[1].claimed(row.kb) == Claim(str(had.index(True)), 2)
 
 
 async def test_a_base_that_has_gone_cannot_be_claimed(store: Store) -> None:
     with pytest.raises(KnowledgeBaseNotFound):
-        await store.claim("/gone", "one", 60)
+        await store.claimed("/gone")
+    with pytest.raises(KnowledgeBaseNotFound):
+        await store.claim("/gone", Claim(), "one")

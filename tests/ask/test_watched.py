@@ -207,6 +207,21 @@ async def test_what_cannot_be_read_is_told_once_and_keeps_no_other_out(folder: F
     ]
 
 
+async def test_a_folder_that_is_called_like_a_route_is_told_why_and_keeps_no_other_out(folder: Folder) -> None:
+    path = folder.write("docs/a.txt")
+    folder.write("papers/good.txt", "Good.")
+    await folder.settle()
+    assert [row.name for row in await folder.desk.bases.list()] == ["papers"]
+    (told,) = [each for each in folder.told if isinstance(each, events.DocumentFailed)]
+    assert (told.kb, told.document, told.code) == ("docs", "a.txt", "invalid_body")
+    assert "`docs` is a route" in told.message
+    path.unlink()
+    folder.write("papers/later.txt", "Later.")
+    await folder.settle()
+    assert (await folder.desk.texts()).keys() == {"good.txt", "later.txt"}
+    assert not [each for each in folder.told if isinstance(each, events.Notice)]
+
+
 async def test_a_base_that_was_dropped_is_made_again_by_the_next_file_alone(folder: Folder) -> None:
     folder.write("papers/a.txt", "One.")
     await folder.settle()

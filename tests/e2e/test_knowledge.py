@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +17,7 @@ import pytest_asyncio
 
 from tests.ask.papers import pdf
 from tests.making import minilm
-from tests.running import RunningGateway
+from tests.running import RunningGateway, descendants
 
 pytest.importorskip("lancedb", reason="the extra `ask` is not installed")
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -92,6 +95,18 @@ async def test_three_files_go_in_and_their_passages_are_found(gateway: RunningGa
     assert best["name"] == "page.html"
     stored = await ask(gateway, "GET", f"/kb/three/documents/{best['document']}")
     assert stored.body["text"][best["start"] : best["end"]] == best["text"]
+
+
+async def test_hosts_and_parsers_are_started_as_ever_once_a_base_was_used(gateway: RunningGateway) -> None:
+    await put(gateway, "started", {"a.txt": "The host was killed."})
+    for child in descendants(gateway.pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+    form = aiohttp.FormData()
+    form.add_field("file", pdf(["The parser was killed."]), filename="b.pdf")
+    assert (await ask(gateway, "POST", "/kb/started/documents", data=form)).body["counts"] == {"added": 1}
+    assert [hit["name"] for hit in await search(gateway, "started", "the parser")] == ["b.pdf", "a.txt"]
+    assert [line for line in map(str, gateway.log) if "fork" in line] == []
 
 
 async def test_a_base_says_what_it_is(gateway: RunningGateway) -> None:

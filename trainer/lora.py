@@ -1,0 +1,82 @@
+"""LoRA: an adapter beside the weights of the base, trained in their place and merged into them at the end."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final
+
+from trainer.errors import InvalidInput
+
+HEADS: Final = re.compile(r"(?:.+\.)?(?:pooler|lm_head|classifier|score)(?:\..+)?")  # not a part of a sentence's vector
+
+
+def targets(linear: Iterable[str]) -> tuple[str, ...]:
+    """The shortest endings of names that mean all linear layers but the heads.
+
+    For BERT: query, key, value, intermediate.dense and output.dense; `dense` alone would mean the pooler's too.
+    """
+    names = list(linear)
+    heads = [name for name in names if HEADS.fullmatch(name)]
+    chosen = {_shortest(name, heads) for name in names if not HEADS.fullmatch(name)}
+    return tuple(sorted(end for end in chosen if not any(_ends(end, other) for other in chosen - {end})))
+
+
+def _shortest(name: str, unlike: list[str]) -> str:
+    parts = name.split(".")
+    ends = (".".join(parts[-count:]) for count in range(1, len(parts) + 1))
+    return next(end for end in ends if not any(_ends(other, end) for other in unlike))
+
+
+def _ends(name: str, end: str) -> bool:
+    return name == end or name.endswith(f".{end}")
+
+
+def linear_layers(model: Any) -> list[str]:
+    """Names of the linear layers in the transformer of a SentenceTransformer."""
+    from torch import nn  # noqa: PLC0415  heavy
+
+    return [name for name, module in model.transformers_model.named_modules() if isinstance(module, nn.Linear)]
+
+
+def add(model: Any, *, r: int, alpha: int, dropout: float, asked: tuple[str, ...], seed: int) -> tuple[str, ...]:
+    """Adds an adapter and returns what it changes. Its first weights are drawn from `seed`."""
+    from peft import LoraConfig  # noqa: PLC0415  heavy
+    from transformers import set_seed  # noqa: PLC0415  heavy
+
+    linear = linear_layers(model)
+    if unknown := [end for end in asked if not any(_ends(name, end) for name in linear)]:
+        raise InvalidInput(f"lora_targets {', '.join(unknown)}: no such layer; there are {', '.join(targets(linear))}")
+    chosen = asked or targets(linear)
+    set_seed(seed)  # here, and not only in the loop: the adapter is drawn before the loop exists
+    model.add_adapter(
+        LoraConfig(
+            task_type="FEATURE_EXTRACTION", r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(chosen)
+        )
+    )
+    return chosen
+
+
+def load_weights(model: Any, directory: Path) -> None:
+    """Puts an adapter's saved weights in place of those of the adapter that `model` has."""
+    from peft import set_peft_model_state_dict  # noqa: PLC0415  heavy
+    from safetensors.torch import load_file  # noqa: PLC0415  heavy
+
+    weights = load_file(directory / "adapter_model.safetensors")
+    missing = set_peft_model_state_dict(model.transformers_model, weights, adapter_name="default").unexpected_keys
+    if missing:
+        raise InvalidInput(f"{directory}: weights of another adapter: {missing[0]}")
+
+
+def merge(model: Any) -> None:
+    """Adds the adapter to the weights of `model`, which is a plain model then."""
+    from peft.tuners.tuners_utils import BaseTunerLayer  # noqa: PLC0415  heavy
+
+    inner = model.transformers_model
+    for name, layer in [(name, layer) for name, layer in inner.named_modules() if isinstance(layer, BaseTunerLayer)]:
+        layer.merge(safe_merge=True)
+        parent, _, child = name.rpartition(".")
+        setattr(inner.get_submodule(parent), child, layer.get_base_layer())
+    inner._hf_peft_config_loaded = False  # else it would be saved as an adapter that has no weights
+    del inner.peft_config

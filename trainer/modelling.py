@@ -1,0 +1,123 @@
+"""Models to train: found, and loaded without the network and without anyone's code.
+
+A directory is loaded as it lies. A name of the hub is asked for by being named: what is in the cache is taken, and only
+what is not there is fetched; with `HF_HUB_OFFLINE=1` nothing is.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from trainer.errors import InvalidInput, NotAModel, TrainerError
+
+HUB_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
+SNAPSHOT: Final = re.compile(r"models--(.+?)--(.+)")
+WANTED: Final = ("*.json", "*.txt", "*.safetensors", "*.model", "*.jinja")
+UNWANTED: Final = ("onnx/*", "openvino/*")
+CHATTY: Final = ("sentence_transformers", "transformers", "peft", "datasets", "accelerate", "bitsandbytes", "httpx")
+
+
+def quiet() -> None:
+    """Libraries say only what went wrong: what goes on, we say."""
+    from datasets import disable_caching, disable_progress_bars  # noqa: PLC0415  heavy
+    from transformers.utils import logging as transformers_logging  # noqa: PLC0415  heavy
+
+    for name in CHATTY:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    disable_progress_bars()
+    disable_caching()
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.filterwarnings("ignore", module=r"torch\.utils\.data\..*")  # pinned memory without a GPU
+
+
+def find(name: str) -> Path:
+    """The directory of a model that is named by its directory or as the hub names it. Raises InvalidInput."""
+    if not name:
+        raise InvalidInput("no base model; name one: --base-model sentence-transformers/all-MiniLM-L6-v2")
+    directory = Path(name)
+    if directory.is_dir():
+        return directory.resolve()
+    if not HUB_NAME.fullmatch(name):
+        raise NotAModel(f"{name}: no such directory")
+    return _from_hub(name)
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download  # noqa: PLC0415  heavy
+    from huggingface_hub.errors import LocalEntryNotFoundError  # noqa: PLC0415
+
+    repository = name if "/" in name else f"sentence-transformers/{name}"
+    options: dict[str, Any] = {"allow_patterns": list(WANTED), "ignore_patterns": list(UNWANTED)}
+    try:
+        return Path(snapshot_download(repository, local_files_only=True, **options))
+    except LocalEntryNotFoundError:
+        pass
+    try:
+        return Path(snapshot_download(repository, **options))
+    except Exception as error:  # the hub's errors have no root of their own
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise TrainerError(f"{name}: neither a directory nor a model that the hub gave: {reason}") from error
+
+
+def logical_name(name: str, directory: Path) -> str:
+    """What a model is called wherever it lies: NAMESPACE/NAME. A path on this machine says nothing elsewhere."""
+    if not Path(name).is_dir():
+        return name
+    for part in directory.parts:
+        if cached := SNAPSHOT.fullmatch(part):
+            return f"{cached[1]}/{cached[2]}"
+    return "/".join(part for part in directory.parts[-2:] if part != directory.anchor)
+
+
+def load(path: str | Path, device: str = "cpu") -> Any:
+    """A SentenceTransformer in float32. Raises NotAModel for what is none, or none that can be trained."""
+    directory = find(str(path))
+    _check(directory)
+    quiet()
+    import torch  # noqa: PLC0415  heavy
+    from sentence_transformers import SentenceTransformer  # noqa: PLC0415  heavy
+
+    try:
+        return SentenceTransformer(
+            str(directory),
+            device=device,
+            trust_remote_code=False,
+            local_files_only=True,
+            model_kwargs={"dtype": torch.float32},
+        )
+    except Exception as error:  # anything can be wrong with a directory, and each library says so in its own way
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise NotAModel(f"{directory}: cannot be loaded: {reason}") from error
+
+
+def _check(directory: Path) -> None:
+    if not (directory / "config.json").is_file():
+        if (directory / "adapter_config.json").is_file():
+            raise NotAModel(f"{directory}: an adapter; `trainer merge` makes a model of it, which can be trained")
+        raise NotAModel(f"{directory}: no model: it has no config.json")
+    try:
+        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise NotAModel(f"{directory / 'config.json'}: {error}") from error
+    if isinstance(config, dict) and config.get("quantization_config"):
+        raise NotAModel(f"{directory}: quantized; train from the model that it was made of")
+
+
+def dimension(model: Any) -> int:
+    """Of the model's vectors."""
+    return int(model.get_embedding_dimension())
+
+
+def token_counts(model: Any, texts: Sequence[str]) -> list[int]:
+    """Tokens of each text, uncut, with what the model puts around it."""
+    encoded = model.tokenizer(list(texts), truncation=False, padding=False, verbose=False)
+    return [len(ids) for ids in encoded["input_ids"]]

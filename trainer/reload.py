@@ -1,0 +1,114 @@
+"""What a model answers when somebody else loads it: vectors made in another process, from the files alone.
+
+A model that is right in the memory that made it may be wrong on the disk, and may change what it answers after the
+first call. So nothing is believed that was not loaded anew.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from trainer.errors import NotAModel, TrainerError
+
+SECONDS: Final = 900.0  # a process that hangs is ended
+Matrix = npt.NDArray[np.float32]
+
+
+def vectors(directory: Path, texts: Sequence[str], *, base: Path | None = None, device: str = "cpu") -> Matrix:
+    """One row for each text, as `encode` makes them with the model's own default prompt and nothing else.
+
+    `base` is the directory of an adapter's base. Raises NotAModel when the model does not load or embed, TrainerError
+    when the process that tried was killed or took too long.
+    """
+    wanted = {"directory": str(directory), "texts": list(texts), "base": base and str(base), "device": device}
+    command = [sys.executable, "-c", "from trainer.reload import answer; answer()"]
+    try:
+        done = subprocess.run(
+            command,
+            input=json.dumps(wanted).encode(),
+            capture_output=True,
+            env=_environment(),
+            timeout=SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise TrainerError(f"{directory}: did not load and embed in {SECONDS:.0f} seconds") from None
+    if done.returncode < 0:
+        raise TrainerError(f"{directory}: the process that loaded it was ended by signal {-done.returncode}")
+    if done.returncode > 0:
+        raise NotAModel(f"{directory}: does not load: {_last_line(done.stderr)}")
+    found: Matrix = np.load(io.BytesIO(done.stdout), allow_pickle=False)
+    return found
+
+
+def _environment() -> dict[str, str]:
+    """This one, with this very trainer first on the path, and no hub to ask."""
+    here = str(Path(__file__).parent.parent)
+    path = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+def _last_line(told: bytes) -> str:
+    lines = [line.strip() for line in told.decode(errors="replace").splitlines() if line.strip()]
+    return lines[-1][:1000] if lines else "it said nothing"
+
+
+def answer() -> None:
+    """The other process: what is wanted comes on stdin, the vectors go to stdout as a .npy file."""
+    results = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a library that prints must not spoil them
+    wanted = json.load(sys.stdin)
+    base = Path(wanted["base"]) if wanted["base"] else None
+    try:
+        made = embed(Path(wanted["directory"]), wanted["texts"], base=base, device=wanted["device"])
+    except Exception as error:
+        sys.exit(" ".join(f"{type(error).__name__}: {error}".split()))  # the last line is what is told
+    found = io.BytesIO()
+    np.save(found, made)  # into memory first: it asks where it is in a file, and a pipe does not know
+    with results:
+        results.write(found.getvalue())
+
+
+def embed(directory: Path, texts: Sequence[str], *, base: Path | None = None, device: str = "cpu") -> Matrix:
+    """The vectors, made in this process."""
+    model = _adapted(directory, base, device) if _is_adapter(directory) else _load(directory, device)
+    made = model.encode(list(texts), convert_to_numpy=True, show_progress_bar=False)
+    return np.asarray(made, dtype=np.float32)
+
+
+def _is_adapter(directory: Path) -> bool:
+    return (directory / "adapter_config.json").is_file() and not (directory / "config.json").is_file()
+
+
+def _load(directory: Path, device: str) -> Any:
+    from sentence_transformers import SentenceTransformer  # noqa: PLC0415  seconds: only where a model is loaded
+
+    precision = {} if _is_quantized(directory) else {"dtype": "float32"}  # of half weights, as the gateway computes
+    return SentenceTransformer(
+        str(directory), device=device, local_files_only=True, trust_remote_code=False, model_kwargs=precision
+    )
+
+
+def _is_quantized(directory: Path) -> bool:
+    configs = [directory / "config.json", *directory.glob("*/config.json")]
+    return any("quantization_config" in json.loads(path.read_bytes()) for path in configs if path.is_file())
+
+
+def _adapted(directory: Path, base: Path | None, device: str) -> Any:
+    from peft import PeftModel  # noqa: PLC0415
+
+    if base is None:
+        raise NotAModel(f"{directory}: an adapter, and its base was not given")
+    model = _load(base, device)
+    PeftModel.from_pretrained(model.transformers_model, str(directory))  # in place
+    return model
