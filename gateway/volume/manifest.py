@@ -203,7 +203,7 @@ def _manifest(layout: Layout, parts: Parts, metadata: Mapping[str, Any], warning
         model_type=architecture.model_type,
         architecture=architecture.name,
         dim=parts.pipeline.dim,
-        max_tokens=max_tokens(parts.settings, parts.tokenizer.max_length, architecture),
+        max_tokens=_longest(layout, parts),
         vocab_size=architecture.vocab_size,
         transformer_path=layout.transformer,
         tokenizer_path=layout.transformer,
@@ -223,6 +223,14 @@ def _manifest(layout: Layout, parts: Parts, metadata: Mapping[str, Any], warning
         activation=parts.head.activation if parts.head else "",
         cache_width=architecture.cache_width,
     )
+
+
+def _longest(layout: Layout, parts: Parts) -> int:
+    """Tokens of a text; of a conversation and its answer as many as the model has positions, whatever its tokenizer
+    says."""
+    if layout.kind == "generator":
+        return parts.architecture.max_position_embeddings
+    return max_tokens(parts.settings, parts.tokenizer.max_length, parts.architecture)
 
 
 def _files(layout: Layout, parts: Parts) -> tuple[str, ...]:

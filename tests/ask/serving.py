@@ -19,7 +19,7 @@ from gateway.ask.passage import Chunk, Hit, Index
 from gateway.ask.retrieval import Retrieval, RetrieveRequest, above
 from gateway.ask.roster import Roster
 from gateway.ask.specs import Key, Spec
-from gateway.errors import KnowledgeBaseNotFound
+from gateway.errors import KnowledgeBaseNotFound, ModelNotFound
 from gateway.requests import EmbedRequest
 from gateway.service import Service
 from gateway.settings import Settings
@@ -78,6 +78,9 @@ class Words:
         manifest = SimpleNamespace(prompts={}, dim=4096)
         generation = SimpleNamespace(digest=GENERATION, manifest=manifest)
         return SimpleNamespace(model=MODEL, generation=generation)
+
+    def live(self, spelling: str | None) -> Any:
+        raise ModelNotFound(f"no model {spelling!r}", model=spelling, closest=[])
 
     async def embed(self, request: EmbedRequest) -> Any:
         self.embedded.append(request.model)
