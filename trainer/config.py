@@ -243,7 +243,7 @@ def _once(layer: Iterable[_Given]) -> dict[str, _Given]:
     found: dict[str, _Given] = {}
     for one in layer:
         other = found.setdefault(one.key, one)
-        if other.value != one.value:
+        if other is not one and other.value != one.value:
             raise InvalidInput(f"{one.source} and {other.source} both set {one.key}, to different values")
     return found
 

