@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import accumulate
 from typing import Final
 
 Point = tuple[float, float]
@@ -16,7 +17,7 @@ WIDTH: Final = 460
 HEIGHT: Final = 220
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 34
 MOST_POINTS: Final = 500  # of a curve; more are not to be told apart
-SMOOTHING: Final = 0.9
+SMOOTHING: Final = 25  # of so many points, one on each side is averaged
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +28,13 @@ class Curve:
     dots: bool = False
 
 
-def lines(title: str, curves: Sequence[Curve], best: Point | None = None) -> str:
+def lines(title: str, curves: Sequence[Curve], best: Point | None = None, *, from_zero: bool = False) -> str:
     """Curves over steps, on one scale; `best` is ringed."""
     drawn = [curve for curve in curves if curve.points]
     every = [point for curve in drawn for point in curve.points]
     if not every:
         return ""
-    xs, ys = _span([x for x, _ in every], True), _span([y for _, y in every], False)
+    xs, ys = _span([x for x, _ in every], 0), _span([y for _, y in every] + [0.0] * from_zero, 0.06)
     inside = [*_grid(xs, ys)]
     for curve in drawn:
         places = [_place(point, xs, ys) for point in thinned(curve.points)]
@@ -104,13 +105,15 @@ def columns(title: str, named: Sequence[tuple[str, int, str]]) -> str:
     return _svg(title, HEIGHT - 10, inside)
 
 
-def smoothed(points: Sequence[Point], weight: float = SMOOTHING) -> list[Point]:
-    """An exponential average that is not pulled to zero at the beginning. Short curves are smoothed less."""
-    weight = min(weight, 1 - 1 / max(2.0, len(points) / 4))
-    mean, sum_of_weights, found = 0.0, 0.0, []
-    for x, y in points:
-        mean, sum_of_weights = weight * mean + (1 - weight) * y, weight * sum_of_weights + 1 - weight
-        found.append((x, mean / sum_of_weights))
+def smoothed(points: Sequence[Point]) -> list[Point]:
+    """The mean of each point's neighbours on both sides, so that the curve lags behind nothing."""
+    reach = max(1, len(points) // SMOOTHING)
+    sums = [0.0, *accumulate(y for _, y in points)]
+    found = []
+    for place, (x, _) in enumerate(points):
+        near = min(reach, place, len(points) - 1 - place)  # as many on either side, at the ends too
+        low, high = place - near, place + near + 1
+        found.append((x, (sums[high] - sums[low]) / (high - low)))
     return found
 
 
@@ -147,13 +150,15 @@ def number(value: float) -> str:
     return f"{value:.4g}"
 
 
-def _span(values: Sequence[float], from_zero: bool) -> tuple[float, float]:
+def _span(values: Sequence[float], room: float) -> tuple[float, float]:
+    """From zero where that costs little, and with some room at the ends that are not zero."""
     low, high = min(values), max(values)
-    low = min(0.0, low) if from_zero or 0 <= low < (high - low) * 0.3 else low
-    if high == low:
+    if low == high:
         low, high = (low - abs(low) * 0.1, high + abs(high) * 0.1) if high else (0.0, 1.0)
-    room = 0 if from_zero else (high - low) * 0.06
-    return (low if low == 0 else low - room), high + room
+    if room == 0 or 0 <= low < (high - low) * 0.3:
+        low = min(0.0, low)
+    space = (high - low) * room
+    return (low if low == 0 else low - space), high + space
 
 
 def _place(point: Point, xs: Point, ys: Point) -> Point:

@@ -107,7 +107,7 @@ def _p(p: float) -> str:
 
 def _counts(told: Mapping[str, Any]) -> str:
     train, held_out = told.get("train_examples"), told.get("eval_examples")
-    return " ".join([f"{train} to train on" if train else "", f"{held_out} held out" if held_out else ""]).strip()
+    return ", ".join([f"{train} to train on"] * bool(train) + [f"{held_out} held out"] * bool(held_out))
 
 
 def _method(config: Mapping[str, Any]) -> str:
@@ -162,7 +162,9 @@ def _curves(record: Record) -> str:
     if rate:
         cards.append(_card("Learning rate", charts.lines("learning rate over steps", [Curve("rate", rate, "main")])))
     if speed:
-        cards.append(_card("Steps per second", charts.lines("speed over steps", [Curve("speed", speed, "main")])))
+        cards.append(
+            _card("Steps per second", charts.lines("speed over steps", [Curve("speed", speed, "main")], from_zero=True))
+        )
     return _section("Training", cards)
 
 
@@ -176,7 +178,7 @@ def _evaluated(record: Record) -> str:
     best = max(points, key=lambda point: (point[1], -point[0]), default=None)
     drawn = charts.lines("scores over steps", curves, best)
     named = " ".join(f'<i class="{curve.kind}"></i>{_text(curve.name)}' for curve in curves if curve.points)
-    at = f"; best {_text(metric)} {best[1]:.4f} at step {best[0]:g}" if best else ""
+    at = f"<br>best {_text(metric)} {best[1]:.4f} at step {best[0]:g}" if best else ""
     return drawn and f'{drawn}<p class="legend">{named}{at}</p>'
 
 
