@@ -47,9 +47,8 @@ class Record:
 
     def evaluations(self) -> list[Line]:
         """The lines that have scores, one for each step."""
-        found = {
-            line["step"]: line for line in self.lines if "step" in line and any(metric in line for metric in METRICS)
-        }
+        scored = [line for line in self.lines if any(metric in line for metric in METRICS)]
+        found = {line["step"]: line for line in scored if _is_number(line.get("step"))}
         return [found[step] for step in sorted(found)]
 
 
