@@ -12,7 +12,7 @@ from trainer.config import Config
 from trainer.run import RunDirectory, append_json, write_json
 from trainer.scores import Scored, Scores
 
-HOSTILE = '<script>alert(1)</script> "\'&\x1b[31m \u202egnp.exe </svg>'
+HOSTILE = "<script>alert(1)</script> \"'&\x1b[31m \u202egnp.exe </svg>"
 
 
 def scores(ranks: list[int], queries: list[str] | None = None) -> Scores:
@@ -24,7 +24,9 @@ def scores(ranks: list[int], queries: list[str] | None = None) -> Scores:
     return Scores("questions", 700, each)
 
 
-def finished(path: Path, *, status: str = "completed", steps: int = 120, queries: list[str] | None = None) -> RunDirectory:
+def finished(
+    path: Path, *, status: str = "completed", steps: int = 120, queries: list[str] | None = None
+) -> RunDirectory:
     """A run of so many steps, with an evaluation every tenth of it; without `completed` it has no scores."""
     run, draw = RunDirectory(path), random.Random(0)
     config = Config(base_model="sentence-transformers/all-MiniLM-L6-v2", lora=True, epochs=3, batch_size=32)
