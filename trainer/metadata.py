@@ -42,7 +42,7 @@ def weights_digest(directory: Path) -> str:
         if path.suffix in {".safetensors", ".bin"}:
             with (directory / path).open("rb") as stream:
                 digest.update(f"{hashlib.file_digest(stream, 'sha256').hexdigest()}  {path}\n".encode())
-    return digest.hexdigest()
+    return f"sha256:{digest.hexdigest()}"
 
 
 def of_run(run: Path) -> dict[str, Any]:
