@@ -18,7 +18,7 @@ from trainer.console import say
 from trainer.errors import Interrupted, TrainerError
 
 # in the order of a model's life; "data check" is a verb with a verb of its own
-VERBS: Final = ("publish", "push", "pull")
+VERBS: Final = ("publish", "alias", "push", "pull")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
