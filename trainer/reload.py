@@ -81,7 +81,7 @@ def answer() -> None:
 
 def embed(directory: Path, texts: Sequence[str], *, base: Path | None = None, device: str = "cpu") -> Matrix:
     """The vectors, made in this process."""
-    model = _adapted(directory, base, device) if _is_adapter(directory) else _load(directory, device)
+    model = _adapted(directory, base, device) if _is_adapter(directory) else load(directory, device)
     made = model.encode(list(texts), convert_to_numpy=True, show_progress_bar=False)
     return np.asarray(made, dtype=np.float32)
 
@@ -90,10 +90,12 @@ def _is_adapter(directory: Path) -> bool:
     return (directory / "adapter_config.json").is_file() and not (directory / "config.json").is_file()
 
 
-def _load(directory: Path, device: str) -> Any:
+def load(directory: Path, device: str = "cpu") -> Any:
+    """As sentence-transformers has it, half weights in float32, as the gateway computes them. It never runs code that
+    comes with a model, and never asks a hub."""
     from sentence_transformers import SentenceTransformer  # noqa: PLC0415  seconds: only where a model is loaded
 
-    precision = {} if _is_quantized(directory) else {"dtype": "float32"}  # of half weights, as the gateway computes
+    precision = {} if _is_quantized(directory) else {"dtype": "float32"}
     return SentenceTransformer(
         str(directory), device=device, local_files_only=True, trust_remote_code=False, model_kwargs=precision
     )
@@ -109,6 +111,6 @@ def _adapted(directory: Path, base: Path | None, device: str) -> Any:
 
     if base is None:
         raise NotAModel(f"{directory}: an adapter, and its base was not given")
-    model = _load(base, device)
+    model = load(base, device)
     PeftModel.from_pretrained(model.transformers_model, str(directory))  # in place
     return model
