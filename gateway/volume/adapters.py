@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from gateway.model import Lora
 from gateway.volume.documents import Document, shown
 from gateway.volume.files import Folder
 from gateway.volume.pickles import read_pickle
@@ -137,6 +138,23 @@ def references(folder: Folder) -> tuple[str, ...]:
         return ()
 
 
+def part_of(tensor: str) -> tuple[str, str] | None:
+    """Of a tensor's name: the layer that it changes, and which part of the change it is."""
+    found = PART.fullmatch(tensor.removeprefix(PREFIX))
+    return (found[1], found[2]) if found else None
+
+
+def is_unused(tensor: str) -> bool:
+    """Whether no vector depends on it."""
+    return UNUSED.fullmatch(tensor.removeprefix(PREFIX)) is not None
+
+
+def alpha_of(module: str, lora: Lora) -> float:
+    """Of one layer. As peft: the first pattern that its name, or the end of it, matches."""
+    found = (value for key, value in lora.alphas.items() if re.match(rf"(.*\.)?({key})$", module))
+    return next(found, lora.alpha)
+
+
 def is_simple(pattern: str) -> bool:
     """Whether matching it takes a bounded time."""
     return SIMPLE.fullmatch(pattern) is not None and pattern.count("*") <= MOST_STARS and ")*" not in pattern
@@ -218,12 +236,11 @@ def _changes(shapes: Mapping[str, Shape], file: str, *, strict: bool) -> dict[st
     """By layer. `strict`: whatever else is in the file is refused, but what no sentence embedding uses."""
     found: dict[str, dict[str, Shape]] = {}
     for tensor, shape in shapes.items():
-        module = tensor.removeprefix(PREFIX)
-        if strict and UNUSED.fullmatch(module):
+        if strict and is_unused(tensor):
             continue
-        part = PART.fullmatch(module)
-        if part and (len(shape) >= 2 or part[2] == GAIN):
-            found.setdefault(part[1], {})[part[2]] = shape
+        part = part_of(tensor)
+        if part and (len(shape) >= 2 or part[1] == GAIN):
+            found.setdefault(part[0], {})[part[1]] = shape
         elif strict:
             message = f"{file} holds {shown(tensor)}, which is no factor of LoRA: this part of peft is not served"
             raise unfit("adapter_not_supported", message, file)

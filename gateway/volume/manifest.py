@@ -22,7 +22,7 @@ from gateway.volume.files import Folder
 from gateway.volume.heads import Head, check_head, read_head
 from gateway.volume.metadata import read_metadata, read_samples, read_wish
 from gateway.volume.modules import Module, Pipeline, read_modules, read_pipeline
-from gateway.volume.overlay import overlay
+from gateway.volume.overlay import not_served, overlay
 from gateway.volume.prompts import PROMPTS, Prompts, read_prompts
 from gateway.volume.reasons import Findings, Unfit, unfit
 from gateway.volume.tokenizer import Tokenizer, read_tokenizer
@@ -101,8 +101,9 @@ def _judge_adapter(
         read_tokenizer(folder, "", None, findings, config_required=False)
     if adapter is None or findings.reasons:
         return None
-    base = base or _base(adapter, root, allow_pickle)
-    return overlay(folder, adapter, base, chain, findings, allow_pickle=allow_pickle)
+    return overlay(
+        folder, adapter, base or _base(adapter, root, allow_pickle), chain, findings, allow_pickle=allow_pickle
+    )
 
 
 def _base(adapter: Adapter, root: str | None, allow_pickle: bool) -> Base:
@@ -113,9 +114,7 @@ def _base(adapter: Adapter, root: str | None, allow_pickle: bool) -> Base:
         where = "is not on the volume by its id, in base/ or in aliases.toml"
         raise unfit("base_missing", f"it waits for its base {named}, which {where}", adapters.FILE)
     if adapter.generates:
-        over = f"over {found.directory.model.path}, a language model,"
-        message = f"an adapter of rank {adapter.rank} {over} is recognised; this kind is not served by this version"
-        raise unfit("kind_not_served", message, adapters.FILE)
+        raise not_served(adapter, found.model.path)
     verdict = judge(found.directory.path, root=root, allow_pickle=allow_pickle)
     if isinstance(verdict, Rejected):
         raise not_ready(found.model.path, verdict.reasons[0].message)

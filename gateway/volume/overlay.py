@@ -15,7 +15,7 @@ from gateway.volume.files import Folder
 from gateway.volume.fitting import check_base, check_fit
 from gateway.volume.modules import Module, Pipeline, read_pipeline
 from gateway.volume.prompts import Prompts, read_prompts
-from gateway.volume.reasons import Findings, unfit
+from gateway.volume.reasons import Findings, Unfit, unfit
 from gateway.volume.tokenizer import Tokenizer, read_tokenizer
 from gateway.volume.transformer import Settings, max_tokens, read_settings
 from gateway.wish import Wish
@@ -32,6 +32,8 @@ def overlay(
 ) -> Manifest | None:
     """The base's manifest, with what the adapter brings in its place; None where `findings` has why not. `chain` is
     what the adapter's own modules.json says. Raises Unfit."""
+    if adapter.generates:
+        raise not_served(adapter, base.model.path)
     check_base(base.generation, base.model.path)
     check_fit(adapter, base.generation, base.model.path)
     below = base.generation.manifest
@@ -83,6 +85,12 @@ def overlay(
             own_tokenizer=own_tokenizer,
         ),
     )
+
+
+def not_served(adapter: Adapter, base: str) -> Unfit:
+    """To be raised, for an adapter of a language model."""
+    what = f"an adapter of rank {adapter.rank} over {base}, a language model,"
+    return unfit("kind_not_served", f"{what} is recognised; this kind is not served by this version", FILE)
 
 
 def _architecture(base: Generation) -> Architecture:
