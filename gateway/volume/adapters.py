@@ -235,17 +235,20 @@ def _weights(folder: Folder, allow_pickle: bool) -> Weights:
 def _changes(shapes: Mapping[str, Shape], file: str, *, strict: bool) -> dict[str, Change]:
     """By layer. `strict`: whatever else is in the file is refused, but what no sentence embedding uses."""
     found: dict[str, dict[str, Shape]] = {}
+    strange = []
     for tensor, shape in shapes.items():
+        part = part_of(tensor)
         if strict and is_unused(tensor):
             continue
-        part = part_of(tensor)
         if part and (len(shape) >= 2 or part[1] == GAIN):
             found.setdefault(part[0], {})[part[1]] = shape
-        elif strict:
-            message = f"{file} holds {shown(tensor)}, which is no factor of LoRA: this part of peft is not served"
-            raise unfit("adapter_not_supported", message, file)
+        else:
+            strange.append(tensor)
     if not found:
         raise unfit("weights_mismatch", f"{file} holds no LoRA tensors", file)
+    if strange and strict:
+        message = f"{file} holds {shown(strange[0])}, which is no factor of LoRA: this part of peft is not served"
+        raise unfit("adapter_not_supported", message, file)
     return {module: _change(module, parts, file) for module, parts in found.items()}
 
 
