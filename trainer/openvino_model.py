@@ -26,8 +26,8 @@ def is_one(directory: Path) -> bool:
 
 
 def library() -> Any:
-    """The module. A package beside it tells the library's maker of each conversion, over the network; without it nothing is
-    told."""
+    """The module. A package beside it tells the library's maker of each conversion, over the network; without it
+    nothing is told."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # None: it is not to be found
     import openvino  # noqa: PLC0415  an extra
 
