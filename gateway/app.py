@@ -183,6 +183,8 @@ class Gateway:
     def _bytes(self, generation: Generation) -> int:
         """On a device; where the host has yet to choose the number format, the widest. OpenVINO keeps its stored
         weights beside those that it computes with."""
+        if generation.base is not None:
+            return generation.manifest.bytes_as("float32")
         wish = self._wish(generation)
         if wish.runtime == "openvino" or wish.dtype == "int8":
             return 2 * generation.manifest.bytes_as("float32")
@@ -453,6 +455,8 @@ def _host_config(settings: Settings, device: str) -> bytes:
         "memory_budget",
         "host_memory_budget",
         "max_loaded_models",
+        "adapter_memory",
+        "max_loaded_adapters",
         "max_batch_tokens",
         "max_batch_texts",
         "max_queue_tokens",

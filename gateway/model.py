@@ -173,6 +173,21 @@ Stage = Pooling | Dense | LayerNorm | Normalize
 Kind = Literal["encoder", "reranker", "generator"]
 
 
+class Lora(msgspec.Struct, frozen=True, kw_only=True):
+    """What an adapter says of itself. `base` is the id of its base on the volume; `alphas` hold for the layers that
+    their patterns match, `alpha` for all others. Pooling and what follows, and the tokenizer, are the base's unless
+    they are its own."""
+
+    base: str
+    rank: int
+    alpha: float
+    alphas: dict[str, float] = {}
+    rslora: bool = False
+    dora: bool = False
+    own_stages: bool = False
+    own_tokenizer: bool = False
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """What a directory says it is, checked, with the weights unread.
 
@@ -181,6 +196,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     on which the cost of a lower precision is measured. An encoder makes vectors of `dim` numbers; a reranker makes one
     score of a pair of texts, and `activation` (a class name as in `Dense`) comes between its logit and the score; a
     generator continues texts, and keeps `cache_width` numbers of each token for that.
+    An adapter has a `lora`; its `weights`, `parameters` and bytes are its own, and the network is its base's.
     """
 
     kind: Kind
@@ -207,6 +223,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     samples: tuple[str, ...] = ()
     activation: str = ""
     cache_width: int = 0
+    lora: Lora | None = None
 
     def bytes_as(self, dtype: str) -> int:
         """What this model takes once it is loaded: every number as wide as `dtype`, whatever it is on disk. What is
@@ -278,13 +295,15 @@ class Generation(msgspec.Struct, frozen=True):
     """One immutable state of a model: its content's digest, where its private copy lies, and what it is.
 
     Two directories of equal content are the same generation: it is loaded once. One that is too large to be copied
-    has a `place`: its `path` is the dropped directory itself, which anybody may change.
+    has a `place`: its `path` is the dropped directory itself, which anybody may change. An adapter has a `base`, which
+    is a part of its content: over another base it is another generation.
     """
 
     digest: str
     path: str
     manifest: Manifest
     place: Place | None = None
+    base: Generation | None = None
 
     @property
     def short(self) -> str:

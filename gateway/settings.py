@@ -105,6 +105,15 @@ class Settings:
     max_loaded_models: int = _setting(
         0, "a limit on the number of loaded models, beside the bytes; 0 is none", "MODEL_CACHE_SIZE", parse="count"
     )
+    adapter_memory: int = _setting(
+        0,
+        "bytes of adapters on each device, beside those of models; 0 takes a thirty-second part of these, at least "
+        "64 MiB",
+        parse="bytes",
+    )
+    max_loaded_adapters: int = _setting(
+        0, "a limit on the number of loaded adapters, beside their bytes; 0 is none", parse="count"
+    )
     normalize: bool | None = _setting(
         None, "auto leaves vectors as the model makes them; true makes unit vectors", "SERVE_NORMALIZE", parse="maybe"
     )

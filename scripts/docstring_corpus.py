@@ -4,6 +4,8 @@
     gateway kb add docstrings OUT/documents
     gateway kb evaluate docstrings --questions OUT/questions.jsonl
 
+`--root` takes another folder of Python instead, such as an installed package's.
+
 Modules are parsed and never imported. Each function, method and class with a docstring of some length becomes a
 document, which holds the docstring alone; its question is made of its name and the module's, as somebody might ask who
 does not remember them exactly. So the question is not in the document, but for words that both happen to have.
@@ -31,11 +33,14 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--documents", type=int, default=2000, help="at most so many")
     parser.add_argument("--questions", type=int, default=300, help="about so many of the documents")
+    parser.add_argument("--root", type=Path, default=Path(sysconfig.get_path("stdlib")), help="of the modules")
+    parser.add_argument("--leave-out", type=Path, metavar="QUESTIONS", help="a file of questions not to be asked again")
     options = parser.parse_args()
-    found = _different(docstrings(Path(sysconfig.get_path("stdlib"))))
+    found = _different(docstrings(options.root))
     draw = random.Random(0)
     chosen = sorted(draw.sample(sorted(found), min(options.documents, len(found))))
-    asked = sorted(draw.sample(chosen, min(options.questions, len(chosen))))
+    fresh = sorted({*chosen} - _asked(options.leave_out))
+    asked = sorted(draw.sample(fresh, min(options.questions, len(fresh))))
     folder = options.out / "documents"
     folder.mkdir(parents=True, exist_ok=True)
     for name in chosen:
@@ -43,6 +48,12 @@ def main() -> None:
     lines = [json.dumps({"question": question(name), "document": f"{name}.txt"}) for name in asked]
     (options.out / "questions.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(f"{len(chosen)} documents and {len(asked)} questions in {options.out}")
+
+
+def _asked(questions: Path | None) -> set[str]:
+    """Names of the documents that these are about."""
+    lines = questions.read_text(encoding="utf-8").splitlines() if questions else []
+    return {json.loads(line)["document"].removesuffix(".txt") for line in lines}
 
 
 def docstrings(root: Path) -> Iterator[tuple[str, str]]:

@@ -21,16 +21,19 @@ HUB_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9
 SNAPSHOT: Final = re.compile(r"models--(.+?)--(.+)")
 WANTED: Final = ("*.json", "*.txt", "*.safetensors", "*.model", "*.jinja")
 UNWANTED: Final = ("onnx/*", "openvino/*")
-CHATTY: Final = ("sentence_transformers", "transformers", "peft", "datasets", "accelerate", "bitsandbytes", "httpx")
+CHATTY: Final = (
+    *("sentence_transformers", "transformers", "peft", "datasets", "accelerate", "bitsandbytes", "httpx"),
+    *("bitsandbytes.backends.cpu.ops", "torchao", "torch.utils._pytree"),
+)
 
 
 def quiet() -> None:
-    """Libraries say only what went wrong: what goes on, we say."""
+    """Libraries say only what went wrong: what goes on, we say. Some talk while they are imported."""
+    for name in CHATTY:
+        logging.getLogger(name).setLevel(logging.ERROR)
     from datasets import disable_caching, disable_progress_bars  # noqa: PLC0415  heavy
     from transformers.utils import logging as transformers_logging  # noqa: PLC0415  heavy
 
-    for name in CHATTY:
-        logging.getLogger(name).setLevel(logging.ERROR)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     disable_progress_bars()
@@ -89,7 +92,7 @@ def load(path: str | Path, device: str = "cpu") -> Any:
     try:
         return SentenceTransformer(
             str(directory),
-            device=device,
+            device=None if device == "auto" else device,
             trust_remote_code=False,
             local_files_only=True,
             model_kwargs={"dtype": torch.float32},
@@ -121,3 +124,8 @@ def token_counts(model: Any, texts: Sequence[str]) -> list[int]:
     """Tokens of each text, uncut, with what the model puts around it."""
     encoded = model.tokenizer(list(texts), truncation=False, padding=False, verbose=False)
     return [len(ids) for ids in encoded["input_ids"]]
+
+
+def limit(model: Any) -> int:
+    """The most tokens of a text that the model takes."""
+    return int(model.max_seq_length or model.tokenizer.model_max_length)

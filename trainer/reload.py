@@ -18,6 +18,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from trainer import openvino_model, quiet
 from trainer.errors import NotAModel, TrainerError
 
 SECONDS: Final = 900.0  # a process that hangs is ended
@@ -81,22 +82,31 @@ def answer() -> None:
 
 def embed(directory: Path, texts: Sequence[str], *, base: Path | None = None, device: str = "cpu") -> Matrix:
     """The vectors, made in this process."""
-    model = _adapted(directory, base, device) if _is_adapter(directory) else _load(directory, device)
+    return encode(_adapted(directory, base, device) if _is_adapter(directory) else load(directory, device), texts)
+
+
+def encode(model: Any, texts: Sequence[str]) -> Matrix:
+    """One row for each text: the same calls wherever it is done, so that equal models answer equally to the bit."""
     made = model.encode(list(texts), convert_to_numpy=True, show_progress_bar=False)
     return np.asarray(made, dtype=np.float32)
 
 
-def _is_adapter(directory: Path) -> bool:
-    return (directory / "adapter_config.json").is_file() and not (directory / "config.json").is_file()
-
-
-def _load(directory: Path, device: str) -> Any:
+def load(directory: Path, device: str = "cpu") -> Any:
+    """A model of any form that we make, as sentence-transformers has it; half weights in float32, as the gateway
+    computes them. It never runs code that comes with a model, and never asks a hub."""
+    quiet.libraries()
+    if openvino_model.is_one(directory):
+        return openvino_model.load(directory)
     from sentence_transformers import SentenceTransformer  # noqa: PLC0415  seconds: only where a model is loaded
 
-    precision = {} if _is_quantized(directory) else {"dtype": "float32"}  # of half weights, as the gateway computes
+    precision = {} if _is_quantized(directory) else {"dtype": "float32"}
     return SentenceTransformer(
         str(directory), device=device, local_files_only=True, trust_remote_code=False, model_kwargs=precision
     )
+
+
+def _is_adapter(directory: Path) -> bool:
+    return (directory / "adapter_config.json").is_file() and not (directory / "config.json").is_file()
 
 
 def _is_quantized(directory: Path) -> bool:
@@ -109,6 +119,6 @@ def _adapted(directory: Path, base: Path | None, device: str) -> Any:
 
     if base is None:
         raise NotAModel(f"{directory}: an adapter, and its base was not given")
-    model = _load(base, device)
+    model = load(base, device)
     PeftModel.from_pretrained(model.transformers_model, str(directory))  # in place
     return model

@@ -12,8 +12,9 @@ from typing import Final
 
 import numpy as np
 
+from gateway import events
 from gateway.ask.cutting import DocumentCutter
-from gateway.ask.embedding import embed_documents, spelling
+from gateway.ask.embedding import charged, embed_documents, spelling
 from gateway.ask.passage import Chunk, Document, Index
 from gateway.ask.store import Store, Vectors
 from gateway.errors import (
@@ -47,20 +48,23 @@ Batch = list[tuple[Document, list[Chunk]]]
 class Indexer:
     """`service` is the gateway's own."""
 
-    def __init__(self, service: Service, cutter: DocumentCutter) -> None:
+    def __init__(self, service: Service, cutter: DocumentCutter, tell: events.Events) -> None:
         self._service = service
         self._cutter = cutter
+        self._events = tell
 
-    def _for(self, owner: str) -> Service:
-        """What embeds documents of a tenant: all models are there for it, and it takes its turn beside the queries."""
-        return self._service.on_behalf_of(Caller(tenant=FLOW + owner))
+    def _for(self, kb: str) -> Service:
+        """What embeds documents of a tenant, which pays for it: all models are there for it, and it takes its turn
+        beside the queries."""
+        owner = kb.rpartition("/")[0]
+        return charged(self._service.on_behalf_of(Caller(tenant=FLOW + owner)), self._events, kb)
 
     async def put(
         self, store: Store, index: Index, documents: Sequence[Document], done: OnDone = lambda documents, chunks: None
     ) -> Failures:
         """Has these documents, and nothing else of them, in the index. `done` is told what was written, and how many
         chunks that were. Raises what the store and the service do, for what is no single document's fault."""
-        service = self._for(index.kb.rpartition("/")[0])
+        service = self._for(index.kb)
         failures: Failures = {}
         running: set[asyncio.Task[None]] = set()
         try:

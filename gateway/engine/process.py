@@ -179,8 +179,10 @@ class ProcessEngine:
         await self._work(generation, said, request, flow, deadline, told=told)
 
     async def load(self, generation: Generation) -> None:
-        self._quarantine.pop(generation.digest, None)
-        self._strikes.pop(generation.digest, None)
+        for each in (generation, generation.base):
+            if each is not None:
+                self._quarantine.pop(each.digest, None)
+                self._strikes.pop(each.digest, None)
         await self._ask(generation, lambda alone, number: wire.Load(number, generation.digest, alone))
 
     async def unload(self, digest: str) -> None:
@@ -283,7 +285,9 @@ class ProcessEngine:
             host = self._place(generation)
             if not host.up:
                 await host.wait_until_up()
-            host.offer(generation, self._wish(generation))
+            for each in (generation.base, generation):
+                if each is not None:
+                    host.offer(each, self._wish(each))
             try:
                 return await host.call(functools.partial(request, strikes > 0), generation.digest, told)
             except Death as death:
@@ -299,6 +303,9 @@ class ProcessEngine:
         raise HostFailed("the host process keeps dying", retry_after=5.0)
 
     def _refuse_quarantined(self, generation: Generation) -> None:
+        """For itself or for its base."""
+        if generation.base is not None:
+            self._refuse_quarantined(generation.base)
         left = self.quarantined(generation.digest)
         if left is not None:
             raise ModelQuarantined(
@@ -311,7 +318,7 @@ class ProcessEngine:
     def _refuse_too_early(self, generation: Generation, deadline: float | None) -> None:
         """Whose client leaves before the load ends is told so at once. The load goes on, and is there for the next
         try."""
-        digest = generation.digest
+        digest = (generation.base or generation).digest
         found = [(host, host.residents[digest]) for host in self._hosts if digest in host.residents]
         if deadline is None or not found or any(resident.state != "loading" for _, resident in found):
             return
@@ -329,6 +336,8 @@ class ProcessEngine:
         return size + sum(staying) <= host.residency.budget and (not self._limit or len(staying) < self._limit)
 
     def _place(self, generation: Generation) -> HostProcess:
+        """An adapter goes where its base is: it is small, and its texts share device calls there."""
+        generation = generation.base or generation
         digest = generation.digest
         holders = [host for index, host in enumerate(self._hosts) if host.up and self._holds(index, digest)]
         if len(holders) == 1:  # whatever else there is, the request goes there

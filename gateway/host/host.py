@@ -11,7 +11,8 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import msgspec
@@ -19,6 +20,8 @@ import numpy as np
 
 from gateway.errors import DoesNotFit, GatewayError, Internal, ModelNotFound, Overloaded, TooManyInputs, TooManyTokens
 from gateway.host import encoder, memory, pairs, spelling, stages, threads, wire
+from gateway.host.adapted import Adapted, Adapter
+from gateway.host.adapters import AdapterLoader
 from gateway.host.backlog import Hold
 from gateway.host.batcher import Batcher
 from gateway.host.device import Device
@@ -42,6 +45,7 @@ CPU_QUEUE: Final = 400_000  # tokens
 CUDA_QUEUE: Final = 8_000_000
 CHARACTERS: Final = 4  # in a token of English; what has not been tokenized is counted so
 SPECIAL_TOKENS: Final = 3  # around each text
+ADAPTER_SHARE: Final = 16  # of host memory behind the device, one part for adapters, beside it
 MOST_ANSWER: Final = 1 << 28  # bytes of an answer that may be far larger than what was asked
 
 
@@ -58,6 +62,8 @@ class Config(msgspec.Struct, frozen=True):
     tokenizer_threads: int = 0
     compute_threads: int = 0
     kv_cache_tokens: int = 0
+    max_loaded_adapters: int = 0
+    adapter_memory: int = 0
 
 
 class Host:
@@ -92,6 +98,14 @@ class Host:
             max_queue_tokens=config.max_queue_tokens or (CUDA_QUEUE if on_cuda else CPU_QUEUE),
             on_call=self.reports.called,
         )
+        self._adapter_loader = AdapterLoader(self._device, self.pool.lease)
+        self.adapters = Pool(
+            self._adapter_loader,
+            self.reports,
+            memory.adapter_budget(self.pool.budget, config.adapter_memory),
+            config.max_loaded_adapters,
+            host_budget=self.pool.tier.budget // ADAPTER_SHARE,
+        )
         self._known: dict[str, Generation] = {}
         self._requests: dict[int, asyncio.Task[None]] = {}
 
@@ -101,7 +115,8 @@ class Host:
         match command:
             case wire.Offer():
                 self._known[command.generation.digest] = command.generation
-                self._loader.expect(command.generation, command.wish)
+                if command.generation.base is None:
+                    self._loader.expect(command.generation, command.wish)
             case wire.Embed() | wire.Rerank() | wire.Tokenize() | wire.Decode() | wire.Generate():
                 if not self._refused(command):
                     self._admit(command, self._known.get(command.digest))
@@ -116,6 +131,7 @@ class Host:
                 live = frozenset(command.live)
                 self._known = {digest: known for digest, known in self._known.items() if digest in live}
                 self._loader.forget_wishes(live)
+                self.adapters.keep(live, frozenset(command.pinned))
                 self.pool.keep(live, frozenset(command.pinned))
                 self.batcher.backlog.forget(live)
 
@@ -162,13 +178,31 @@ class Host:
             self._send(wire.Failed.of(request, Internal(f"{type(error).__name__} in the host")), b"")
 
     async def _make_room(self) -> None:
+        await self.adapters.give_way()
         await self.pool.give_way()
 
     async def _load(self, command: wire.Load, generation: Generation | None) -> None:
-        await self.pool.load(_known(generation))
+        known = _known(generation)
+        await (self.pool if known.base is None else self.adapters).load(known)
         self._send(wire.Done(command.id), b"")
 
+    @asynccontextmanager
+    async def _lease(self, generation: Generation | None) -> AsyncIterator[Model | Adapted]:
+        """The right to use a generation; of an adapter first to its base, so that what waits for that holds no place
+        among the adapters."""
+        known = _known(generation)
+        async with self.pool.lease(known.base or known) as model:
+            assert isinstance(model, Model), "the pool of models has no other"
+            if known.base is None:
+                yield model
+                return
+            async with self.adapters.lease(known) as adapter:
+                assert isinstance(adapter, Adapter), "the pool of adapters has no other"
+                assert isinstance(model.encoder, encoder.Encoder), "an adapter was loaded for it"
+                yield Adapted(adapter, model.encoder, model.generation.manifest, model.mixer)
+
     async def _unload(self, command: wire.Unload) -> None:
+        await self.adapters.unload(command.digest)
         await self.pool.unload(command.digest)
         self.reports.tell()  # before the answer, so that who reads the state after it sees it
         self._send(wire.Done(command.id), b"")
@@ -184,8 +218,7 @@ class Host:
 
     async def _embed(self, command: wire.Embed | wire.Rerank, generation: Generation | None, hold: Hold) -> None:
         began = time.monotonic()
-        async with self.pool.lease(_known(generation)) as model:
-            assert isinstance(model, Model)
+        async with self._lease(generation) as model:
             loaded = time.monotonic()
             rows, prompt_tokens = await self._tokenized(model.tokenizer, command)
             _refuse_too_many(rows, command.options.most_tokens)
@@ -203,14 +236,15 @@ class Host:
                 weight=command.weight,
                 deadline=None if command.deadline is None else began + command.deadline,
                 alone=command.alone,
+                group=_group(model.generation),
+                mixer=model.mixer if pooled else None,
             )
             await self._deliver(command, model.generation, work, loaded - began)
             await self._use_pause(model)
 
     async def _spell(self, command: wire.Tokenize | wire.Decode, generation: Generation | None, hold: Hold) -> None:
         """What the tokenizer does alone. What it makes is many times as large as the texts: never on the loop."""
-        async with self.pool.lease(_known(generation)) as model:
-            assert isinstance(model, Model)
+        async with self._lease(generation) as model:
             payload = await self._tokens.run(_spelled, model.tokenizer, command)
             hold.end()
             self._send(wire.Done(command.id), payload)
@@ -233,11 +267,11 @@ class Host:
                 raise DoesNotFit("the device has no memory left for the rows that are being continued") from error
             self._send(wire.Done(command.id, tokens=len(prompt) + answer.tokens, load_seconds=loaded - began), b"")
 
-    async def _use_pause(self, model: Model) -> None:
+    async def _use_pause(self, model: Model | Adapted) -> None:
         """What makes later calls faster is done while nobody waits, or a step at a time."""
         runtime = model.encoder
         while isinstance(runtime, encoder.Encoder) and runtime.wants_pause(busy=self.batcher.queue_tokens > 0):
-            await self._device.note(runtime.use_pause, model.generation.digest, [])
+            await self._device.note(runtime.use_pause, _group(model.generation), [])
             if self.batcher.queue_tokens:
                 return  # the next request does the next step
 
@@ -282,31 +316,42 @@ class Host:
 
     def _residency(self) -> wire.Residency:
         now = time.monotonic()
-        residents = [
-            wire.Resident(
-                slot.generation.digest,
-                slot.state.value,
-                slot.bytes,
-                slot.leases,
-                self.pool.pinned(slot.generation.digest),
-                max(0.0, now - slot.last_used),
-                slot.runtime.numerics if slot.runtime else None,
-                seconds_left=self.pool.seconds_left(slot.generation.digest),
-            )
-            for slot in self.pool.slots()
-        ]
-        tier = self.pool.tier
-        parked = [wire.Parked(digest, each.bytes, max(0.0, now - each.since)) for digest, each in tier.parked().items()]
         return wire.Residency(
-            residents,
+            [*_residents(self.pool, now), *_residents(self.adapters, now)],
             self.pool.used,
             self.pool.budget,
             self.batcher.queue_tokens,
             memory.resident(),
-            parked,
-            tier.used,
-            tier.budget,
+            [*_parked(self.pool, now), *_parked(self.adapters, now)],
+            self.pool.tier.used,
+            self.pool.tier.budget,
         )
+
+
+def _residents(pool: Pool, now: float) -> list[wire.Resident]:
+    return [
+        wire.Resident(
+            slot.generation.digest,
+            slot.state.value,
+            slot.bytes,
+            slot.leases,
+            pool.pinned(slot.generation.digest),
+            max(0.0, now - slot.last_used),
+            slot.runtime.numerics if slot.runtime else None,
+            seconds_left=pool.seconds_left(slot.generation.digest),
+        )
+        for slot in pool.slots()
+    ]
+
+
+def _parked(pool: Pool, now: float) -> list[wire.Parked]:
+    parked = pool.tier.parked().items()
+    return [wire.Parked(digest, each.bytes, max(0.0, now - each.since)) for digest, each in parked]
+
+
+def _group(generation: Generation) -> str:
+    """A base and its adapters, whose texts may share a call."""
+    return (generation.base or generation).digest
 
 
 def _known(generation: Generation | None) -> Generation:

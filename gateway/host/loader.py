@@ -9,23 +9,24 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar
 
-import numpy as np
 from cachetools import LRUCache
 
 from gateway.errors import DoesNotFit, GatewayError, LoadFailed
-from gateway.host import causal, cuda, encoder, library, memory, runtimes, threads, wire
+from gateway.host import adapted, causal, cuda, encoder, library, memory, runtimes, threads, wire
+from gateway.host.adapted import Adapted
 from gateway.host.chat import Template
 from gateway.host.device import Device
 from gateway.host.generator import Generator
+from gateway.host.halving import column, halving
 from gateway.host.openvino_runtime import OpenVino
 from gateway.host.recorder import LOADS, Recorder
 from gateway.host.slot import Runtime
 from gateway.host.speaker import Came, Speaker
 from gateway.host.talk import MOST_ROWS
 from gateway.host.tokenize import TokenIds, Tokenizer, shared
-from gateway.host.work import Vectors
+from gateway.host.work import Embedder, Vectors
 from gateway.lane import Lane
 from gateway.model import Generation
 from gateway.volume.pagecache import read_ahead
@@ -65,7 +66,20 @@ class Model:
 
     def embed(self, rows: Sequence[TokenIds], prompt_tokens: Sequence[int]) -> Vectors:
         """Token ids -> float32 [rows, dim]. A call that the device has no memory for is halved until it fits."""
-        return _halving(self.encoder, self.encoder.embed, rows, prompt_tokens)
+        return halving(self.encoder.device, self.encoder.embed, rows, prompt_tokens)
+
+    @property
+    def mixer(self) -> Model | None:
+        """It, if texts of adapters may share its calls."""
+        return self if isinstance(self.encoder, encoder.Encoder) and self.encoder.takes_adapters else None
+
+    def embed_mixed(
+        self, rows: Sequence[TokenIds], prompt_tokens: Sequence[int], embedders: Sequence[Embedder]
+    ) -> Vectors:
+        """Rows of this model and of adapters over it, each of the embedder beside it."""
+        assert isinstance(self.encoder, encoder.Encoder), "only such a model is a mixer"
+        owners = [each.adapter if isinstance(each, Adapted) else None for each in embedders]
+        return adapted.embed(self.encoder, rows, prompt_tokens, owners)
 
 
 class TokenEmbedder:
@@ -80,31 +94,10 @@ class TokenEmbedder:
 
     def embed(self, rows: Sequence[TokenIds], prompt_tokens: Sequence[int]) -> Vectors:
         """-> [rows, 1] of objects, each float32 [tokens, width]: rows differ, and to the batcher one is as another."""
-        return _halving(self._runtime, self._embed, rows, prompt_tokens)
+        return halving(self._runtime.device, self._embed, rows, prompt_tokens)
 
     def _embed(self, rows: Sequence[TokenIds], prompt_tokens: Sequence[int]) -> Vectors:
-        found = np.empty((len(rows), 1), dtype=object)
-        for index, tokens in enumerate(self._runtime.token_vectors(rows)):
-            found[index, 0] = tokens
-        return cast(Vectors, found)
-
-
-def _halving(
-    runtime: encoder.Encoder | OpenVino,
-    run: Callable[[Sequence[TokenIds], Sequence[int]], Vectors],
-    rows: Sequence[TokenIds],
-    prompt_tokens: Sequence[int],
-) -> Vectors:
-    """What `run` makes of the rows, of as many at once as the device has memory for."""
-    try:
-        return run(rows, prompt_tokens)
-    except memory.OutOfMemory as error:
-        memory.release(runtime.device)
-        if len(rows) == 1:
-            raise DoesNotFit(f"one text of {len(rows[0])} tokens does not fit into the device's memory") from error
-    half = len(rows) // 2
-    halves = ((rows[:half], prompt_tokens[:half]), (rows[half:], prompt_tokens[half:]))
-    return np.concatenate([_halving(runtime, run, *part) for part in halves])
+        return column(self._runtime.token_vectors(rows))
 
 
 class Loader:

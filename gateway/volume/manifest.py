@@ -12,17 +12,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from gateway.model import SUBMODULE, Accepted, Kind, Manifest, Pooling, Rejected, Verdict
+from gateway.model import SUBMODULE, Accepted, Generation, Kind, Manifest, Pooling, Rejected, Verdict
 from gateway.volume import adapters, modules
-from gateway.volume.adapters import read_adapter
+from gateway.volume.adapters import Adapter, read_adapter
 from gateway.volume.architectures import CAUSAL, SCORING, Architecture, generates, head, read_architecture
-from gateway.volume.bases import find_base
+from gateway.volume.bases import Base, search
 from gateway.volume.conversation import read_conversation
 from gateway.volume.documents import shown
 from gateway.volume.files import Folder
 from gateway.volume.heads import Head, check_head, read_head
 from gateway.volume.metadata import read_metadata, read_samples, read_wish
 from gateway.volume.modules import Module, Pipeline, read_modules, read_pipeline
+from gateway.volume.overlay import not_served, overlay
 from gateway.volume.prompts import PROMPTS, Prompts, read_prompts
 from gateway.volume.reasons import Findings, Unfit, unfit
 from gateway.volume.tokenizer import Tokenizer, read_tokenizer
@@ -67,17 +68,18 @@ class Parts:
         return (self.weights, *self.pipeline.weights)
 
 
-def judge(directory: str, *, root: str | None = None, allow_pickle: bool = False) -> Verdict:
+def judge(directory: str, *, root: str | None = None, allow_pickle: bool = False, base: Base | None = None) -> Verdict:
     """The verdict on a model directory, from its files alone. Never raises; blocks on the disk.
 
     `root` is the volume: where links may lead, and where the base of an adapter is looked for. Without it links stay in
-    the directory, and no base is looked for. `allow_pickle` lets `.bin` weights count.
+    the directory, and no base is looked for. `base` is one that was found already. `allow_pickle` lets `.bin` weights
+    count.
     """
     folder = Folder(directory, os.path.realpath(root if root is not None else directory))
     findings = Findings()
     if folder.has(adapters.FILE):
-        findings.attempt(_judge_adapter, folder, root, findings, allow_pickle)
-        return Rejected(tuple(findings.reasons))
+        manifest = findings.attempt(_judge_adapter, folder, root, findings, allow_pickle, base)
+        return Accepted(manifest) if manifest and not findings.reasons else Rejected(tuple(findings.reasons))
     layout = findings.attempt(_layout, folder, findings)
     parts = _read(folder, layout, findings, allow_pickle) if layout else None
     if layout is None or parts is None or findings.reasons:
@@ -86,30 +88,44 @@ def judge(directory: str, *, root: str | None = None, allow_pickle: bool = False
     return Accepted(_manifest(layout, parts, metadata, findings.warnings))
 
 
-def _judge_adapter(folder: Folder, root: str | None, findings: Findings, allow_pickle: bool) -> None:
-    """Whether an adapter is whole, and whether its base is there. Raises Unfit: none is served yet."""
+def _judge_adapter(
+    folder: Folder, root: str | None, findings: Findings, allow_pickle: bool, base: Base | None
+) -> Manifest | None:
+    """What an adapter and its base are together. Raises Unfit; None where `findings` has why not."""
     adapter = findings.attempt(read_adapter, folder, allow_pickle=allow_pickle)
     entries = folder.entries()
+    chain = None
     if modules.FILE in entries:
-        findings.attempt(read_modules, folder)
+        chain = findings.attempt(read_modules, folder)
     elif hint := _hint(folder, entries):
         findings.attempt(_missing_modules, hint)
     if "tokenizer.json" in entries:  # one without a tokenizer takes that of its base
         read_tokenizer(folder, "", None, findings, config_required=False)
     if adapter is None or findings.reasons:
-        return
+        return None
+    return overlay(
+        folder, adapter, base or _base(adapter, root, allow_pickle), chain, findings, allow_pickle=allow_pickle
+    )
+
+
+def _base(adapter: Adapter, root: str | None, allow_pickle: bool) -> Base:
+    """As it lies on the volume. Raises Unfit."""
     named = shown(adapter.references[0])
-    base = find_base(adapter.references, root) if root is not None else None
-    if root is not None and base is None:
-        findings.attempt(_missing_base, named)
-    over = f"over {base.path if base else named}, {'a language model' if adapter.generates else 'an encoder'},"
-    message = f"an adapter of rank {adapter.rank} {over} is recognised; this kind is not served by this version"
-    raise unfit("kind_not_served", message, adapters.FILE)
+    found = search(adapter.references, root) if root is not None else None
+    if found is None:
+        where = "is not on the volume by its id, in base/ or in aliases.toml"
+        raise unfit("base_missing", f"it waits for its base {named}, which {where}", adapters.FILE)
+    if adapter.generates:
+        raise not_served(adapter, found.model.path)
+    verdict = judge(found.directory.path, root=root, allow_pickle=allow_pickle)
+    if isinstance(verdict, Rejected):
+        raise not_ready(found.model.path, verdict.reasons[0].message)
+    return Base(found.model, Generation(digest="", path=found.directory.path, manifest=verdict.manifest))
 
 
-def _missing_base(named: str) -> None:
-    message = f"it waits for its base {named}, which is not on the volume by its id, in base/ or in aliases.toml"
-    raise unfit("base_missing", message, adapters.FILE)
+def not_ready(base: str, why: str) -> Unfit:
+    """To be raised: the base is on the volume, and is not served."""
+    return unfit("base_not_ready", f"it waits for its base {base}, which is not served: {why}", adapters.FILE)
 
 
 def _layout(folder: Folder, findings: Findings) -> Layout:

@@ -81,6 +81,15 @@ REASONS: Final[dict[str, tuple[Kind, str]]] = {
         "incomplete",
         "Copy the base model to base/ or to the place of its id, or name it under [bases] in aliases.toml.",
     ),
+    "base_not_ready": ("incomplete", "See what stands against serving its base; this model follows when it is served."),
+    "base_mismatch": (
+        "invalid",
+        "Name the base that it was trained on under [bases] in aliases.toml, or train it again over this one.",
+    ),
+    "base_not_supported": (
+        "refused",
+        "Merge the adapter into its base (merge_and_unload of peft), and drop the whole model.",
+    ),
     # the gateway's own copy of it
     "disk_full": ("unreadable", "Free space under the state directory, or move it to a larger disk (--state-dir)."),
     "store_unwritable": ("unreadable", "Let the gateway write to its state directory (--state-dir)."),

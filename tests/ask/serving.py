@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from copy import copy
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -20,8 +21,9 @@ from gateway.ask.retrieval import Retrieval, RetrieveRequest, above
 from gateway.ask.roster import Roster
 from gateway.ask.specs import Key, Spec
 from gateway.errors import KnowledgeBaseNotFound, ModelNotFound
-from gateway.requests import EmbedRequest
-from gateway.service import Service
+from gateway.model import ModelId
+from gateway.requests import Embedding, EmbedRequest
+from gateway.service import Meter, Service
 from gateway.settings import Settings
 from gateway.tenants.caller import OPEN
 from gateway.web import ask, asking, chat, errors
@@ -73,6 +75,12 @@ class Words:
         self.caller = OPEN
         self.in_flight = 0
         self.embedded: list[str | None] = []
+        self.meter: Meter = lambda done: None
+
+    def metered(self, meter: Meter) -> Words:
+        other = copy(self)
+        other.meter = meter
+        return other
 
     async def find(self, spelling: str | None) -> Any:
         manifest = SimpleNamespace(prompts={}, dim=4096)
@@ -85,7 +93,11 @@ class Words:
     async def embed(self, request: EmbedRequest) -> Any:
         self.embedded.append(request.model)
         vectors = bag(cast(list[str], request.texts))
-        return SimpleNamespace(data=vectors.tobytes(), rows=len(vectors), dim=vectors.shape[1])
+        took = {"tokens": len(vectors), "load_seconds": 0.0, "queue_seconds": 0.0, "compute_seconds": 0.0}
+        made = {"model": ModelId.of(MODEL), "data": vectors.tobytes(), "rows": len(vectors), "dim": vectors.shape[1]}
+        done = SimpleNamespace(**made, **took)
+        self.meter(cast(Embedding, done))
+        return done
 
     @contextmanager
     def at_work(self) -> Any:

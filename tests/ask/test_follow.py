@@ -55,6 +55,19 @@ async def test_after_a_swap_the_old_pair_answers_until_the_new_one_does(asked: A
     assert (finished.generation, finished.documents) == (new.short, 2)
 
 
+async def test_a_new_index_is_charged_to_the_owner_of_the_base(asked: Asked, made: list[str]) -> None:
+    before = len(asked.heard(events.ChunksEmbedded))
+    await asked.world.swap(made[1])
+    row = await asked.store.create("physics", "papers", f"huggingface:{M}")
+    await asked.store.put_documents(row.kb, [PAPER])
+    await asked.follow.look()
+    told = asked.heard(events.ChunksEmbedded)[before:]
+    chunks_of = {owner: sum(each.texts for each in told if each.owner == owner) for owner in ("", "physics")}
+    assert chunks_of["physics"] == 3
+    assert chunks_of[""] >= 5, "and the questions that the new index was tried with"
+    assert {each.model for each in told} == {M}
+
+
 async def test_the_old_pair_answers_however_many_newer_generations_come(asked: Asked, made: list[str]) -> None:
     old = asked.world.find().digest
     await asked.world.swap(*made[1:])

@@ -207,6 +207,21 @@ async def test_progress_is_told_as_events(papers: Desk) -> None:
     assert told[0].chunks > 2
 
 
+async def test_what_is_embedded_is_charged_to_the_owner_of_the_base(papers: Desk) -> None:
+    for tenant in ("physics", "biology"):
+        await papers.ingestion.add(
+            papers.of(tenant), "papers", [file("a.txt", f"One of {tenant}."), file("b.txt", LONG)]
+        )
+        assert await papers.ingestion.settled(key(tenant, "papers"), [document_id("b.txt")], 60)
+    told = [each for each in papers.told if isinstance(each, events.ChunksEmbedded)]
+    assert {(each.kb, each.model) for each in told} == {("papers", "finetuned/tiny")}
+    for tenant in ("physics", "biology"):
+        embedded = [text for flow, texts in papers.service.seen if flow.endswith(tenant) for text in texts]
+        charged = [each for each in told if each.owner == tenant]
+        assert sum(each.texts for each in charged) == len(embedded) > 2
+        assert sum(each.tokens for each in charged) == sum(len(text.split()) for text in embedded)
+
+
 async def test_bases_of_two_tenants_with_one_name_are_two(papers: Desk) -> None:
     for tenant in ("a", "b"):
         await papers.ingestion.add(papers.of(tenant), "papers", [file("a.txt", f"Of {tenant}.")])
