@@ -175,8 +175,8 @@ Kind = Literal["encoder", "reranker", "generator"]
 
 class Lora(msgspec.Struct, frozen=True, kw_only=True):
     """What an adapter says of itself. `base` is the id of its base on the volume; `alphas` hold for the layers that
-    their patterns match, `alpha` for all others. Pooling and what follows, and the tokenizer, are the base's unless
-    they are its own."""
+    their patterns match, `alpha` for all others. Pooling and what follows, the tokenizer and the chat template are the
+    base's unless they are its own."""
 
     base: str
     rank: int
@@ -186,6 +186,7 @@ class Lora(msgspec.Struct, frozen=True, kw_only=True):
     dora: bool = False
     own_stages: bool = False
     own_tokenizer: bool = False
+    own_template: bool = False
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -82,12 +83,45 @@ def language_model(
     return str(path)
 
 
-def greedy(path: str, prompt: str | Sequence[int], tokens: int) -> list[int]:
-    """What `generate` of transformers says, one text by itself."""
+def voice(
+    path: str | os.PathLike[str],
+    base: str,
+    *,
+    named: str = "base/tiny",
+    seed: int = 1,
+    targets: Sequence[str] = ("q_proj", "v_proj", "o_proj", "up_proj", "down_proj"),
+    spread: float = 0.5,
+    **config: Any,
+) -> str:
+    """An adapter of such a model, as peft writes it, that changes what it says; its path. `named` is what it calls its
+    base."""
     import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, set_seed
+
+    set_seed(seed)
+    settings = {"r": 4, "lora_alpha": 8, "target_modules": list(targets), "task_type": "CAUSAL_LM", **config}
+    changed = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(**settings))
+    for name, weights in changed.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weights, std=spread)
+    changed.save_pretrained(path)
+    written = Path(path, "adapter_config.json")
+    written.write_text(json.dumps(json.loads(written.read_text()) | {"base_model_name_or_path": named}))
+    for file in Path(path).iterdir():
+        file.chmod(0o644)
+    return str(path)
+
+
+def greedy(path: str, prompt: str | Sequence[int], tokens: int, adapter: str | None = None) -> list[int]:
+    """What `generate` of transformers says, one text by itself; with an adapter what peft makes of it."""
+    import torch
+    from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = AutoModelForCausalLM.from_pretrained(path)
+    if adapter is not None:
+        model = PeftModel.from_pretrained(model, adapter).eval()
     words = AutoTokenizer.from_pretrained(path)
     ids = words(prompt)["input_ids"] if isinstance(prompt, str) else list(prompt)
     given = torch.tensor([ids])

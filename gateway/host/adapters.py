@@ -17,10 +17,12 @@ from cachetools import LRUCache
 from gateway.errors import DoesNotFit, LoadFailed
 from gateway.host import encoder, factors, memory, stages
 from gateway.host.adapted import Adapted, Adapter
+from gateway.host.chat import Template
 from gateway.host.device import Device
 from gateway.host.encoder import Encoder
 from gateway.host.loader import Model
 from gateway.host.slot import Runtime
+from gateway.host.speaker import Speaker, Voice
 from gateway.host.tokenize import Tokenizer, shared
 from gateway.lane import Lane
 from gateway.model import Generation, Lora, Pooling
@@ -49,6 +51,11 @@ class AdapterLoader:
 
     async def load(self, generation: Generation) -> Runtime:
         async with self._lease(base_of(generation)) as base:
+            if isinstance(base, Speaker):
+                async with self._device.turn([generation.digest]):
+                    voice = await self._speaking(generation, base)
+                self._device.suspects.discard(generation.digest)
+                return voice
             assert isinstance(base, Model), "the pool of models has no other"
             if base.mixer is None or not isinstance(base.encoder, Encoder):
                 message = (
@@ -65,8 +72,24 @@ class AdapterLoader:
         self._device.suspects.discard(generation.digest)
         return adapter
 
+    async def _speaking(self, generation: Generation, base: Speaker) -> Voice:
+        voice = await self._disk.run(read_voice, generation, base)
+        try:
+            await self._device.run(voice.place, self._device.name)
+            if generation.place is not None or generation.digest not in self._proven:
+                probe = functools.partial(base.encoder.probe, voice.branches)
+                await self._device.note(probe, generation.digest, [])
+                self._proven[generation.digest] = True
+        except memory.OutOfMemory as error:
+            await self._device.run(voice.close)
+            raise DoesNotFit("the device has no memory left for the adapter") from error
+        except BaseException:
+            await self._device.run(voice.close)
+            raise
+        return voice
+
     async def close(self, runtime: Runtime) -> None:
-        assert isinstance(runtime, Adapter), "this pool has no other"
+        assert isinstance(runtime, Adapter | Voice), "this pool has no other"
         await self._device.run(runtime.close)
 
     async def park(self, runtime: Runtime) -> None:
@@ -97,7 +120,7 @@ class AdapterLoader:
         self._proven[generation.digest] = True
 
     async def _move(self, runtime: Runtime, device: str) -> None:
-        assert isinstance(runtime, Adapter), "this pool has no other"
+        assert isinstance(runtime, Adapter | Voice), "this pool has no other"
         try:
             await self._device.run(runtime.place, device)
         except Exception as error:  # no memory there, or whatever a driver says: it comes from the disk again
@@ -123,6 +146,20 @@ def read(generation: Generation, base: Model, network: Encoder) -> Adapter:
         if lora_of(generation).own_stages and _differs(generation, base.generation):
             tail = stages.build(generation.path, generation.manifest.stages, mapped=False).eval()
     return Adapter(generation, lora, tail, _tokenizer(generation, base), base.numerics)
+
+
+def read_voice(generation: Generation, base: Speaker) -> Voice:
+    """As `read`, over a language model. Raises LoadFailed."""
+    try:
+        with memory.guarded():
+            branches = factors.read_branches(generation, base.encoder.dtype)
+    except (OSError, ValueError) as error:
+        message = f"the adapter could not be loaded: {error}"
+        raise LoadFailed(message, reason="weights_unreadable", generation=generation.short) from error
+    lora = lora_of(generation)
+    tokenizer = shared(generation) if lora.own_tokenizer else base.tokenizer
+    template = Template(generation) if lora.own_tokenizer or lora.own_template else base.template
+    return Voice(generation, branches, tokenizer, template, base.numerics)
 
 
 def _differs(generation: Generation, base: Generation) -> bool:

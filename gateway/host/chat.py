@@ -13,6 +13,7 @@ from gateway.errors import InvalidInput, LoadFailed
 from gateway.host import library
 from gateway.host.wire import Turn
 from gateway.model import Generation
+from gateway.volume.conversation import TEMPLATE
 
 
 class Template:
@@ -20,13 +21,18 @@ class Template:
 
     def __init__(self, generation: Generation) -> None:
         """Raises LoadFailed."""
-        path = os.path.join(generation.path, generation.manifest.tokenizer_path)
+        lora, base = generation.manifest.lora, generation.base
+        whose = base if base is not None and not (lora and lora.own_tokenizer) else generation
+        path = os.path.join(whose.path, whose.manifest.tokenizer_path)
         try:
             tokenizer = library.transformers().AutoTokenizer.from_pretrained(path, **library.LOCAL)
         except Exception as error:  # the library has no list of what it raises
             message = f"the tokenizer could not be read: {error}"
             raise LoadFailed(message, reason="tokenizer_unreadable", generation=generation.short) from error
         self._tokenizer: Any = tokenizer
+        if lora and lora.own_template:
+            with open(os.path.join(generation.path, TEMPLATE), encoding="utf-8") as stream:
+                tokenizer.chat_template = stream.read()
         self.known = bool(tokenizer.chat_template)
 
     def render(self, turns: Sequence[Turn]) -> str:

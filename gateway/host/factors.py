@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 import torch
@@ -17,24 +17,31 @@ from torch import Tensor
 from gateway.errors import LoadFailed
 from gateway.host import native, tensors
 from gateway.host.blueprint import Blueprint
+from gateway.host.branches import Branches
 from gateway.host.lora import Change, Lora, Piece, Place
 from gateway.model import Generation
 from gateway.volume import adapters
 from gateway.volume.adapters import GAIN
-from gateway.volume.fitting import SERVED
+from gateway.volume.fitting import prefix
 
 FIRST: Final = "lora_A"
 SECOND: Final = "lora_B"
 
 
+class Size(NamedTuple):
+    """Of a layer of the network."""
+
+    outs: int
+    ins: int
+
+
 class Spot(NamedTuple):
-    """A layer of the network: `outs` x `ins`, from column `begin` of what its place gives."""
+    """A layer of the network, from column `begin` of what its place gives."""
 
     block: int
     place: Place
     begin: int
-    outs: int
-    ins: int
+    size: Size
 
 
 def read(generation: Generation, dtype: torch.dtype) -> Lora:
@@ -44,16 +51,34 @@ def read(generation: Generation, dtype: torch.dtype) -> Lora:
     if plan is None:
         message = "its base is unusual, and transformers runs it, which knows no adapters here: merge it into its base"
         raise LoadFailed(message, reason="base_not_supported", generation=generation.short)
-    base = _Base(generation.base, plan)
-    found: dict[tuple[int, Place], list[tuple[Spot, Tensor, Piece]]] = {}
-    layers = _by_layer(generation)
-    for name in sorted(layers, key=base.order):
-        spot, first, piece = _layer(generation, base, name, layers[name])
-        found.setdefault((spot.block, spot.place), []).append((spot, first, piece))
+    base, spots = _Base(generation.base), _spots(plan)
+    found: dict[tuple[int, Place], list[tuple[Tensor, Piece]]] = {}
+    layers = {base.bare(name): parts for name, parts in _by_layer(generation).items()}
+    if strange := layers.keys() - spots.keys():
+        raise _misfit(generation, f"{min(strange)} is no layer of its base that can be changed")
+    for name in sorted(layers, key=lambda name: (spots[name].block, spots[name].begin)):
+        spot = spots[name]
+        part = _layer(generation, base, name, layers[name], size=spot.size, begin=spot.begin)
+        found.setdefault((spot.block, spot.place), []).append(part)
     blocks: list[dict[Place, Change]] = [{} for _ in range(plan.layers)]
     for (block, place), parts in found.items():
-        blocks[block][place] = _joined([first for _, first, _ in parts], [piece for _, _, piece in parts], dtype)
+        blocks[block][place] = _joined(parts, dtype)
     return Lora(blocks)
+
+
+def read_branches(generation: Generation, dtype: torch.dtype) -> Branches:
+    """As `read`, over a language model: by the names of its layers."""
+    assert generation.base is not None, "an adapter has a base"
+    base = _Base(generation.base)
+    found = {}
+    for name, parts in _by_layer(generation).items():
+        size = base.size(base.bare(name))
+        if size is None:
+            raise _misfit(generation, f"{name} is no layer of its base that can be changed")
+        found[base.prefix + base.bare(name)] = _joined(
+            [_layer(generation, base, base.bare(name), parts, size=size)], dtype
+        )
+    return Branches(found)
 
 
 def _by_layer(generation: Generation) -> dict[str, dict[str, Tensor]]:
@@ -82,77 +107,84 @@ def _tensors(generation: Generation) -> dict[str, Tensor]:
     return found
 
 
-def _layer(generation: Generation, base: _Base, name: str, parts: Mapping[str, Tensor]) -> tuple[Spot, Tensor, Piece]:
-    """Where a change belongs, its first factor, and the rest of it."""
+def _layer(
+    generation: Generation, base: _Base, name: str, parts: Mapping[str, Tensor], *, size: Size, begin: int = 0
+) -> tuple[Tensor, Piece]:
+    """The first factor of a change of the layer, and the rest of it."""
     lora = generation.manifest.lora
     assert lora is not None, "an adapter's manifest says how it is scaled"
-    spot, first, second = base.spot(name), parts.get(FIRST), parts.get(SECOND)
-    if spot is None or first is None or second is None:
-        raise _misfit(generation, f"{name} is no layer of its base that can be changed")
+    first, second = parts.get(FIRST), parts.get(SECOND)
+    if first is None or second is None:
+        raise _misfit(generation, f"{name} has one of two factors")
     rank = len(first)
-    if first.shape != (rank, spot.ins) or second.shape != (spot.outs, rank):
+    if first.shape != (rank, size.ins) or second.shape != (size.outs, rank):
         shapes = f"{list(first.shape)} and {list(second.shape)}"
-        raise _misfit(generation, f"{name} has factors of {shapes} for a layer of [{spot.outs}, {spot.ins}]")
+        raise _misfit(generation, f"{name} has factors of {shapes} for a layer of {list(size)}")
     alpha = adapters.alpha_of(name, lora)
     first, second = first.float(), second.float() * (alpha / (math.sqrt(rank) if lora.rslora else rank))
     gain = shift = None
     if lora.dora:
         gain, shift = base.gain(name, second @ first, parts[GAIN].flatten().float())
         second = second * gain[:, None]
-    return spot, first, Piece(slice(spot.begin, spot.begin + spot.outs), slice(0, rank), second, gain, shift)
+    return first, Piece(slice(begin, begin + size.outs), slice(0, rank), second, gain, shift)
 
 
-def _joined(firsts: list[Tensor], pieces: list[Piece], dtype: torch.dtype) -> Change:
+def _joined(parts: Sequence[tuple[Tensor, Piece]], dtype: torch.dtype) -> Change:
     """The layers of one place together, in memory of their own."""
     placed = []
     begin = 0
-    for first, (columns, _, second, gain, shift) in zip(firsts, pieces, strict=True):
+    for first, (columns, _, second, gain, shift) in parts:
         ranks = slice(begin, begin := begin + len(first))
         beside = (None if tensor is None else tensor.to(dtype) for tensor in (gain, shift))
         placed.append(Piece(columns, ranks, second.to(dtype), *beside))
-    return Change(torch.cat(firsts).to(dtype), tuple(placed))
+    return Change(torch.cat([first for first, _ in parts]).to(dtype), tuple(placed))
+
+
+def _spots(plan: Blueprint) -> dict[str, Spot]:
+    """The layers of a network that is ours, by the names that adapters know them by."""
+    names, width, inner = plan.names, plan.width, plan.inner
+    square, found = Size(width, width), {}
+    for block in range(plan.layers):
+        at = f"{names.layer}.{block}."
+        for number, name in enumerate((names.query, names.key, names.value)):
+            found[at + name] = Spot(block, "qkv", number * width, square)
+        found[at + names.out] = Spot(block, "out", 0, square)
+        found[at + names.inner] = Spot(block, "inner", 0, Size(inner, width))
+        found[at + names.outer] = Spot(block, "outer", 0, Size(width, inner))
+    return found
 
 
 class _Base:
-    """The layers of the base by the names that adapters know them by."""
+    """The tensors of the base, by their names without what stands before all of them."""
 
-    def __init__(self, generation: Generation, plan: Blueprint) -> None:
-        names, width, inner = plan.names, plan.width, plan.inner
+    def __init__(self, generation: Generation) -> None:
         self._generation = generation
-        self._prefix = SERVED[generation.manifest.model_type]
-        self._spots: dict[str, Spot] = {}
+        self.prefix = prefix(generation.manifest)
         self._plain: dict[str, Tensor] = {}
-        for block in range(plan.layers):
-            at = f"{names.layer}.{block}."
-            for number, name in enumerate((names.query, names.key, names.value)):
-                self._spots[at + name] = Spot(block, "qkv", number * width, width, width)
-            self._spots[at + names.out] = Spot(block, "out", 0, width, width)
-            self._spots[at + names.inner] = Spot(block, "inner", 0, inner, width)
-            self._spots[at + names.outer] = Spot(block, "outer", 0, width, inner)
 
-    def spot(self, name: str) -> Spot | None:
-        return self._spots.get(name.removeprefix(self._prefix))
+    def bare(self, name: str) -> str:
+        return name.removeprefix(self.prefix)
 
-    def order(self, name: str) -> tuple[int, ...]:
-        """Layers of one place stand in the order of their columns."""
-        spot = self.spot(name)
-        return (spot.block, spot.begin) if spot else (0, 0)
+    def size(self, bare: str) -> Size | None:
+        """None where there is no such linear layer."""
+        found = self._tensors().get(bare + ".weight")
+        return Size(*found.shape) if found is not None and found.dim() == 2 else None
 
     def gain(self, name: str, change: Tensor, magnitude: Tensor) -> tuple[Tensor, Tensor]:
         """DoRA's for one layer, and what of the layer's bias it leaves out: the length of each row of the changed
         weights is the magnitude. Source: peft/tuners/lora/dora.py"""
-        bare = name.removeprefix(self._prefix)
-        gain = magnitude / torch.linalg.norm(self._tensor(bare + ".weight") + change, dim=1)
-        return gain, (1 - gain) * self._tensor(bare + ".bias")
+        gain = magnitude / torch.linalg.norm(self._tensors()[name + ".weight"].float() + change, dim=1)
+        bias = self._tensors().get(name + ".bias")
+        return gain, torch.zeros_like(gain) if bias is None else (1 - gain) * bias.float()
 
-    def _tensor(self, name: str) -> Tensor:
+    def _tensors(self) -> Mapping[str, Tensor]:
         if not self._plain:
             manifest, path = self._generation.manifest, self._generation.path
             held = tensors.read_all(
                 (os.path.join(path, file) for file in manifest.weights), mapped=self._generation.place is None
             )
-            self._plain = {key.removeprefix(self._prefix): tensor for key, tensor in held.items()}
-        return self._plain[name].float()
+            self._plain = {self.bare(key): tensor for key, tensor in held.items()}
+        return self._plain
 
 
 def _misfit(generation: Generation, message: str) -> LoadFailed:

@@ -14,17 +14,21 @@ from torch import Tensor, nn
 
 from gateway.errors import LoadFailed
 from gateway.host import kv, memory, padded, sampling
+from gateway.host.branches import Branches, Rowwise
 from gateway.host.sampling import Sampler
+from gateway.host.wire import Sampling
 
 SLICE: Final = 512  # tokens of prompts that one call reads
 PROBE: Final = 4  # tokens, the first of the vocabulary
 
 
 class Row:
-    """A text that is being continued. `read` of its prompt's tokens are in the cache."""
+    """A text that is being continued, by the model as an adapter changes it. `read` of its prompt's tokens are in the
+    cache."""
 
-    def __init__(self, number: int, prompt: Sequence[int], sampler: Sampler) -> None:
+    def __init__(self, number: int, prompt: Sequence[int], sampler: Sampler, branches: Branches | None = None) -> None:
         self.number = number
+        self.branches = branches
         self.prompt = list(prompt)
         self.sampler = sampler
         self.read = 0
@@ -50,11 +54,17 @@ class Generator:
         self.device = torch.device("cpu")
         self._cache_bytes = cache_bytes
         self.bytes = memory.tensor_bytes(network) + cache_bytes
+        self._rowwise = Rowwise(network)
         config: Any = network.config
         self._layers: int = config.get_text_config().num_hidden_layers
         self._reading: list[Row] = []
         self._running: list[Row] = []
         self._cache: Any = None  # of the running rows, in their order
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That the network computes in."""
+        return next(self.network.parameters()).dtype
 
     @property
     def rows(self) -> int:
@@ -99,10 +109,11 @@ class Generator:
         self.bytes = 0
         memory.release(str(self.device))
 
-    def probe(self) -> None:
+    def probe(self, branches: Branches | None = None) -> None:
         """Raises LoadFailed where the logits are no numbers."""
+        row = Row(0, range(PROBE), Sampler(Sampling(), self.device), branches)
         with torch.inference_mode(), memory.guarded():
-            logits = self._forward([list(range(PROBE))], [0], kv.empty(self._layers))
+            logits = self._forward([row], [row.prompt], [0], kv.empty(self._layers))
         if not torch.isfinite(logits).all():
             raise LoadFailed("logits are not finite: the weights hold NaN or overflow", reason="probe_not_finite")
         if not float(logits.std()):
@@ -121,7 +132,7 @@ class Generator:
         if not self._running:
             return []
         ids = [[row.sampler.tokens[-1]] for row in self._running]
-        logits = self._forward(ids, [row.tokens for row in self._running], self._cache)
+        logits = self._forward(self._running, ids, [row.tokens for row in self._running], self._cache)
         return self._choose(self._running, logits)
 
     def _read(self) -> list[tuple[int, int]]:
@@ -139,13 +150,13 @@ class Generator:
     def _read_slice(self, row: Row) -> list[tuple[int, int]]:
         row.cache = row.cache or kv.empty(self._layers)
         part = row.prompt[row.read : row.read + SLICE]
-        logits = self._forward([part], [row.read], row.cache)
+        logits = self._forward([row], [part], [row.read], row.cache)
         row.read += len(part)
         return [] if row.left else self._join([row], row.cache, logits)
 
     def _read_whole(self, rows: Sequence[Row]) -> list[tuple[int, int]]:
         cache = kv.empty(self._layers)
-        logits = self._forward([row.prompt for row in rows], [0] * len(rows), cache)
+        logits = self._forward(rows, [row.prompt for row in rows], [0] * len(rows), cache)
         for row in rows:
             row.read = len(row.prompt)
         return self._join(rows, cache, logits)
@@ -158,7 +169,7 @@ class Generator:
             row.cache = None
         return chosen
 
-    def _forward(self, ids: Sequence[Sequence[int]], before: Sequence[int], cache: Any) -> Tensor:
+    def _forward(self, rows: Sequence[Row], ids: Sequence[Sequence[int]], before: Sequence[int], cache: Any) -> Tensor:
         """The next tokens of each row, which has so many `before` them in the cache -> logits after the last one,
         [rows, words]. Rows stand to the right."""
         longest = max(map(len, ids))
@@ -172,7 +183,8 @@ class Generator:
             given["attention_mask"] = mask.long().to(self.device)
         positions = torch.tensor(ends)[:, None] - longest + torch.arange(longest)
         given["position_ids"] = positions.clamp(min=0).to(self.device)
-        found = self.network(**given, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        with self._rowwise.rows([row.branches for row in rows]):
+            found = self.network(**given, past_key_values=cache, use_cache=True, logits_to_keep=1)
         logits: Tensor = found.logits[:, -1]
         return logits
 

@@ -29,7 +29,7 @@ from gateway.host.loader import Loader, Model
 from gateway.host.pool import Pool
 from gateway.host.recorder import Recorder
 from gateway.host.reports import Reports
-from gateway.host.speaker import Speaker
+from gateway.host.speaker import Speaker, Voice
 from gateway.host.tokenize import SHORT, TokenIds, Tokenizer, in_one_thread, is_short
 from gateway.host.work import Vectors, Work
 from gateway.lane import Lane
@@ -187,16 +187,20 @@ class Host:
         self._send(wire.Done(command.id), b"")
 
     @asynccontextmanager
-    async def _lease(self, generation: Generation | None) -> AsyncIterator[Model | Adapted]:
+    async def _lease(self, generation: Generation | None) -> AsyncIterator[Model | Adapted | Speaker]:
         """The right to use a generation; of an adapter first to its base, so that what waits for that holds no place
         among the adapters."""
         known = _known(generation)
         async with self.pool.lease(known.base or known) as model:
-            assert isinstance(model, Model), "the pool of models has no other"
+            assert isinstance(model, Model | Speaker), "the pool of models has no other"
             if known.base is None:
                 yield model
                 return
             async with self.adapters.lease(known) as adapter:
+                if isinstance(model, Speaker):
+                    assert isinstance(adapter, Voice), "an adapter was loaded for it"
+                    yield model.with_voice(adapter)
+                    return
                 assert isinstance(adapter, Adapter), "the pool of adapters has no other"
                 assert isinstance(model.encoder, encoder.Encoder), "an adapter was loaded for it"
                 yield Adapted(adapter, model.encoder, model.generation.manifest, model.mixer)
@@ -219,6 +223,7 @@ class Host:
     async def _embed(self, command: wire.Embed | wire.Rerank, generation: Generation | None, hold: Hold) -> None:
         began = time.monotonic()
         async with self._lease(generation) as model:
+            assert not isinstance(model, Speaker), "the service asks for what a model can do"
             loaded = time.monotonic()
             rows, prompt_tokens = await self._tokenized(model.tokenizer, command)
             _refuse_too_many(rows, command.options.most_tokens)
@@ -251,8 +256,8 @@ class Host:
 
     async def _generate(self, command: wire.Generate, generation: Generation | None, hold: Hold) -> None:
         began = time.monotonic()
-        async with self.pool.lease(_known(generation)) as model:
-            assert isinstance(model, Speaker)
+        async with self._lease(generation) as model:
+            assert isinstance(model, Speaker), "the service asks for what a model can do"
             loaded = time.monotonic()
             prompt = await self._tokens.run(model.read, command.text, command.turns)
             hold.end()

@@ -36,6 +36,10 @@ class Change(NamedTuple):
         """Whether it only adds to the base's output."""
         return all(piece.gain is None for piece in self.pieces)
 
+    def tensors(self) -> list[Tensor]:
+        pieces = [tensor for piece in self.pieces for tensor in piece[2:] if tensor is not None]
+        return [self.first, *pieces]
+
     def apply(self, x: Tensor, y: Tensor) -> None:
         """To the base's output `y` [rows, out] of `x` [rows, in], in place."""
         low = x @ self.first.t()
@@ -66,7 +70,7 @@ class Lora:
     def to(self, device: str, dtype: torch.dtype | None = None) -> None:
         """Moves or converts all of it. A call that has begun has the tensors that it began with."""
         self.blocks = [
-            {place: _moved(change, device, dtype or self.dtype) for place, change in block.items()}
+            {place: moved(change, device, dtype or self.dtype) for place, change in block.items()}
             for block in self.blocks
         ]
 
@@ -74,12 +78,12 @@ class Lora:
         self.blocks = [{} for _ in self.blocks]
 
     def _tensors(self) -> list[Tensor]:
-        changes = [change for block in self.blocks for change in block.values()]
-        pieces = [tensor for change in changes for piece in change.pieces for tensor in piece[2:] if tensor is not None]
-        return [change.first for change in changes] + pieces
+        return [tensor for block in self.blocks for change in block.values() for tensor in change.tensors()]
 
 
-def _moved(change: Change, device: str, dtype: torch.dtype) -> Change:
+def moved(change: Change, device: str, dtype: torch.dtype) -> Change:
+    """The same there, in that type."""
+
     def move(tensor: Tensor | None) -> Tensor | None:
         return None if tensor is None else tensor.to(device, dtype)
 

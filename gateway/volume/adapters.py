@@ -109,10 +109,9 @@ def read_adapter(folder: Folder, *, allow_pickle: bool = False) -> Adapter:
     targets, pattern = _targets(config)
     weights = _weights(folder, allow_pickle)
     changes = None
-    if task != GENERATES:
-        _refuse_what_is_beyond(config)
-    if weights.shapes is not None and not config.given("target_parameters"):
-        changes = _changes(weights.shapes, weights.files[0], strict=task != GENERATES)
+    _refuse_what_is_beyond(config)
+    if weights.shapes is not None:
+        changes = _changes(weights.shapes, weights.files[0])
         _check(changes, _ranks(config), targets, weights.files[0])
     return Adapter(
         task,
@@ -232,13 +231,13 @@ def _weights(folder: Folder, allow_pickle: bool) -> Weights:
     return Weights((PICKLE,), pickle.parameters, pickle.stored_bytes, pickle.dtype, None)
 
 
-def _changes(shapes: Mapping[str, Shape], file: str, *, strict: bool) -> dict[str, Change]:
-    """By layer. `strict`: whatever else is in the file is refused, but what no sentence embedding uses."""
+def _changes(shapes: Mapping[str, Shape], file: str) -> dict[str, Change]:
+    """By layer. Whatever else is in the file is refused, but what no sentence embedding uses."""
     found: dict[str, dict[str, Shape]] = {}
     strange = []
     for tensor, shape in shapes.items():
         part = part_of(tensor)
-        if strict and is_unused(tensor):
+        if is_unused(tensor):
             continue
         if part and (len(shape) >= 2 or part[1] == GAIN):
             found.setdefault(part[0], {})[part[1]] = shape
@@ -246,7 +245,7 @@ def _changes(shapes: Mapping[str, Shape], file: str, *, strict: bool) -> dict[st
             strange.append(tensor)
     if not found:
         raise unfit("weights_mismatch", f"{file} holds no LoRA tensors", file)
-    if strange and strict:
+    if strange:
         message = f"{file} holds {shown(strange[0])}, which is no factor of LoRA: this part of peft is not served"
         raise unfit("adapter_not_supported", message, file)
     return {module: _change(module, parts, file) for module, parts in found.items()}

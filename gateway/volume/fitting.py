@@ -8,13 +8,15 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from gateway.model import Generation
+from gateway.model import Generation, Kind, Manifest
 from gateway.volume.adapters import FILE, UNUSED, Adapter
+from gateway.volume.architectures import GENERATORS
 from gateway.volume.documents import shown
 from gateway.volume.files import Folder
 from gateway.volume.reasons import Unfit, unfit
 from gateway.volume.weights import Shape, find_weights
 
+KINDS: Final[dict[Kind, str]] = {"encoder": "an encoder", "reranker": "a reranker", "generator": "a language model"}
 # model_type -> what stands before the names of the tensors where the network was saved with a head
 SERVED: Final = {
     "bert": "bert.",
@@ -24,23 +26,36 @@ SERVED: Final = {
     "distilbert": "distilbert.",
     "mpnet": "mpnet.",
 }
-LAYER: Final = re.compile(r"(?:encoder|transformer)\.layer\.\d+\..+")
+SPEAKING: Final = dict.fromkeys(sorted(GENERATORS), "model.")
+LAYER: Final = re.compile(r"(?:(?:encoder|transformer)\.layer|layers)\.\d+\..+")
 
 
-def check_base(base: Generation, named: str) -> None:
-    """Whether adapters are served over it at all. Raises Unfit."""
+def prefix(manifest: Manifest) -> str:
+    """Of a base that adapters are served over."""
+    return (SPEAKING if manifest.kind == "generator" else SERVED)[manifest.model_type]
+
+
+def check_base(base: Generation, named: str, *, generates: bool) -> None:
+    """Whether such adapters are served over it at all. Raises Unfit."""
     manifest = base.manifest
+    if generates != (manifest.kind == "generator"):
+        what = "a language model" if generates else "an encoder"
+        message = f"it is for {what}, and its base {named} is {KINDS[manifest.kind]}"
+        raise unfit("base_mismatch", message, FILE)
     what = ""
-    if manifest.kind != "encoder":
-        what = f"a {manifest.kind}"
-    elif manifest.model_type not in SERVED:
+    if manifest.kind == "reranker":
+        what = KINDS[manifest.kind]
+    elif manifest.model_type not in (SPEAKING if generates else SERVED):
         what = f"of type {manifest.model_type}"
     elif manifest.quantization is not None:
         what = "quantized"
     elif not all(name.endswith(".safetensors") for name in manifest.weights):
         what = "a pickle"
     if what:
-        message = f"its base {named} is {what}, and adapters are served over encoders of {', '.join(SERVED)} alone"
+        message = (
+            f"its base {named} is {what}, and adapters are served over encoders of {', '.join(SERVED)} and over "
+            "language models alone"
+        )
         raise unfit("base_not_supported", message, FILE)
 
 
@@ -88,7 +103,7 @@ def _layers(base: Generation) -> dict[str, Shape]:
 
 
 def _bare(module: str, base: Generation) -> str:
-    return module.removeprefix(SERVED[base.manifest.model_type])
+    return module.removeprefix(prefix(base.manifest))
 
 
 def _misfit(message: str, named: str) -> Unfit:

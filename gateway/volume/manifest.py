@@ -23,7 +23,7 @@ from gateway.volume.files import Folder
 from gateway.volume.heads import Head, check_head, read_head
 from gateway.volume.metadata import read_metadata, read_samples, read_wish
 from gateway.volume.modules import Module, Pipeline, read_modules, read_pipeline
-from gateway.volume.overlay import not_served, overlay
+from gateway.volume.overlay import overlay
 from gateway.volume.prompts import PROMPTS, Prompts, read_prompts
 from gateway.volume.reasons import Findings, Unfit, unfit
 from gateway.volume.tokenizer import Tokenizer, read_tokenizer
@@ -115,8 +115,6 @@ def _base(adapter: Adapter, root: str | None, allow_pickle: bool) -> Base:
     if found is None:
         where = "is not on the volume by its id, in base/ or in aliases.toml"
         raise unfit("base_missing", f"it waits for its base {named}, which {where}", adapters.FILE)
-    if adapter.generates:
-        raise not_served(adapter, found.model.path)
     verdict = judge(found.directory.path, root=root, allow_pickle=allow_pickle)
     if isinstance(verdict, Rejected):
         raise not_ready(found.model.path, verdict.reasons[0].message)

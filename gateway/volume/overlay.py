@@ -11,11 +11,12 @@ from gateway.volume import modules
 from gateway.volume.adapters import FILE, Adapter
 from gateway.volume.architectures import Architecture, read_architecture
 from gateway.volume.bases import Base
+from gateway.volume.conversation import TEMPLATE, read_conversation
 from gateway.volume.files import Folder
 from gateway.volume.fitting import check_base, check_fit
 from gateway.volume.modules import Module, Pipeline, read_pipeline
 from gateway.volume.prompts import Prompts, read_prompts
-from gateway.volume.reasons import Findings, Unfit, unfit
+from gateway.volume.reasons import Findings, unfit
 from gateway.volume.tokenizer import Tokenizer, read_tokenizer
 from gateway.volume.transformer import Settings, max_tokens, read_settings
 from gateway.wish import Wish
@@ -32,9 +33,7 @@ def overlay(
 ) -> Manifest | None:
     """The base's manifest, with what the adapter brings in its place; None where `findings` has why not. `chain` is
     what the adapter's own modules.json says. Raises Unfit."""
-    if adapter.generates:
-        raise not_served(adapter, base.model.path)
-    check_base(base.generation, base.model.path)
+    check_base(base.generation, base.model.path, generates=adapter.generates)
     check_fit(adapter, base.generation, base.model.path)
     below = base.generation.manifest
     own_tokenizer = folder.has("tokenizer.json")
@@ -44,6 +43,8 @@ def overlay(
     settings, prompts = Settings(), Prompts(None, below.prompts, below.default_prompt_name)
     pipeline, longest = Pipeline(below.stages, below.dim, (), ()), below.max_tokens
     if chain is not None:
+        if adapter.generates:
+            raise unfit("modules_invalid", f"{modules.FILE} makes vectors, and its base makes none", modules.FILE)
         if chain[0].path:
             raise unfit("modules_invalid", f"{modules.FILE} names a transformer in a folder of its own", modules.FILE)
         settings, prompts = read_settings(folder, ""), read_prompts(folder, findings)
@@ -53,7 +54,8 @@ def overlay(
     if findings.reasons:
         return None
     stored = (adapter.weights, *pipeline.weights)
-    files = {FILE, settings.file, prompts.file, *tokenizer.files, *pipeline.files}
+    conversation = read_conversation(folder, "") if adapter.generates else ()
+    files = {FILE, settings.file, prompts.file, *tokenizer.files, *pipeline.files, *conversation}
     files |= {file for held in stored for file in held.files} | ({modules.FILE} if chain is not None else set())
     return msgspec.structs.replace(
         below,
@@ -74,6 +76,7 @@ def overlay(
         warnings=tuple(findings.warnings),
         wish=Wish(),
         samples=(),
+        cache_width=0,
         lora=Lora(
             base=base.model.path,
             rank=adapter.rank,
@@ -83,14 +86,9 @@ def overlay(
             dora=adapter.dora,
             own_stages=chain is not None,
             own_tokenizer=own_tokenizer,
+            own_template=TEMPLATE in conversation,
         ),
     )
-
-
-def not_served(adapter: Adapter, base: str) -> Unfit:
-    """To be raised, for an adapter of a language model."""
-    what = f"an adapter of rank {adapter.rank} over {base}, a language model,"
-    return unfit("kind_not_served", f"{what} is recognised; this kind is not served by this version", FILE)
 
 
 def _architecture(base: Generation) -> Architecture:
