@@ -16,7 +16,8 @@ CHUNK = re.compile(r"<text>\n(.*)\n</text>", re.DOTALL)
 
 def says(text: str) -> web.Response:
     """A completion with this text."""
-    return web.json_response({"choices": [{"message": {"role": "assistant", "content": text}}]})
+    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+    return web.json_response({"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]})
 
 
 def pairs(*made: tuple[str, str]) -> str:
