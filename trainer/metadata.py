@@ -5,18 +5,17 @@ Each verb that makes a model writes what it knows beside the weights; publishing
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from trainer import lineage
-from trainer.contents import read_json
+from trainer.contents import model_files, read_json
 from trainer.errors import NotAModel
 from trainer.run import write_json
 
 FILE: Final = "model_metadata.json"
-weights_digest = lineage.weights_digest  # by which metadata names a base
 
 
 def read(directory: Path) -> dict[str, Any]:
@@ -34,6 +33,16 @@ def write(directory: Path, fields: Mapping[str, Any]) -> None:
     """Adds `fields` to what is there already; None takes a key away."""
     together = read(directory) | dict(fields)
     write_json(directory / FILE, {key: value for key, value in together.items() if value is not None})
+
+
+def weights_digest(directory: Path) -> str:
+    """What tells one set of weights from another, wherever it lies: of the paths and contents of all weights files."""
+    digest = hashlib.sha256()
+    for path in model_files(directory):
+        if path.suffix in {".safetensors", ".bin"}:
+            with (directory / path).open("rb") as stream:
+                digest.update(f"{hashlib.file_digest(stream, 'sha256').hexdigest()}  {path}\n".encode())
+    return digest.hexdigest()
 
 
 def of_run(run: Path) -> dict[str, Any]:
