@@ -148,6 +148,18 @@ def test_what_cannot_be_done_ends_with_2_and_a_reason(
     assert capsys.readouterr().err.startswith("trainer: ")
 
 
+def test_an_adapter_a_broken_model_and_no_model_end_with_2_and_a_reason(
+    models: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    making.adapter(tmp_path / "adapter", base=str(models / "made" / "one"))
+    making.encoder(tmp_path / "broken")
+    (tmp_path / "broken" / "model.safetensors").write_bytes(b"x" * 100)
+    (tmp_path / "empty").mkdir()
+    for name, reason in (("adapter", "trainer merge"), ("broken", "cannot be loaded"), ("empty", "not a model")):
+        assert main(["evaluate", str(tmp_path / name), "--data", str(data)]) == 2
+        assert reason in capsys.readouterr().err
+
+
 def test_a_text_that_controls_terminals_is_printed_harmless(
     models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

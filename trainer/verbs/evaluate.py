@@ -134,14 +134,13 @@ def _questions(options: argparse.Namespace) -> Questions:
 
 
 def _encoder(options: argparse.Namespace, name: str) -> Encoder:
-    from trainer import hardware, modelling  # noqa: PLC0415
-    from trainer.evaluate import Local  # noqa: PLC0415
+    from trainer.evaluate import Local, loaded  # noqa: PLC0415
     from trainer.remote import Remote  # noqa: PLC0415
 
     told = {"query_prompt": options.query_prompt, "document_prompt": options.document_prompt}
     if options.url:
         return Remote(options.url, name, batch_size=options.batch_size, **told)
-    return Local(modelling.load(name, hardware.find(options.device).device), options.batch_size, **told)
+    return Local(loaded(name, options.device), options.batch_size, **told)
 
 
 def _scored(encoder: Encoder, questions: Questions, what: str) -> Scores:
