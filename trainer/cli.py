@@ -19,7 +19,7 @@ from trainer.console import say
 from trainer.errors import Interrupted, TrainerError
 
 # in the order of a model's life; "data check" is a verb with a verb of its own
-VERBS: Final = ("config", "data", "finetune", "publish")
+VERBS: Final = ("config", "data", "mine", "finetune", "publish")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
