@@ -4,6 +4,7 @@ endings off, without the commonest, accents folded away. So what is searched in 
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from functools import lru_cache
 from typing import Any, Final
@@ -14,17 +15,18 @@ import pyarrow.compute as pc
 import snowballstemmer
 from numpy.typing import NDArray
 
-BETWEEN: Final = r"[^\p{L}\p{N}]+"
+BETWEEN: Final = r"[^\p{L}\p{N}]+"  # as RE2 writes it, which takes 3 ms to prepare it: for many texts at once
+RUN: Final = re.compile(r"[^\W_]+")  # the same, turned round
 LONGEST: Final = 40  # bytes; what is longer is no word
 KNOWN: Final = 200_000  # words whose form is remembered
 COMMON_TEXT: Final = """
 i me my myself we our ours ourselves you your yours yourself yourselves he him his himself she her hers herself it its
-itself they them their theirs themselves what which who whom this that these those am is are was were be been being have
-has had having do does did doing a an the and but if or because as until while of at by for with about against between
-into through during before after above below to from up down in out on off over under again further then once here there
-when where why how all any both each few more most other some such no nor not only own same so than too very s t
-can will just don should now d ll m o re ve y ain aren couldn didn doesn hadn hasn haven isn ma mightn mustn needn shan shouldn
-wasn weren won wouldn
+itself they them their theirs themselves what which who whom this that these those am is are was were be been being
+have has had having do does did doing a an the and but if or because as until while of at by for with about against
+between into through during before after above below to from up down in out on off over under again further then once
+here there when where why how all any both each few more most other some such no nor not only own same so than too
+very s t can will just don should now d ll m o re ve y ain aren couldn didn doesn hadn hasn haven isn ma mightn mustn
+needn shan shouldn wasn weren won wouldn
 """
 COMMON: Final = frozenset(COMMON_TEXT.split())
 FOLDED: Final = str.maketrans({"æ": "ae", "œ": "oe", "ø": "o", "ł": "l", "đ": "d", "ı": "i"})
@@ -42,8 +44,7 @@ def form(run: str) -> str:
 
 def of_text(text: str) -> list[str]:
     """As often as they are there: what a question says twice counts twice."""
-    runs = pc.split_pattern_regex(pa.array([text], pa.large_string()), BETWEEN)
-    return [word for run in runs[0].as_py() if (word := form(run))]
+    return [word for run in RUN.findall(text) if (word := form(run))]
 
 
 def of_texts(texts: pa.ChunkedArray) -> tuple[NDArray[np.int64], NDArray[np.int64], dict[str, int]]:
