@@ -63,12 +63,16 @@ class Held:
     async def _turn(self, batch: list[tuple[Query, asyncio.Future[list[Hit]]]]) -> None:
         try:
             found = await self._lane.run(self._resident.search, [query for query, _ in batch])
-        except BaseException as error:
-            for _, future in batch:
-                if not future.done():
-                    future.set_exception(error) if isinstance(error, Exception) else future.cancel()
-            if not isinstance(error, Exception):
-                raise
+        except asyncio.CancelledError:  # the lane was closed
+            self._waiting += batch
+            raise
+        except Exception as error:
+            if len(batch) == 1:
+                if not batch[0][1].done():
+                    batch[0][1].set_exception(error)
+                return
+            for each in batch:  # whose fault it is shows alone
+                await self._turn([each])
             return
         for (_, future), hits in zip(batch, found, strict=True):
             if not future.done():
