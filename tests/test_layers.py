@@ -38,9 +38,9 @@ ORDER: Final = [
     *("catalog.ledger", "catalog.golden", "catalog.entry", "catalog.recall", "catalog.retention", "catalog.holdings"),
     *("catalog.aliases", "catalog.alias_file", "catalog.names", "catalog.sight", "catalog.lookup", "catalog.listing"),
     *("catalog.warm", "catalog.trial", "catalog.judge", "catalog.catalog", "catalog.view"),
-    *("ask.passage", "ask.store", "ask.fusion", "ask.labels"),
+    *("ask.passage", "ask.store", "ask.fusion", "ask.labels", "ask.looks"),
     *("ask.durable", "ask.forkless", "ask.columns", "ask.tables", "ask.registry", "ask.claims", "ask.archive"),
-    *("ask.lance_index", "ask.copies", "ask.lance"),
+    *("ask.lance_index", "ask.words", "ask.postings", "ask.resident", "ask.memory", "ask.copies", "ask.lance"),
     *("ask.extra", "ask.qdrant"),
     *("ask.text", "ask.chunks", "ask.formats", "ask.parse", "ask.parser", "ask.cutting"),
     *("requests", "service", "log", "telemetry"),
@@ -182,7 +182,8 @@ def test_only_one_module_knows_the_hub() -> None:
 
 def test_only_the_store_of_knowledge_bases_knows_lancedb() -> None:
     assert importers("lancedb") == {"ask.forkless"}
-    assert importers("pyarrow") == {"ask.columns", "ask.tables", "ask.lance_index"}
+    store = ("columns", "tables", "lance_index", "words", "postings", "resident", "memory", "lance")
+    assert importers("pyarrow") == {f"ask.{name}" for name in store}
 
 
 def test_only_one_module_knows_qdrant() -> None:

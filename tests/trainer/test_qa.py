@@ -423,7 +423,7 @@ async def test_pairs_are_made_through_the_gateways_own_route_too(folder: Path, t
         options = ["--openai-api-key=sk-test", f"--openai-base-url={server.url}"]
         async with RunningGateway(tmp_path / "models", tmp_path / "state", *options) as gateway:
             arguments = [str(folder), "--out", str(out), "--endpoint", f"{gateway.url}/v1", "--model", "openai:small"]
-            status, told, err = await run_verb(*arguments)
+            status, _told, err = await run_verb(*arguments)
             assert status == 0, err
         assert {body["model"] for body in server.bodies} == {"small"}
     assert len(rows(out)) == 3
