@@ -169,7 +169,8 @@ class Gateway:
         self.catalog.hold(holds.digests)
         place = _knowledge_place(self.settings)
         cache = os.path.join(self.settings.state_dir, "knowledge-cache")
-        opened = FirstUse(lambda: extra.store(place, cache), lambda: _is_worth_opening(place))
+        memory = self.settings.knowledge_memory
+        opened = FirstUse(lambda: extra.store(place, cache, memory=memory), lambda: _is_worth_opening(place))
         return Knowledge(self.service, opened, holds, self.events, self.spawn)
 
     # The catalog needs the engine and the follower, and they need it: they ask through these.

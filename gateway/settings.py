@@ -204,6 +204,11 @@ class Settings:
         "directory if unset",
         parse="place",
     )
+    knowledge_memory: int = _setting(
+        256 * 1024**2,
+        "bytes of memory for the knowledge bases that are searched; 0 searches all of them on the disk",
+        parse="bytes",
+    )
     documents_dir: str = _setting(
         "",
         "a directory to watch: what is dropped into a folder of it goes into the knowledge base of that name; none if "

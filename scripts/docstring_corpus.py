@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=Path(sysconfig.get_path("stdlib")), help="of the modules")
     parser.add_argument("--leave-out", type=Path, metavar="QUESTIONS", help="a file of questions not to be asked again")
     options = parser.parse_args()
-    found = _different(docstrings(options.root))
+    found = different(docstrings(options.root))
     draw = random.Random(0)
     chosen = sorted(draw.sample(sorted(found), min(options.documents, len(found))))
     fresh = sorted({*chosen} - _asked(options.leave_out))
@@ -56,8 +56,8 @@ def _asked(questions: Path | None) -> set[str]:
     return {json.loads(line)["document"].removesuffix(".txt") for line in lines}
 
 
-def docstrings(root: Path) -> Iterator[tuple[str, str]]:
-    """Qualified names and docstrings, in order of the files' names."""
+def docstrings(root: Path, least: int = LEAST) -> Iterator[tuple[str, str]]:
+    """Qualified names and docstrings of so many characters at least, in order of the files' names."""
     for path in sorted(root.rglob("*.py")):
         inside = path.relative_to(root)
         if SKIPPED & set(inside.parts) or path.name.startswith("_"):
@@ -66,20 +66,20 @@ def docstrings(root: Path) -> Iterator[tuple[str, str]]:
             tree = ast.parse(path.read_text(encoding="utf-8"))
         except (SyntaxError, UnicodeDecodeError):  # samples of what no Python reads
             continue
-        yield from _within(tree, ".".join(inside.with_suffix("").parts))
+        yield from _within(tree, ".".join(inside.with_suffix("").parts), least)
 
 
-def _within(node: ast.AST, prefix: str) -> Iterator[tuple[str, str]]:
+def _within(node: ast.AST, prefix: str, least: int) -> Iterator[tuple[str, str]]:
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and not child.name.startswith("_"):
             name = f"{prefix}.{child.name}"
             text = ast.get_docstring(child) or ""
-            if len(text) >= LEAST:
+            if len(text) >= least:
                 yield name, text
-            yield from _within(child, name)
+            yield from _within(child, name, least)
 
 
-def _different(found: Iterator[tuple[str, str]]) -> dict[str, str]:
+def different(found: Iterator[tuple[str, str]]) -> dict[str, str]:
     """By name; of equal docstrings the first, for a question about one of them would have two answers."""
     first: dict[str, str] = {}
     for name, text in found:
@@ -90,10 +90,10 @@ def _different(found: Iterator[tuple[str, str]]) -> dict[str, str]:
 def question(name: str) -> str:
     """`shutil.copytree` -> "How does copytree work in shutil?"; of a method, its class is named too."""
     *around, last = name.split(".")
-    return f"How does {_words(last)} work in {' '.join(_words(each) for each in around)}?"
+    return f"How does {words(last)} work in {' '.join(words(each) for each in around)}?"
 
 
-def _words(name: str) -> str:
+def words(name: str) -> str:
     return " ".join(WORD.findall(name)).lower()
 
 

@@ -18,30 +18,31 @@ ORDER: Final = [
     *("volume.reasons", "volume.files", "volume.documents", "volume.mounts", "volume.directory", "volume.source"),
     *("volume.writers", "volume.sums", "volume.evidence", "volume.settle", "volume.watch", "volume.follower"),
     *("volume.pickles", "volume.weights", "volume.architectures", "volume.transformer", "volume.tokenizer"),
-    *("volume.prompts", "volume.modules", "volume.heads", "volume.bases", "volume.adapters", "volume.metadata"),
-    "volume.conversation",
-    "volume.manifest",
+    *("volume.prompts", "volume.modules", "volume.heads", "volume.bases", "volume.adapters", "volume.fitting"),
+    *("volume.conversation", "volume.overlay", "volume.metadata", "volume.manifest"),
     *("volume.pagecache", "volume.nesting", "volume.record", "volume.copying", "volume.generations"),
     *("volume.order", "volume.selection", "volume.staging", "volume.hub", "volume.pull", "volume.pulls"),
     *("host.wire", "host.link", "host.recorder", "host.offline", "host.library", "host.cuda", "host.threads"),
     *("host.memory", "host.pooling", "host.tensors", "host.stages"),
-    *("host.linear", "host.segments", "host.planes", "host.blocks", "host.attention", "host.blueprint", "host.bert"),
-    *("host.crew", "host.native", "host.padded", "host.frame", "host.reranker"),
+    *("host.linear", "host.segments", "host.planes", "host.blocks", "host.attention", "host.blueprint"),
+    *("host.lora", "host.branches", "host.mixed", "host.bert"),
+    *("host.crew", "host.native", "host.factors", "host.padded", "host.frame", "host.reranker"),
     *("host.wordpieces", "host.excerpt", "host.tokenize", "host.pairs", "host.spelling", "host.arena"),
     *("host.flash", "host.forms", "host.graphs"),
     *("host.kv", "host.sampling", "host.generator", "host.prose", "host.causal", "host.chat"),
     *("host.staging", "host.launcher", "host.encoder", "host.shelf", "host.precision", "host.openvino_runtime"),
     *("host.runtimes", "host.slot", "host.failures", "host.pace", "host.tier", "host.pool", "host.fair"),
     *("host.talk", "host.speaker"),
-    *("host.backlog", "host.work", "host.batcher", "host.turns", "host.device", "host.loader", "host.reports"),
+    *("host.backlog", "host.work", "host.halving", "host.adapted", "host.batcher", "host.turns", "host.device"),
+    *("host.loader", "host.adapters", "host.reports"),
     *("host.host", "host.__main__"),
     *("engine.engine", "engine.placement", "engine.devices", "engine.refusals", "engine.supervisor", "engine.process"),
     *("catalog.ledger", "catalog.golden", "catalog.entry", "catalog.recall", "catalog.retention", "catalog.holdings"),
     *("catalog.aliases", "catalog.alias_file", "catalog.names", "catalog.sight", "catalog.lookup", "catalog.listing"),
     *("catalog.warm", "catalog.trial", "catalog.judge", "catalog.catalog", "catalog.view"),
-    *("ask.passage", "ask.store", "ask.fusion", "ask.labels"),
+    *("ask.passage", "ask.store", "ask.fusion", "ask.labels", "ask.looks"),
     *("ask.durable", "ask.forkless", "ask.columns", "ask.tables", "ask.registry", "ask.claims", "ask.archive"),
-    *("ask.lance_index", "ask.copies", "ask.lance"),
+    *("ask.lance_index", "ask.words", "ask.postings", "ask.resident", "ask.memory", "ask.copies", "ask.lance"),
     *("ask.extra", "ask.qdrant"),
     *("ask.text", "ask.chunks", "ask.formats", "ask.parse", "ask.parser", "ask.cutting"),
     *("requests", "service", "log", "telemetry"),
@@ -185,7 +186,8 @@ def test_only_one_module_knows_the_hub() -> None:
 
 def test_only_the_store_of_knowledge_bases_knows_lancedb() -> None:
     assert importers("lancedb") == {"ask.forkless"}
-    assert importers("pyarrow") == {"ask.columns", "ask.tables", "ask.lance_index"}
+    store = ("columns", "tables", "lance_index", "words", "postings", "resident", "memory", "lance")
+    assert importers("pyarrow") == {f"ask.{name}" for name in store}
 
 
 def test_only_one_module_knows_qdrant() -> None:

@@ -77,7 +77,8 @@ def _bar(bar: Bar, left: int, y: int, kind: str) -> Iterator[str]:
     width, middle = _along(bar.value, left) - left, y + 6.5
     low, high = _along(bar.low, left), _along(bar.high, left)
     yield f'<rect class="{kind}" x="{left}" y="{y}" width="{max(width, 0):.1f}" height="13" rx="2"/>'
-    yield f'<path class="whisker" d="M{low:.1f} {middle}H{high:.1f}M{low:.1f} {y + 3}v7M{high:.1f} {y + 3}v7"/>'
+    for part in ("halo", "whisker"):  # the halo keeps it visible on the bar
+        yield f'<path class="{part}" d="M{low:.1f} {middle}H{high:.1f}M{low:.1f} {y + 3}v7M{high:.1f} {y + 3}v7"/>'
     inside = high > WIDTH - 58
     anchor, at = ("end", min(low, left + width) - 6) if inside else ("start", max(high, left + width) + 6)
     colour = "value on" if inside else "value"
@@ -99,7 +100,8 @@ def columns(title: str, named: Sequence[tuple[str, int, str]]) -> str:
         inside.append(
             f'<rect class="{kind}" x="{x + 3:.1f}" y="{y:.1f}" width="{width - 6:.1f}" height="{height:.1f}" rx="2"/>'
         )
-        inside.append(f'<text class="value" x="{middle:.1f}" y="{y - 5:.1f}" text-anchor="middle">{count}</text>')
+        if count:
+            inside.append(f'<text class="value" x="{middle:.1f}" y="{y - 5:.1f}" text-anchor="middle">{count}</text>')
         inside.append(f'<text x="{middle:.1f}" y="{HEIGHT - 20}" text-anchor="middle">{escape(name)}</text>')
     inside.append(f'<line class="axis" x1="10" x2="{WIDTH - 10}" y1="{HEIGHT - 36}" y2="{HEIGHT - 36}"/>')
     return _svg(title, HEIGHT - 10, inside)

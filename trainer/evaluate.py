@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.errors import InvalidInput
+from trainer.errors import InvalidInput, NotAModel
 from trainer.questions import Questions
 from trainer.scores import Scored, Scores, shown
 
@@ -95,12 +95,28 @@ def encoder_of(
 ) -> Encoder:
     """A path is loaded; what is an encoder already stays as it is."""
     if isinstance(model, Path | str):
-        from trainer import hardware, modelling  # noqa: PLC0415  import torch
-
-        model = modelling.load(model, hardware.find().device)
+        model = loaded(str(model))
     if hasattr(model, "encode_query"):
         return Local(model, batch_size, query_prompt, document_prompt)
     return model
+
+
+def loaded(name: str, device: str = "auto") -> SentenceTransformer:
+    """A model of any form that we make, by its directory, its run's, or as the hub names it.
+
+    Raises NotAModel for what is none, and for an adapter, which is none without its base.
+    """
+    from trainer import contents, hardware, modelling, reload  # noqa: PLC0415  they import torch
+
+    directory = contents.model_directory(modelling.find(name))
+    if not (directory / "config.json").is_file() and (directory / "adapter_config.json").is_file():
+        raise NotAModel(f"{directory}: an adapter; `trainer merge` makes a model of it, which can be evaluated")
+    modelling.quiet()
+    chosen = hardware.find(device).device
+    try:
+        return cast("SentenceTransformer", reload.load(directory, chosen))
+    except Exception as error:  # anything can be wrong with a directory, and each library says so in its own way
+        raise NotAModel(f"{directory}: cannot be loaded: {' '.join(f'{error}'.split())[:500]}") from error
 
 
 def in_chunks(encode: Callable[[Sequence[str]], Vectors], texts: Sequence[str], told: Callable[[int], None]) -> Vectors:

@@ -53,7 +53,7 @@ def _loss(axes: Any, record: Record) -> None:
 def _evaluations(axes: Any, record: Record) -> None:
     for metric, color in (("mrr@10", MAIN), ("ndcg@10", SECOND), ("hit@1", THIRD)):
         _plot(axes, record.curve(metric), color=color, marker="o", markersize=3.5, label=metric)
-    if best := max(record.curve("mrr@10"), key=lambda point: (point[1], -point[0]), default=None):
+    if best := max(record.curve(record.watched), key=lambda point: (point[1], -point[0]), default=None):
         axes.plot(*best, "o", markersize=10, fillstyle="none", color="#1c2430")
         axes.annotate(f"{best[1]:.3f}", best, textcoords="offset points", xytext=(0, 9), ha="center", fontsize=9)
     _dress(axes, "scores at each evaluation", bool(record.evaluations()))

@@ -40,6 +40,12 @@ class Record:
         """running, completed, interrupted, failed, or unknown."""
         return str(self.progress.get("status") or "unknown")
 
+    @property
+    def watched(self) -> str:
+        """The metric by which the run chooses its best checkpoint."""
+        told = self.config.get("best_by")
+        return told if told in METRICS else "mrr@10"
+
     def curve(self, key: str) -> list[Point]:
         """(step, value) of every line that has both; a step that was done again after a kill counts once."""
         points = {line["step"]: float(line[key]) for line in self.lines if _is_number(line.get("step"), line.get(key))}

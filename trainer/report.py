@@ -169,7 +169,7 @@ def _curves(record: Record) -> str:
 
 
 def _evaluated(record: Record) -> str:
-    metric = _watched(record)
+    metric = record.watched
     shown = [(metric, "main"), *[(m, kind) for m, kind in (("ndcg@10", "second"), ("hit@1", "third")) if m != metric]]
     if metric == "ndcg@10":
         shown[1] = ("mrr@10", "second")
@@ -180,11 +180,6 @@ def _evaluated(record: Record) -> str:
     named = " ".join(f'<i class="{curve.kind}"></i>{_text(curve.name)}' for curve in curves if curve.points)
     at = f"<br>best {_text(metric)} {best[1]:.4f} at step {best[0]:g}" if best else ""
     return drawn and f'{drawn}<p class="legend">{named}{at}</p>'
-
-
-def _watched(record: Record) -> str:
-    told = record.config.get("best_by")
-    return told if told in METRICS else "mrr@10"
 
 
 def _queries(record: Record) -> str:

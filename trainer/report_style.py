@@ -57,6 +57,8 @@ svg rect.after{fill:var(--main)}
 svg rect.gained{fill:var(--third)}
 svg rect.lost{fill:var(--bad)}
 svg .whisker{fill:none;stroke:var(--text);stroke-width:1.3}
+svg .halo{fill:none;stroke:var(--card);stroke-width:3.6;stroke-linecap:square}
+@media(max-width:520px){svg text{font-size:14px}svg text.value{font-size:13px}}
 .legend{margin:8px 0 0;font-size:13px;color:var(--quiet)}
 .legend i{display:inline-block;width:12px;height:12px;border-radius:3px;margin:0 5px 0 8px;vertical-align:-1px}
 .legend i:first-child{margin-left:0}

@@ -54,7 +54,8 @@ def make_room(run: RunDirectory, config: Config) -> None:
     elif has_run and config.resume == "never":
         raise InvalidInput(f"{run.path}: has a run already; --overwrite begins anew, --resume auto goes on")
     elif has_run and read_json(run.progress).get("status") == "completed":
-        raise InvalidInput(f"{run.path}: this run is complete; --overwrite begins anew, or choose another --output")
+        there = f"; `trainer publish {run.path} {config.publish}` publishes it" if config.publish else ""
+        raise InvalidInput(f"{run.path}: this run is complete{there}; --overwrite begins anew")
     elif not has_run and run.path.is_dir() and any(run.path.iterdir()):
         raise InvalidInput(f"{run.path}: not empty, and no run of ours; choose another --output")
     try:

@@ -44,7 +44,7 @@ CLIENTS: Final = 3  # that put documents in, each its own
 DELETED: Final = 0.15  # of the requests delete
 QUERIES: Final = 3
 KINDS: Final = ("ingestion", "reindex")
-INGESTION: Final = 1.2  # seconds in which the kill comes
+INGESTION: Final = 1.2  # seconds after the first acknowledgement in which the kill comes
 SPREAD: Final = 1.5  # kills fall into this many times what a re-index takes
 LEAST: Final = 0.05  # seconds
 CLOSE: Final = 1e-3  # of two cosines that are the same: an answer has six digits, an index rounds nothing
@@ -183,6 +183,7 @@ class Deaths:
             await self._look(served, began)
             running = asyncio.ensure_future(self._ingest(served) if kind == "ingestion" else self._swap(served))
             if kind == "ingestion":
+                await self._acknowledged()
                 await asyncio.sleep(self._chance.random() * INGESTION)
             else:
                 await running
@@ -249,6 +250,13 @@ class Deaths:
                 shown = await served.get(f"/kb/{BASE}")
                 if shown["reindex"] is not None or shown["generation"] != before:
                     return time.monotonic()
+                await asyncio.sleep(GLANCE)
+
+    async def _acknowledged(self) -> None:
+        """Once anything of this life was."""
+        before = self.told.acknowledged
+        async with asyncio.timeout(DEADLINE):
+            while self.told.acknowledged == before:
                 await asyncio.sleep(GLANCE)
 
     # What must be true.

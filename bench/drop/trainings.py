@@ -133,7 +133,8 @@ def _trial(
     first = _live(output, files, kind, event, how)
     status = _progress(output)
     resumed = any((output / "checkpoints").glob("checkpoint-*"))
-    second = _live(output, files, kind)
+    # killed after its last word, a run is complete, and is not run again
+    second = Life(0) if status == "completed" else _live(output, files, kind)
     found = digest_of(output / "final_model") if not second.status else f"exit status {second.status}"
     broken = len(list((output / "checkpoints").glob("broken-*")))
     shutil.rmtree(output)

@@ -22,6 +22,7 @@ from gateway.ask.providers import EXTRACTIVE, Spent
 from gateway.ask.question import Answered, AskRequest, Cleared, Done, Event, Found, Said, Status, Timings
 from gateway.ask.retrieval import Retrieval, RetrieveRequest
 from gateway.ask.roster import Roster
+from gateway.ask.store import Vectors
 from gateway.errors import EmptyInput, ProviderError
 from gateway.service import Service
 
@@ -134,6 +135,7 @@ class _Asking:
         self._roster = roster
         self._request = request
         self._index = retrieval.index if retrieval else None
+        self._vector = retrieval.vector if retrieval else None
         self._found = found
         self._llm = llm
         self._text = ""
@@ -201,11 +203,15 @@ class _Asking:
             self._request.query,
             self._found,
             self._service.settings.answer_threshold,
-            partial(embed_query, self._service, self._index),
+            partial(self._query, self._index),
             partial(embed_documents, self._service, self._index),
         )
         self._citations, self._refused = extract.citations, not extract.citations
         return extract.text
+
+    async def _query(self, index: Index, text: str) -> Vectors:
+        """The vector of the query, which retrieving has made, where anything was retrieved."""
+        return await embed_query(self._service, index, text) if self._vector is None else self._vector
 
     async def _pinned(self) -> Index:
         """Of no knowledge base: a generation to embed with."""

@@ -10,6 +10,7 @@ import numpy as np
 from gateway import events
 from gateway.ask.passage import Index
 from gateway.ask.store import Vectors
+from gateway.errors import DeadlineExceeded, TooManyTokens
 from gateway.requests import Embedding, EmbedRequest, Reranking
 from gateway.service import Service
 
@@ -26,6 +27,19 @@ async def embed_query(service: Service, index: Index, text: str, patience: float
 async def embed_documents(service: Service, index: Index, texts: Sequence[str]) -> Vectors:
     """[len(texts), dim]."""
     return await _embed(service, index, texts, DOCUMENT, None)
+
+
+async def embed_all(service: Service, index: Index, texts: Sequence[str]) -> Vectors:
+    """As `embed_documents`, in two halves where it is too much for one request: where the operator allows no request of
+    so many tokens, or the device is too slow or too busy for them."""
+    try:
+        return await embed_documents(service, index, texts)
+    except (TooManyTokens, DeadlineExceeded):
+        if len(texts) < 2:
+            raise
+    middle = len(texts) // 2
+    first = await embed_all(service, index, texts[:middle])
+    return np.concatenate([first, await embed_all(service, index, texts[middle:])])
 
 
 def charged(service: Service, tell: events.Events, kb: str) -> Service:

@@ -14,7 +14,7 @@ import numpy as np
 
 from gateway import events
 from gateway.ask.cutting import DocumentCutter
-from gateway.ask.embedding import charged, embed_documents, spelling
+from gateway.ask.embedding import charged, embed_all, spelling
 from gateway.ask.passage import Chunk, Document, Index
 from gateway.ask.store import Store, Vectors
 from gateway.errors import (
@@ -24,7 +24,6 @@ from gateway.errors import (
     GatewayError,
     Overloaded,
     ShuttingDown,
-    TooManyTokens,
     Unavailable,
 )
 from gateway.service import Service
@@ -118,7 +117,7 @@ class Indexer:
 
         async def call(part: Sequence[Chunk]) -> Vectors:
             async with room:
-                return await _patiently(lambda: _embed_texts(service, index, [chunk.text for chunk in part]))
+                return await _patiently(lambda: embed_all(service, index, [chunk.text for chunk in part]))
 
         calls = [asyncio.ensure_future(call(chunks[at : at + size])) for at in range(0, len(chunks), size)]
         try:
@@ -127,18 +126,6 @@ class Indexer:
             for each in calls:
                 each.cancel()
         return np.concatenate(found) if found else np.zeros((0, index.dim), np.float32)
-
-
-async def _embed_texts(service: Service, index: Index, texts: list[str]) -> Vectors:
-    """In two halves where the operator allows no request of so many tokens."""
-    try:
-        return await embed_documents(service, index, texts)
-    except TooManyTokens:
-        if len(texts) < 2:
-            raise
-    middle = len(texts) // 2
-    first = await _embed_texts(service, index, texts[:middle])
-    return np.concatenate([first, await _embed_texts(service, index, texts[middle:])])
 
 
 async def _patiently(work: Callable[[], Awaitable[Vectors]]) -> Vectors:

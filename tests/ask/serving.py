@@ -17,7 +17,7 @@ from gateway import events
 from gateway.app import DIALECTS
 from gateway.ask.answer import Answerer
 from gateway.ask.passage import Chunk, Hit, Index
-from gateway.ask.retrieval import Retrieval, RetrieveRequest, above
+from gateway.ask.retrieval import Retrieval, RetrieveRequest
 from gateway.ask.roster import Roster
 from gateway.ask.specs import Key, Spec
 from gateway.errors import KnowledgeBaseNotFound, ModelNotFound
@@ -64,7 +64,9 @@ class Passages:
         if request.kb != "physics":
             raise KnowledgeBaseNotFound(f"there is no knowledge base {request.kb}", knowledge_base=request.kb)
         index = Index(id="i", kb="/physics", model=MODEL, generation=GENERATION, dim=4096)
-        return Retrieval(hits=tuple(above(self.hits, request.threshold)[: request.limit]), index=index)
+        least = -1.0 if request.threshold is None else request.threshold
+        hits = [hit for hit in self.hits if hit.cosine is not None and hit.cosine >= least]
+        return Retrieval(hits=tuple(hits[: request.limit]), index=index)
 
 
 class Words:

@@ -181,6 +181,14 @@ async def test_a_busy_device_delays_documents_and_loses_none(papers: Desk, refus
     assert await papers.texts() == {"a.txt": LONG}
 
 
+async def test_a_device_that_is_too_slow_for_many_texts_at_once_is_asked_for_few(papers: Desk) -> None:
+    papers.service.most = 2
+    await papers.ingestion.add(papers.bases, "papers", [file("a.txt", LONG)])
+    await papers.settle()
+    assert await papers.texts() == {"a.txt": LONG}
+    assert max(len(texts) for _, texts in papers.service.seen) == 2
+
+
 async def test_no_request_has_more_texts_than_one_may(tmp_path: Path) -> None:
     async with desk(str(tmp_path), max_inputs=3) as papers:
         await papers.ingestion.add(papers.bases, "papers", [file("a.txt", LONG)])

@@ -76,12 +76,11 @@ def test_what_an_adapter_says_of_itself_is_read(tmp_path: Path) -> None:
     assert adapter.weights.parameters == 2 * 2 * 2 * 8 * 32
 
 
-def test_an_adapter_of_a_language_model_is_recognised_and_not_served_yet(tmp_path: Path) -> None:
-    path = making.adapter(tmp_path / "finetuned/a", base="base/b", task="CAUSAL_LM")
-    drop(tmp_path / "base/b")
-    rejected = reasons(path, tmp_path)
-    assert set(rejected) == {"kind_not_served"}
-    assert "rank 4 over base/b" in rejected["kind_not_served"].message
+def test_an_adapter_for_a_language_model_over_an_encoder_is_told_that_it_is_one(based: Path) -> None:
+    path = making.adapter(based / "finetuned/a", base="base/b", task="CAUSAL_LM")
+    misfit = reasons(path, based)["base_mismatch"]
+    assert "a language model" in misfit.message
+    assert "an encoder" in misfit.message
 
 
 @pytest.mark.parametrize("task", ["FEATURE_EXTRACTION", None])

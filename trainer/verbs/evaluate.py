@@ -36,7 +36,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N (%(default)s)")
     data = parser.add_argument_group("the questions")
     data.add_argument("--data", type=Path, nargs="+", default=[], metavar="FILE", help="files of examples")
-    data.add_argument("--split", type=float, metavar="SHARE", help="only the part of --data that a run would hold out")
+    data.add_argument("--split", type=float, metavar="SHARE", help="ask only what a run would hold out of --data")
     data.add_argument("--corpus", type=Path, metavar="FILE", help="documents to be found too, or all of BEIR's")
     data.add_argument("--queries", type=Path, metavar="FILE", help="BEIR's queries, in place of --data")
     data.add_argument("--qrels", type=Path, metavar="FILE", help="BEIR's table of which document answers which query")
@@ -127,20 +127,20 @@ def _questions(options: argparse.Namespace) -> Questions:
         reading = read.read(options.data, skip_broken=options.skip_broken, progress=advance)
     if reading.broken:
         say(f"left out {reading.broken} broken rows; the first: {reading.faults[0]}")
-    examples = split(reading.examples, options.split)[1] if options.split else reading.examples
-    distractors = beir.documents(options.corpus) if options.corpus else []
-    return from_examples(examples, distractors).first(options.max_queries)
+    train, held_out = split(reading.examples, options.split) if options.split else ([], reading.examples)
+    others = [text for example in train for text in example.positives]  # found too, as a run does it
+    others += beir.documents(options.corpus) if options.corpus else []
+    return from_examples(held_out, others).first(options.max_queries)
 
 
 def _encoder(options: argparse.Namespace, name: str) -> Encoder:
-    from trainer import hardware, modelling  # noqa: PLC0415
-    from trainer.evaluate import Local  # noqa: PLC0415
+    from trainer.evaluate import Local, loaded  # noqa: PLC0415
     from trainer.remote import Remote  # noqa: PLC0415
 
     told = {"query_prompt": options.query_prompt, "document_prompt": options.document_prompt}
     if options.url:
         return Remote(options.url, name, batch_size=options.batch_size, **told)
-    return Local(modelling.load(name, hardware.find(options.device).device), options.batch_size, **told)
+    return Local(loaded(name, options.device), options.batch_size, **told)
 
 
 def _scored(encoder: Encoder, questions: Questions, what: str) -> Scores:
