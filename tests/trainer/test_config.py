@@ -154,8 +154,8 @@ def fitting(key: str) -> tuple[Any, Any]:
         "--data data/finetune/pairs.tsv --base-model BAAI/bge-small-en-v1.5 --epochs 2 --batch-size 128 --lr 2e-5"
         " --output models/bge-small-finetuned --use-lora",
         "--data d --base-model b --output o --warmup-ratio 0.06 --seed 42 --lora-r 16 --lora-alpha 32"
-        " --lora-dropout 0.05 --max-samples 9 --val-split 0.05 --no-fp16 --gradient-accumulation 2 --save-every 5 --overwrite"
-        " --eval-sample-size 7",
+        " --lora-dropout 0.05 --max-samples 9 --val-split 0.05 --no-fp16 --gradient-accumulation 2 --save-every 5"
+        " --overwrite --eval-sample-size 7",
     ],
 )
 def test_every_documented_command_line_is_understood_by_finetune(line: str) -> None:
