@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from trainer.cli import main
+from trainer.cli import main, parser
 from trainer.config import GROUPS, NAMES, Config, add_flags, older, resolve, resolve_options
 from trainer.config_template import template
 from trainer.errors import InvalidInput
@@ -20,9 +20,9 @@ DEFAULTS = Config()
 
 def given(*arguments: str, environ: Mapping[str, str] | None = None) -> Config:
     """What a command line asks for."""
-    parser = argparse.ArgumentParser()
-    add_flags(parser)
-    return resolve_options(parser.parse_args(arguments), environ or {}).config
+    made = argparse.ArgumentParser()
+    add_flags(made)
+    return resolve_options(made.parse_args(arguments), environ or {}).config
 
 
 def in_file(path: Path, text: str) -> Config:
@@ -141,6 +141,31 @@ def fitting(key: str) -> tuple[Any, Any]:
     if value is None:
         return (Path("x"), "x") if "Path" in kind else (0.5, 0.5) if "float" in kind else (1, 1)
     return value, json.loads(DEFAULTS.model_dump_json(include={key}))[key]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--config config/embedding_finetuner.json",
+        "--config c.json --input_jsonl data/custom_qa.jsonl --output_dir models/custom_model"
+        " --base_model sentence-transformers/all-mpnet-base-v2 --epochs 5 --batch_size 32",
+        "--config config/embedding_finetuner.json --test_only",
+        "--config c.json --input i --output o --model m --epochs 3 --batch_size 16",
+        "--data data/finetune/pairs.tsv --base-model BAAI/bge-small-en-v1.5 --epochs 2 --batch-size 128 --lr 2e-5"
+        " --output models/bge-small-finetuned --use-lora",
+        "--data d --base-model b --output o --warmup-ratio 0.06 --seed 42 --lora-r 16 --lora-alpha 32"
+        " --lora-dropout 0.05 --max-samples 9 --val-split 0.05 --no-fp16 --gradient-accumulation 2 --save-every 5"
+        " --overwrite --eval-sample-size 7",
+    ],
+)
+def test_every_documented_command_line_is_understood_by_finetune(line: str) -> None:
+    options = parser(["finetune"]).parse_args(["finetune", *line.split()])
+    options.config = None  # the file is not there
+    words = [word for word in line.split() if word.startswith("--") and word not in {"--config", "--test_only"}]
+    resolved = resolve_options(options, {})
+    assert {source for source in resolved.sources.values() if source != "default"} == {
+        word.replace("_", "-") for word in words
+    }
 
 
 @pytest.mark.parametrize("key", Config.model_fields)

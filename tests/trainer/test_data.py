@@ -267,8 +267,10 @@ def test_data_split_writes_two_files_that_share_no_text(tmp_path: Path, capsys: 
     assert "held out by query and answer" in capsys.readouterr().out
     assert main(["data", "check", str(train), "--validation", str(held)]) == 0
     assert "no leaks" in capsys.readouterr().out
-    assert main(["data", "split", str(data), "--train", str(train), "--held-out", str(held)]) == 2
-    assert "is there already" in capsys.readouterr().err
+    again = ["data", "split", str(data), "--train", str(tmp_path / "new.jsonl"), "--held-out", str(held)]
+    assert main(again) == 2
+    assert f"{held}: is there already" in capsys.readouterr().err
+    assert not (tmp_path / "new.jsonl").exists()
 
 
 def test_data_split_says_why_it_cannot_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -277,4 +279,5 @@ def test_data_split_says_why_it_cannot_split(tmp_path: Path, capsys: pytest.Capt
     assert main(arguments) == 2
     assert "hangs together" in capsys.readouterr().err
     assert main([*arguments, "--share", "2"]) == 2
+    assert main([*arguments, "--held-out", str(tmp_path / "t")]) == 2
     assert not (tmp_path / "t").exists()

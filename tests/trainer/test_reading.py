@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from trainer.data import lines as lines_module
 from trainer.data.fault import FILE_FAULTS, ROW_FAULTS, Fault
@@ -161,6 +163,8 @@ def test_a_line_of_more_than_the_limit_is_passed_over_without_being_kept(
 
 def test_every_kind_of_fault_has_a_row_that_shows_it() -> None:
     elsewhere = {"missing_file", "not_a_file", "unreadable_file", "line_too_long"}
+    # of questions as BEIR has them: test_evaluate_verb.py
+    elsewhere |= {"unknown_query", "unknown_document", "blank_text", "duplicate_id"}
     shown = {code for _, _, expected, _ in BROKEN for _, code in expected} | elsewhere
     assert shown == FILE_FAULTS.keys() | ROW_FAULTS.keys()
     assert len(shown) >= 30
@@ -302,3 +306,23 @@ def test_a_stream_of_rows_needs_no_more_memory_for_more_rows(tmp_path: Path) -> 
         assert count == rows
         used.append(peak)
     assert used[1] - used[0] < 5 * 1024  # kilobytes; the larger file has 14,000
+
+
+SEEDS = [content for _, content, _, _ in BROKEN if len(content) < 500] + [content.encode() for _, content, _ in WHOLE]
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    start=st.sampled_from(SEEDS),
+    at=st.integers(0, 500),
+    noise=st.binary(max_size=12) | st.sampled_from([b'"', b"\n", b",", b"[", b"\t", b"\x1f\x8b"]),
+    suffix=st.sampled_from([".jsonl", ".json", ".csv", ".tsv", ".gz", ""]),
+)
+def test_whatever_is_in_a_file_it_gives_examples_or_faults_and_never_an_exception(
+    start: bytes, at: int, noise: bytes, suffix: str, tmp_path: Path
+) -> None:
+    path = tmp_path / f"data{suffix}"
+    path.write_bytes(start[:at] + noise + start[at:])
+    found, examples = faults_of(path)
+    assert found or examples
+    assert all(fault.code in FILE_FAULTS | ROW_FAULTS for fault in found)

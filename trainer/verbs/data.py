@@ -73,6 +73,7 @@ def _split(options: argparse.Namespace) -> int:
 
     if not 0 < options.share < 1:
         raise InvalidInput(f"--share {options.share}: expected a number between 0 and 1")
+    _refuse_what_is_there(options.train, options.held_out)
     with progress("reading", "bytes") as advance:
         reading = read(options.files, skip_broken=options.skip_broken, progress=advance)
     for fault in reading.faults:
@@ -89,3 +90,12 @@ def _split(options: argparse.Namespace) -> int:
     print(f"{options.train}: {len(train)} examples\n{options.held_out}: {len(held_out)} examples, held out by {by}")
     print(f"left out: {removed.exact} exact and {removed.near} near duplicates; merged into others: {removed.merged}")
     return 0
+
+
+def _refuse_what_is_there(train: Path, held_out: Path) -> None:
+    """Before anything is read, so that there is never one file without the other."""
+    if train.resolve() == held_out.resolve():
+        raise InvalidInput(f"{train}: named for both --train and --held-out")
+    for path in (train, held_out):
+        if path.exists():
+            raise InvalidInput(f"{path}: is there already; remove it, or name another file")
