@@ -108,13 +108,12 @@ def columns(title: str, named: Sequence[tuple[str, int, str]]) -> str:
 
 
 def smoothed(points: Sequence[Point]) -> list[Point]:
-    """The mean of each point's neighbours on both sides, so that the curve lags behind nothing."""
+    """The mean of each point and its neighbours on both sides, so that the curve lags behind nothing."""
     reach = max(1, len(points) // SMOOTHING)
     sums = [0.0, *accumulate(y for _, y in points)]
     found = []
     for place, (x, _) in enumerate(points):
-        near = min(reach, place, len(points) - 1 - place)  # as many on either side, at the ends too
-        low, high = place - near, place + near + 1
+        low, high = max(0, place - reach), min(len(points), place + reach + 1)
         found.append((x, (sums[high] - sums[low]) / (high - low)))
     return found
 

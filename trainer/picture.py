@@ -80,8 +80,10 @@ def _scores(axes: Any, record: Record) -> None:
         at = [number + 0.38 * place - 0.19 for number in range(len(METRICS))]
         axes.bar(at, values, 0.36, yerr=(low, high), color=color, label=name, error_kw={"elinewidth": 1, "capsize": 3})
     axes.set_xticks(range(len(METRICS)), METRICS, fontsize=9)
-    axes.set_ylim(0, 1)
-    _dress(axes, "before and after, with 95% intervals", True, over_steps=False)
+    axes.set_ylim(0, 1.03)
+    _dress(axes, "before and after, with 95% intervals", False, over_steps=False)
+    above = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": 2}  # bars may be anywhere below
+    axes.legend(frameon=False, fontsize=9, borderaxespad=0.1, **above)
 
 
 def _plot(axes: Any, points: list[charts.Point], **style: Any) -> None:

@@ -41,6 +41,13 @@ class Record:
         return str(self.progress.get("status") or "unknown")
 
     @property
+    def base(self) -> str:
+        """As others know it, where that is written down: a path says something on one machine only."""
+        told = self.lineage.get("base")
+        named = told.get("name") if isinstance(told, dict) else None
+        return str(named or self.config.get("base_model") or self.progress.get("base_model") or "")
+
+    @property
     def watched(self) -> str:
         """The metric by which the run chooses its best checkpoint."""
         told = self.config.get("best_by")

@@ -72,10 +72,10 @@ def _text(value: Any) -> str:
 def _head(record: Record) -> str:
     told = record.progress
     facts = [
-        ("base", record.config.get("base_model") or told.get("base_model")),
+        ("base", record.base),
         ("examples", _counts(told)),
         ("method", _method(record.config)),
-        ("step", told.get("step")),
+        ("step", " of ".join(str(told[key]) for key in ("step", "steps") if told.get(key))),
         ("duration", duration(told.get("duration_seconds"))),
         ("updated", str(told.get("updated_at") or "")[:19].replace("T", " ")),
     ]

@@ -133,7 +133,7 @@ def test_a_step_that_was_done_again_counts_once(tmp_path: Path) -> None:
 
 def test_a_smoothed_curve_keeps_a_line_and_halves_noise() -> None:
     line = [(step, 2.0 - step / 100) for step in range(100)]
-    assert charts.smoothed(line) == [(step, pytest.approx(value)) for step, value in line]
+    assert charts.smoothed(line)[4:-4] == [(step, pytest.approx(value)) for step, value in line[4:-4]]
     noise = [(step, float(step % 2)) for step in range(100)]
     assert max(abs(value - 0.5) for _, value in charts.smoothed(noise)[10:90]) < 0.15
 
@@ -173,7 +173,7 @@ def test_runs_lists_the_newest_first_with_their_gains(tmp_path: Path, capsys: py
     assert rows[1]["difference"]["mean"] == pytest.approx(rows[1]["after"] - rows[1]["before"])
     assert (rows[1]["examples"], rows[1]["base"]) == (500, "sentence-transformers/all-MiniLM-L6-v2")
     assert main(["runs", str(tmp_path)]) == 0
-    assert re.search(r"older +completed +all-MiniLM-L6-v2 +500 +mrr@10", capsys.readouterr().out)
+    assert re.search(r"older +completed +sentence-transformers/all-MiniLM-L6-v2 +500 +mrr@10", capsys.readouterr().out)
 
 
 def test_a_folder_without_runs_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

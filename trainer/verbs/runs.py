@@ -48,7 +48,7 @@ def row(record: Record) -> dict[str, Any]:
     return {
         "name": record.name,
         "status": record.status,
-        "base": record.config.get("base_model") or told.get("base_model"),
+        "base": record.base,
         "examples": told.get("train_examples"),
         "metric": metric,
         "before": before,
@@ -71,9 +71,7 @@ def _show(rows: list[dict[str, Any]], folder: Path) -> None:
     names = ("run", "status", "base", "examples", "score", "before", "after", "gain", "time")
     cells = [
         (
-            *(printable(str(each[key] or "")) for key in ("name", "status")),
-            printable(str(each["base"] or "").rstrip("/").rpartition("/")[2]),
-            *(printable(str(each[key] or "")) for key in ("examples", "metric")),
+            *(printable(str(each[key] or "")) for key in ("name", "status", "base", "examples", "metric")),
             _score(each["before"]),
             _score(each["after"]),
             f"{each['difference']['mean']:+.3f}" if each["difference"] else "",
