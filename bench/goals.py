@@ -48,7 +48,13 @@ def verdicts(report: Mapping[str, Any]) -> list[Verdict]:
     """Every goal, in order. A part that failed was not measured."""
     parts = {name: part for name, part in report["parts"].items() if "failed" not in part}
     rows = [*_http(parts.get("http")), *_peers(parts.get("peers")), *_models(parts.get("models"))]
-    return [*rows, *_loads(parts.get("loads")), *_overload(parts.get("overload")), *_idle(parts.get("memory")), *_training(parts.get("training"))]
+    return [
+        *rows,
+        *_loads(parts.get("loads")),
+        *_overload(parts.get("overload")),
+        *_idle(parts.get("memory")),
+        *_training(parts.get("training")),
+    ]
 
 
 def _http(part: Parts | None) -> Iterator[Verdict]:

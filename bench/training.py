@@ -15,6 +15,7 @@ import shutil
 import time
 from pathlib import Path
 from typing import Any, Final
+from unittest.mock import patch
 
 from bench import texts
 from bench.rounds import Figures, interleaved, ratios, told
@@ -34,9 +35,9 @@ SPEED: Final = "steps_per_second"
 
 def run(setting: Setting) -> dict[str, Any]:
     """Steps per second of both, round by round; seconds of runs over data that doubles."""
-    from trainer import modelling
+    from trainer import quiet
 
-    modelling.quiet()
+    quiet.libraries()
     folder = setting.own("training")
     files = _files(folder, PAIRS[setting.quick])
     sides = {OURS: lambda: _ours(folder, files), PLAIN: lambda: _plain(folder, files)}
@@ -83,22 +84,24 @@ def _settings(folder: Path, files: tuple[Path, Path], **more: Any) -> Any:
 
 def _ours(folder: Path, files: tuple[Path, Path]) -> Figures:
     from trainer import train
+    from trainer.loop import Loop
 
     seconds: list[float] = []
 
-    class Timed(train.Loop):  # type: ignore[misc]  # the library has no types
+    class Timed(Loop):
         def train(self, **options: Any) -> Any:
             began = time.perf_counter()
             done = super().train(**options)
             seconds.append(time.perf_counter() - began)
             return done
 
-    before, train.Loop = train.Loop, Timed  # type: ignore[misc]
-    try:
+    with patch.object(train, "Loop", Timed):
         outcome = train.finetune(_settings(folder, files, eval_every=_every(files), save_every=_every(files)), {})
-    finally:
-        train.Loop = before  # type: ignore[misc]
-    return {SPEED: outcome.steps / seconds[0]}
+    return _figures(outcome.steps, seconds[0])
+
+
+def _figures(steps: int, seconds: float) -> Figures:
+    return {SPEED: steps / seconds, "texts_per_second": 2 * BATCH * steps / seconds}
 
 
 def _every(files: tuple[Path, Path]) -> int:
@@ -161,7 +164,7 @@ def _plain(folder: Path, files: tuple[Path, Path]) -> Figures:
     )
     began = time.perf_counter()
     trainer.train()
-    return {SPEED: trainer.state.global_step / (time.perf_counter() - began)}
+    return _figures(trainer.state.global_step, time.perf_counter() - began)
 
 
 def _sized(folder: Path, pairs: int) -> dict[str, float]:

@@ -19,7 +19,21 @@ from trainer.console import say
 from trainer.errors import Interrupted, TrainerError
 
 # in the order of a model's life; "data check" is a verb with a verb of its own
-VERBS: Final = ("config", "data", "qa", "mine", "finetune", "evaluate", "merge", "publish", "alias", "push", "pull", "runs", "report")
+VERBS: Final = (
+    "config",
+    "data",
+    "qa",
+    "mine",
+    "finetune",
+    "evaluate",
+    "merge",
+    "publish",
+    "alias",
+    "push",
+    "pull",
+    "runs",
+    "report",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
