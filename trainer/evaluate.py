@@ -106,12 +106,12 @@ def loaded(name: str, device: str = "auto") -> SentenceTransformer:
 
     Raises NotAModel for what is none, and for an adapter, which is none without its base.
     """
-    from trainer import contents, hardware, modelling, reload  # noqa: PLC0415  they import torch
+    from trainer import contents, hardware, modelling, quiet, reload  # noqa: PLC0415  they import torch
 
     directory = contents.model_directory(modelling.find(name))
     if not (directory / "config.json").is_file() and (directory / "adapter_config.json").is_file():
         raise NotAModel(f"{directory}: an adapter; `trainer merge` makes a model of it, which can be evaluated")
-    modelling.quiet()
+    quiet.libraries()
     chosen = hardware.find(device).device
     try:
         return cast("SentenceTransformer", reload.load(directory, chosen))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from trainer import best, card, checkpoints, lora, modelling
 from trainer.config import Config
+from trainer.merge import merge
+from trainer.output import staged
 from trainer.run import RunDirectory
 
 
@@ -29,31 +29,17 @@ def take_best(config: Config, run: RunDirectory, model: Any, log: best.Log) -> s
     return f"the best weights are those of step {step}: {config.best_by} {score:.4f}"
 
 
-def save(config: Config, run: RunDirectory, model: Any, known: Mapping[str, Any]) -> None:
+def save(config: Config, run: RunDirectory, model: Any, base: Path, known: Mapping[str, Any]) -> None:
     """adapter/ of a LoRA run, and final_model/, which needs no base any more. `known` is for the card."""
     for kind, prompt in (("query", config.query_prompt), ("document", config.document_prompt)):
         if prompt:
             model.prompts[kind] = prompt
+    place = run.adapter if config.lora else run.final_model
+    with staged(place, overwrite=True) as stage:  # what is there was left by a run that was killed just after it
+        model.save_pretrained(str(stage), create_model_card=False)
+        card.write(stage, config, known, adapter=config.lora)
     if config.lora:
-        _put(config, model, run.adapter, known)
-        lora.merge(model)
-    _put(config, model, run.final_model, known)
-
-
-def _put(config: Config, model: Any, target: Path, known: Mapping[str, Any]) -> None:
-    draft = target.with_name(f".{target.name}")
-    shutil.rmtree(draft, ignore_errors=True)
-    model.save_pretrained(str(draft), create_model_card=False)
-    card.write(draft, config, known, adapter=(draft / "adapter_config.json").exists())
-    readable(draft)
-    shutil.rmtree(target, ignore_errors=True)  # of a run that was killed just after it had saved
-    draft.rename(target)
-
-
-def readable(folder: Path) -> None:
-    """Files as the umask wants them: safetensors are written for their owner alone, and a gateway may be another."""
-    mask = os.umask(0)
-    os.umask(mask)
-    for path in folder.rglob("*"):
-        if path.is_file():
-            path.chmod(0o666 & ~mask)
+        with staged(run.final_model, overwrite=True) as stage:
+            stage.rmdir()  # merging makes its own, when it is proven
+            merge(run.adapter, base, stage)
+            card.write(stage, config, known, adapter=False)

@@ -140,8 +140,10 @@ def arguments(config: Config, plan: Plan, hardware: Hardware, folder: Path, *, e
 
 
 def dataset(rows: Rows) -> Any:
-    from datasets import Dataset  # noqa: PLC0415  heavy
+    from datasets import Dataset, disable_caching, disable_progress_bars  # noqa: PLC0415  heavy
 
+    disable_progress_bars()
+    disable_caching()
     return Dataset.from_dict(rows)
 
 

@@ -7,39 +7,18 @@ what is not there is fetched; with `HF_HUB_OFFLINE=1` nothing is.
 from __future__ import annotations
 
 import json
-import logging
-import os
 import re
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from trainer import quiet
 from trainer.errors import InvalidInput, NotAModel, TrainerError
 
 HUB_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 SNAPSHOT: Final = re.compile(r"models--(.+?)--(.+)")
 WANTED: Final = ("*.json", "*.txt", "*.safetensors", "*.model", "*.jinja")
 UNWANTED: Final = ("onnx/*", "openvino/*")
-CHATTY: Final = (
-    *("sentence_transformers", "transformers", "peft", "datasets", "accelerate", "bitsandbytes", "httpx"),
-    *("bitsandbytes.backends.cpu.ops", "torchao", "torch.utils._pytree"),
-)
-
-
-def quiet() -> None:
-    """Libraries say only what went wrong: what goes on, we say. Some talk while they are imported."""
-    for name in CHATTY:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    from datasets import disable_caching, disable_progress_bars  # noqa: PLC0415  heavy
-    from transformers.utils import logging as transformers_logging  # noqa: PLC0415  heavy
-
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    disable_progress_bars()
-    disable_caching()
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    warnings.filterwarnings("ignore", module=r"torch\.utils\.data\..*")  # pinned memory without a GPU
 
 
 def find(name: str) -> Path:
@@ -67,8 +46,8 @@ def _from_hub(name: str) -> Path:
     try:
         return Path(snapshot_download(repository, **options))
     except Exception as error:  # the hub's errors have no root of their own
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise TrainerError(f"{name}: neither a directory nor a model that the hub gave: {reason}") from error
+        told = quiet.one_line(error)
+        raise TrainerError(f"{name}: neither a directory nor a model that the hub gave: {told}") from error
 
 
 def logical_name(name: str, directory: Path) -> str:
@@ -85,7 +64,7 @@ def load(path: str | Path, device: str = "cpu") -> Any:
     """A SentenceTransformer in float32. Raises NotAModel for what is none, or none that can be trained."""
     directory = find(str(path))
     _check(directory)
-    quiet()
+    quiet.libraries()
     import torch  # noqa: PLC0415  heavy
     from sentence_transformers import SentenceTransformer  # noqa: PLC0415  heavy
 
@@ -98,8 +77,7 @@ def load(path: str | Path, device: str = "cpu") -> Any:
             model_kwargs={"dtype": torch.float32},
         )
     except Exception as error:  # anything can be wrong with a directory, and each library says so in its own way
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise NotAModel(f"{directory}: cannot be loaded: {reason}") from error
+        raise NotAModel(f"{directory}: cannot be loaded: {quiet.one_line(error)}") from error
 
 
 def _check(directory: Path) -> None:

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final
 
 from trainer import best, checkpoints, final, lora, losses, mining, modelling, plan, standing
@@ -139,7 +140,7 @@ def _train(config: Config, hardware: Hardware, run: RunDirectory, journal: Journ
     outcome = Outcome(
         run, "mrr@10" if config.best_by == "last" else config.best_by, chosen.steps, *sizes, hardware.first
     )
-    return _finish(task, log, before, outcome) if hardware.first else outcome
+    return _finish(task, base, log, before, outcome) if hardware.first else outcome
 
 
 def _with_prompts(config: Config, model: Any) -> Config:
@@ -263,7 +264,7 @@ def _keeping(task: Task) -> list[best.KeepBest]:
     return [best.KeepBest(task.run.checkpoints, task.config.best_by, patience, task.model.save_pretrained)]
 
 
-def _finish(task: Task, log: best.Log, before: Scores | None, outcome: Outcome) -> Outcome:
+def _finish(task: Task, base: Path, log: best.Log, before: Scores | None, outcome: Outcome) -> Outcome:
     """Takes the best weights, scores them as they will be served, and saves them."""
     config, run, journal = task.config, task.run, task.journal
     if note := final.take_best(config, run, task.model, log):
@@ -275,7 +276,7 @@ def _finish(task: Task, log: best.Log, before: Scores | None, outcome: Outcome) 
         outcome = replace(outcome, before=before, after=after, difference=difference)
         sides = {"before": before.to_json(), "after": after.to_json()}
         write_json(run.scores, {"metric": outcome.metric, **sides, "difference": difference.to_json()})
-    final.save(config, run, task.model, {**standing.read_json(run.lineage), "scores": outcome.told()})
+    final.save(config, run, task.model, base, {**standing.read_json(run.lineage), "scores": outcome.told()})
     return outcome
 
 

@@ -96,9 +96,9 @@ def tortured(folder: Path, kills: int, seed: int, how: signal.Signals = signal.S
 
 def _import_once() -> None:
     """Each life is a fork of this process: what it imports is there already."""
-    from trainer import modelling
+    from trainer import quiet
 
-    modelling.quiet()
+    quiet.libraries()
     import trainer.train  # noqa: F401  what a life needs
 
 

@@ -91,11 +91,11 @@ def test_best_weights_that_are_cut_are_not_taken_and_it_is_said(run: RunDirector
 
 
 def test_a_saved_model_replaces_what_a_killed_run_left(run: RunDirectory, tmp_path: Path) -> None:
-    (run.path / ".final_model").mkdir()
-    (run.path / ".final_model" / "optimizer.pt").write_bytes(b"left")
+    run.final_model.mkdir()
+    (run.final_model / "optimizer.pt").write_bytes(b"left")
     model = load(making.encoder(tmp_path / "m"))
     known = {"base": {"name": "base/m", "digest": "0" * 64}, "examples": {"train": 1, "held_out": 0}}
-    final.save(Config(), run, model, known)
+    final.save(Config(), run, model, tmp_path / "m", known)
     assert not (run.final_model / "optimizer.pt").exists()
-    assert not (run.path / ".final_model").exists()
+    assert sorted(path.name for path in run.path.iterdir()) == ["checkpoints", "final_model"]
     assert torch.equal(torch.tensor(vectors(load(run.final_model))), torch.tensor(vectors(model)))

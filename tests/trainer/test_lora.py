@@ -1,4 +1,4 @@
-"""An adapter changes all linear layers of the encoder, and merges into a plain model."""
+"""An adapter changes all linear layers of the encoder, and none of its heads."""
 
 from __future__ import annotations
 
@@ -51,22 +51,6 @@ def test_the_first_weights_of_an_adapter_follow_from_the_seed_alone(tmp_path: Pa
         made.append({n: p.clone() for n, p in model.transformers_model.named_parameters() if "lora_A" in n})
     assert all(torch.equal(made[0][name], made[1][name]) for name in made[0])
     assert not all(torch.equal(made[0][name], made[2][name]) for name in made[0])
-
-
-def test_a_merged_model_answers_as_its_adapter_did_and_is_saved_as_a_plain_one(tmp_path: Path) -> None:
-    model, _ = adapted(tmp_path / "m")
-    for name, parameter in model.transformers_model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.5, generator=torch.Generator().manual_seed(0))
-    base = load(tmp_path / "m").encode(TEXTS)
-    before = model.encode(TEXTS)
-    assert np.abs(before - base).max() > 1e-2
-    lora.merge(model)
-    merged = model.encode(TEXTS)
-    assert np.abs(merged - before).max() < 1e-6
-    model.save_pretrained(str(tmp_path / "merged"), create_model_card=False)
-    assert not (tmp_path / "merged" / "adapter_config.json").exists()
-    assert np.array_equal(load(tmp_path / "merged").encode(TEXTS), merged)
 
 
 def test_saved_weights_take_the_place_of_an_adapters(tmp_path: Path) -> None:

@@ -137,10 +137,13 @@ def test_lineage_tells_base_data_versions_and_seed(files: Files, full: Path) -> 
     assert told["seed"] == 42
 
 
-def test_the_final_model_is_whole_readable_and_has_the_length_of_its_base(files: Files, full: Path) -> None:
-    model = load(full / "final_model")
-    assert model.max_seq_length == load(files.base).max_seq_length
-    for path in (full / "final_model").rglob("*"):
+@pytest.mark.parametrize("run", ["full", "lora"])
+def test_the_final_model_is_whole_readable_and_has_the_length_of_its_base(
+    run: str, files: Files, full: Path, lora: Path
+) -> None:
+    model = load(files.folder / run / "final_model")
+    assert model.max_seq_length == load(files.base).max_seq_length > 16
+    for path in (files.folder / run / "final_model").rglob("*"):
         if path.is_file():
             assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~_umask()
 
@@ -281,9 +284,9 @@ def test_a_score_below_what_was_demanded_exits_3_and_keeps_the_model(
 ) -> None:
     volume = files.folder / "volume"
     volume.mkdir()
-    flags = ("--fail-below", "1.01", "--publish", "finetuned/tiny", "--models-dir", str(volume))
+    flags = ("--fail-below", "0.999", "--publish", "finetuned/tiny", "--models-dir", str(volume))
     assert files.run("gated", *flags) == 3
-    assert "1.01 was demanded" in capsys.readouterr().err
+    assert "0.999 was demanded" in capsys.readouterr().err
     assert (files.folder / "gated" / "final_model").is_dir()
     assert not list(volume.iterdir())
 
@@ -350,7 +353,9 @@ def test_killed_runs_end_with_the_weights_of_undisturbed_ones() -> None:
 
 def test_a_signal_ends_the_step_saves_exits_4_and_the_run_goes_on_exactly() -> None:
     told = tortured("TERM", 2)
-    assert (told["differing"], told["statuses"]) == ([], [4])
+    assert told["differing"] == []
+    assert 4 in told["statuses"]
+    assert set(told["statuses"]) <= {0, 4}  # 0: the signal came in the last step, and the run was complete
 
 
 def tortured(how: str, kills: int) -> dict[str, Any]:

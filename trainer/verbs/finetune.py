@@ -41,9 +41,9 @@ def run(options: argparse.Namespace) -> int:
     if options.test_only:
         return _test(resolved.config)
     check(resolved.config)
-    from trainer import modelling  # noqa: PLC0415
+    from trainer import quiet  # noqa: PLC0415
 
-    modelling.quiet()
+    quiet.libraries()
     from trainer.train import finetune  # noqa: PLC0415  torch and all
 
     outcome = finetune(resolved.config, resolved.sources)
