@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trainer import best, card, checkpoints, lora, modelling
+from trainer import best, card, checkpoints, lora, metadata, modelling, reload
 from trainer.config import Config
+from trainer.golden import TEXTS, Golden
 from trainer.run import RunDirectory
 
 
@@ -45,6 +46,7 @@ def _put(config: Config, model: Any, target: Path, known: Mapping[str, Any]) -> 
     shutil.rmtree(draft, ignore_errors=True)
     model.save_pretrained(str(draft), create_model_card=False)
     card.write(draft, config, known, adapter=(draft / "adapter_config.json").exists())
+    metadata.write(draft, {"golden": Golden(TEXTS, reload.encode(model, TEXTS)).to_json()})
     readable(draft)
     shutil.rmtree(target, ignore_errors=True)  # of a run that was killed just after it had saved
     draft.rename(target)
