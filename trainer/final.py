@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trainer import best, card, checkpoints, lora, modelling
+from trainer import best, card, checkpoints, lora, metadata, modelling, reload
 from trainer.config import Config
+from trainer.golden import TEXTS, Golden
 from trainer.merge import merge
 from trainer.output import staged
 from trainer.run import RunDirectory
@@ -37,9 +38,15 @@ def save(config: Config, run: RunDirectory, model: Any, base: Path, known: Mappi
     place = run.adapter if config.lora else run.final_model
     with staged(place, overwrite=True) as stage:  # what is there was left by a run that was killed just after it
         model.save_pretrained(str(stage), create_model_card=False)
-        card.write(stage, config, known, adapter=config.lora)
+        _describe(config, stage, model, known, adapter=config.lora)
     if config.lora:
         with staged(run.final_model, overwrite=True) as stage:
             stage.rmdir()  # merging makes its own, when it is proven
             merge(run.adapter, base, stage)
-            card.write(stage, config, known, adapter=False)
+            _describe(config, stage, model, known, adapter=False)
+
+
+def _describe(config: Config, stage: Path, model: Any, known: Mapping[str, Any], *, adapter: bool) -> None:
+    """What it is, and how it answers, by which whoever serves it can tell."""
+    card.write(stage, config, known, adapter=adapter)
+    metadata.write(stage, {"golden": Golden(TEXTS, reload.encode(model, TEXTS)).to_json()})
