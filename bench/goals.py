@@ -48,7 +48,8 @@ def verdicts(report: Mapping[str, Any]) -> list[Verdict]:
     """Every goal, in order. A part that failed was not measured."""
     parts = {name: part for name, part in report["parts"].items() if "failed" not in part}
     rows = [*_http(parts.get("http")), *_peers(parts.get("peers")), *_models(parts.get("models"))]
-    return [*rows, *_loads(parts.get("loads")), *_overload(parts.get("overload")), *_idle(parts.get("memory"))]
+    rows += [*_loads(parts.get("loads")), *_overload(parts.get("overload")), *_idle(parts.get("memory"))]
+    return [*rows, *_knowledge(parts.get("knowledge"), parts.get("ingestion"))]
 
 
 def _http(part: Parts | None) -> Iterator[Verdict]:
@@ -141,3 +142,14 @@ def _idle(part: Parts | None) -> Iterator[Verdict]:
     yield Verdict("7. memory of the gateway process after load", resident, "at most", 60, " MB")
     yield Verdict("7. the gateway process is ready", listening, "at most", 1, " s", ready)
     yield Verdict("7. CPU of an idle system, of one core", share, "at most", 0.5, "%")
+
+
+def _knowledge(part: Parts | None, ingestion: Parts | None) -> Iterator[Verdict]:
+    recall = min(row["recall"] for row in part["rows"]) if part else None
+    most = f"up to {part['rows'][-1]['chunks']:,} chunks" if part else ""
+    yield Verdict("8. recall@10 of a knowledge base against a full comparison", recall, "at least", 0.95, note=most)
+    rounds = ingestion["rounds"] if ingestion else []
+    rate = (
+        statistics.median(each["embed"]["seconds"] / each["ingest"]["seconds"] for each in rounds) if rounds else None
+    )
+    yield Verdict("8. ingestion into a knowledge base, over embedding the same chunks", rate, "at least", 0.8)
