@@ -88,7 +88,6 @@ class LanceStore:
 
     @property
     def memory_bytes(self) -> int:
-        """Of the indexes that are held in this process."""
         return self._memory.bytes
 
     async def settled(self) -> None:
