@@ -77,16 +77,13 @@ class Words:
         self.caller = OPEN
         self.in_flight = 0
         self.embedded: list[str | None] = []
-<<<<<<< HEAD
+        self.texts: list[str] = []
         self.meter: Meter = lambda done: None
 
     def metered(self, meter: Meter) -> Words:
         other = copy(self)
         other.meter = meter
         return other
-=======
-        self.texts: list[str] = []
->>>>>>> 6df4ea5 (What is held in memory is counted, documented and decided; a question is embedded once)
 
     async def find(self, spelling: str | None) -> Any:
         manifest = SimpleNamespace(prompts={}, dim=4096)
