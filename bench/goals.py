@@ -53,6 +53,7 @@ def verdicts(report: Mapping[str, Any]) -> list[Verdict]:
         *_loads(parts.get("loads")),
         *_overload(parts.get("overload")),
         *_idle(parts.get("memory")),
+        *_knowledge(parts.get("knowledge"), parts.get("ingestion")),
         *_training(parts.get("training")),
     ]
 
@@ -154,3 +155,14 @@ def _training(part: Parts | None) -> Iterator[Verdict]:
     if part is not None:
         measured = statistics.median(part["ratios"])
         yield Verdict("training: steps per second over plain sentence-transformers", measured, "at least", 0.97)
+
+
+def _knowledge(part: Parts | None, ingestion: Parts | None) -> Iterator[Verdict]:
+    recall = min(row["recall"] for row in part["rows"]) if part else None
+    most = f"up to {part['rows'][-1]['chunks']:,} chunks" if part else ""
+    yield Verdict("8. recall@10 of a knowledge base against a full comparison", recall, "at least", 0.95, note=most)
+    rounds = ingestion["rounds"] if ingestion else []
+    rate = (
+        statistics.median(each["embed"]["seconds"] / each["ingest"]["seconds"] for each in rounds) if rounds else None
+    )
+    yield Verdict("8. ingestion into a knowledge base, over embedding the same chunks", rate, "at least", 0.8)

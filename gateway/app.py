@@ -158,6 +158,7 @@ class Gateway:
         self.usage = Usage(self._is_there)
         self.keeper = Keeper(self.usage, UsageFile(settings.state_dir), tell)
         self.metrics = Metrics(self.engine, self.catalog.models_of, self.usage)
+        self.metrics.knowledge_bytes.set_function(self.knowledge.memory_bytes)
         self.stopping = asyncio.Event()
         tell.subscribe(self.metrics)
         tell.subscribe(self.usage)
