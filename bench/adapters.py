@@ -31,6 +31,7 @@ TOKENS: Final = 16
 RANK: Final = 8
 WIDTH: Final = 384
 LAYERS: Final = 6
+TENSORS: Final = 4 * RANK * (WIDTH + WIDTH) * 2 * LAYERS  # bytes: two factors of two layers of each block
 VARIETY: Final = 16
 DRAWS: Final = 4096  # of names, before they are drawn again
 SKEW: Final = 1.0
@@ -95,9 +96,8 @@ def _bytes(served: Gateway, models: Path, names: list[str]) -> dict[str, int]:
     """On the device, and of the tensors in the files: the mean of those that are loaded."""
     listed = [served.listed(name) for name in names]
     loaded = [entry["bytes_on_device"] for entry in listed if entry["bytes_on_device"]]
-    tensors = 4 * RANK * 2 * 2 * WIDTH * LAYERS
     told(f"{len(loaded)} of {len(names)} adapters are loaded")
-    return {"on_device": int(np.mean(loaded)), "tensors": tensors, "files": _size(models / names[0])}
+    return {"on_device": int(np.mean(loaded)), "tensors": TENSORS, "files": _size(models / names[0])}
 
 
 def _size(folder: Path) -> int:
