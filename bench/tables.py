@@ -311,12 +311,32 @@ def ingestion(part: Part) -> str:
     return f"{made}\nOver the embedding alone, the middle of the rounds: {over:.2f}.\n"
 
 
+def adapters(part: Part) -> str:
+    rows = [
+        (
+            f"{name}: {side}",
+            f"{median(figures, 'texts_per_second'):,.0f}",
+            f"{1000 * median(figures, 'p50'):.1f}",
+            f"{1000 * median(figures, 'p95'):.1f}",
+        )
+        for name, cell in part["cells"].items()
+        for side, figures in cell.items()
+    ]
+    size = part["bytes"]
+    text = table(("64 connections of one short text", "texts/s", "p50 ms", "p95 ms"), rows)
+    return text + (
+        f"\nAn adapter takes {size['on_device']:,} bytes on the device, its tensors {size['tensors']:,}. "
+        f"Registered: {part['registered']:,} adapters in {part['slots']} slots.\n"
+    )
+
+
 BLOCKS: Final[dict[str, tuple[str, Callable[[Part], str]]]] = {
     "limit": ("limit", limit),
     "in process": ("inprocess", inprocess),
     "through http": ("http", http),
     "peers": ("peers", peers),
     "many models": ("models", models),
+    "adapters": ("adapters", adapters),
     "loads": ("loads", loads),
     "swaps": ("loads", swaps),
     "overload": ("overload", overload),

@@ -169,6 +169,17 @@ def test_every_reason_is_told_at_once(model: Path, capsys: pytest.CaptureFixture
     assert "tokenizer_missing" in shown
 
 
+def test_an_adapter_is_checked_with_its_base_where_that_is_said_to_be(
+    made: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(made, tmp_path / "models/base/b")
+    path = making.adapter(tmp_path / "a", base="Org/b", dim=16, layers=1)
+    assert status("check", path) == 1
+    assert "base_missing" in capsys.readouterr().out
+    assert status("check", "--bases", str(tmp_path / "models"), path) == 0
+    assert "base/b" in capsys.readouterr().out
+
+
 def test_the_verdict_is_there_as_json(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert status("check", "--json", str(model)) == 0
     accepted = json.loads(capsys.readouterr().out)

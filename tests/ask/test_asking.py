@@ -182,7 +182,7 @@ async def test_instructions_in_a_document_change_nothing_but_what_is_quoted() ->
         ({}, (400, "invalid_body", "query")),
         (body("nobody:x"), (400, "provider_not_found", "local")),
         (body("local"), (400, "provider_model_not_found", "PROVIDER:MODEL")),
-        (body("huggingface:finetuned/talker"), (400, "provider_model_not_found", "not served yet")),
+        (body("huggingface:finetuned/talker"), (404, "model_not_found", "finetuned/talker")),
         (body("local:unheard-of"), (400, "provider_model_not_found", "answers")),
         (body(fallback_model="nobody:x"), (400, "provider_not_found", "local")),
         (body(knowledge_base="papers"), (404, "knowledge_base_not_found", "papers")),
