@@ -137,9 +137,8 @@ def _train(config: Config, hardware: Hardware, run: RunDirectory, journal: Journ
     before = _before(task)
     _prepare(task)
     log = _loop(task, rows)
-    outcome = Outcome(
-        run, "mrr@10" if config.best_by == "last" else config.best_by, chosen.steps, *sizes, hardware.first
-    )
+    metric = "mrr@10" if config.best_by == "last" else config.best_by
+    outcome = Outcome(run, metric, int(log[-1]["step"]), *sizes, hardware.first)
     return _finish(task, base, log, before, outcome) if hardware.first else outcome
 
 
