@@ -117,6 +117,8 @@ def _ending(journal: Journal) -> Iterator[None]:
 
 def _train(config: Config, hardware: Hardware, run: RunDirectory, journal: Journal) -> Outcome:
     material = gather(config, journal.tell)
+    if config.fail_below is not None and material.questions is None:
+        raise InvalidInput("fail_below: nothing is held out, so there would be no score")
     sizes = len(material.train), len(material.held_out)
     journal.learn(train_examples=sizes[0], eval_examples=sizes[1])
 
@@ -280,10 +282,8 @@ def _finish(task: Task, base: Path, log: best.Log, before: Scores | None, outcom
 
 
 def _pass_gate(config: Config, outcome: Outcome) -> None:
-    if config.fail_below is None:
+    if config.fail_below is None or outcome.after is None:
         return
-    if outcome.after is None:
-        raise InvalidInput("fail_below: nothing was held out, so there is no score")
     score = outcome.after.of(outcome.metric)
     if score < config.fail_below:
         raise QualityGate(
