@@ -291,9 +291,7 @@ def test_a_score_below_what_was_demanded_exits_3_and_keeps_the_model(
     assert not list(volume.iterdir())
 
 
-def test_a_score_cannot_be_demanded_where_nothing_is_held_out(
-    files: Files, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_score_cannot_be_demanded_where_nothing_is_held_out(files: Files, capsys: pytest.CaptureFixture[str]) -> None:
     assert files.run("unjudged", "--fail-below", "0.5", "--split", "0") == 2
     assert "nothing is held out" in capsys.readouterr().err
     assert not (files.folder / "unjudged" / "final_model").exists()
