@@ -9,11 +9,25 @@ from pathlib import Path
 import pytest
 
 from bench import __main__ as command
-from bench import directories, goals, http, inprocess, knowledge, limit, loads, memory, models, overload, tables
+from bench import (
+    directories,
+    goals,
+    http,
+    inprocess,
+    knowledge,
+    limit,
+    loads,
+    memory,
+    models,
+    overload,
+    tables,
+    training,
+)
 from bench.environments import NotInstalled, demand
 from bench.setting import Setting
 from gateway.model import Accepted
 from gateway.volume.manifest import judge
+from tests import making
 
 
 @pytest.fixture
@@ -97,6 +111,21 @@ def test_a_knowledge_base_is_searched_as_it_grows(setting: Setting, monkeypatch:
         assert row["disk"] > row["raw"]
         assert row["resident"] > row["resident_empty"]
     assert "2,000" in tables.knowledge(found)
+
+
+def test_the_trainers_loop_is_measured_beside_the_librarys(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    base = making.encoder(tmp_path / "tiny")
+    monkeypatch.setattr(making, "minilm", lambda: base)
+    monkeypatch.setattr(training, "PAIRS", {True: 32})
+    monkeypatch.setattr(training, "SIZES", {True: (16, 32)})
+    found = training.run(setting)
+    assert len(found["ratios"]) == setting.rounds
+    assert all(ratio > 0 for ratio in found["ratios"])
+    assert [row["steps"] for row in found["sizes"]] == [1, 2]
+    assert training.PLAIN in tables.training(found)
+    assert any("training" in verdict.goal for verdict in goals.verdicts({"parts": {"training": found}}))
 
 
 def test_a_report_is_printed_written_and_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
