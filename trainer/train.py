@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -67,10 +67,10 @@ class Task:
     plan: Plan
     questions: Questions | None
 
-    def scored(self, what: str = "evaluating") -> Scores:
-        """The held-out scores of the model as it is now."""
+    def scored(self, what: str = "") -> Scores:
+        """The held-out scores of the model as it is now; with a bar of its own, unless the loop's stands there."""
         assert self.questions is not None
-        with progress(what, "texts") as advance:
+        with progress(what, "texts") if what else nullcontext() as advance:
             return evaluate(
                 self.model,
                 self.questions,
