@@ -22,11 +22,13 @@ from bench import (
     models,
     overload,
     tables,
+    training,
 )
 from bench.environments import NotInstalled, demand
 from bench.setting import Setting
 from gateway.model import Accepted
 from gateway.volume.manifest import judge
+from tests import making
 
 
 @pytest.fixture
@@ -123,6 +125,21 @@ def test_the_chunks_that_go_into_a_knowledge_base_are_embedded_alone_too(
     assert all(each["chunks"] >= 4 for each in found["rounds"])
     assert all(each[way]["seconds"] > 0 for each in found["rounds"] for way in ("ingest", "embed"))
     assert "2 documents" in tables.ingestion(found)
+
+
+def test_the_trainers_loop_is_measured_beside_the_librarys(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    base = making.encoder(tmp_path / "tiny")
+    monkeypatch.setattr(making, "minilm", lambda: base)
+    monkeypatch.setattr(training, "PAIRS", {True: 32})
+    monkeypatch.setattr(training, "SIZES", {True: (16, 32)})
+    found = training.run(setting)
+    assert len(found["ratios"]) == setting.rounds
+    assert all(ratio > 0 for ratio in found["ratios"])
+    assert [row["steps"] for row in found["sizes"]] == [1, 2]
+    assert training.PLAIN in tables.training(found)
+    assert any("training" in verdict.goal for verdict in goals.verdicts({"parts": {"training": found}}))
 
 
 def test_a_report_is_printed_written_and_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
