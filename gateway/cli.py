@@ -80,10 +80,10 @@ def _serve(options: argparse.Namespace) -> int:
     chosen = _settings(options)
     import uvloop  # noqa: PLC0415  # help and errors are instant
 
-    from gateway import app  # noqa: PLC0415  # likewise
+    from gateway import life  # noqa: PLC0415  # likewise
     from gateway.examples import show  # noqa: PLC0415  # likewise
 
-    uvloop.run(app.run(chosen, on_ready=show if options.examples else None))
+    uvloop.run(life.run(chosen, on_ready=show if options.examples else None))
     sys.stdout.flush()
     os._exit(0)  # all is closed; a thread that still copies a model must not hold the end up, and the next start sweeps
 

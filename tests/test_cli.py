@@ -93,7 +93,7 @@ def test_help_imports_nothing_that_takes_time(arguments: list[str]) -> None:
 
 def test_the_gateway_process_itself_never_imports_torch() -> None:
     heavy = {"torch", "transformers", "sentence_transformers", "huggingface_hub"}
-    assert not heavy & set(imported("import gateway.app"))
+    assert not heavy & set(imported("import gateway.life"))
 
 
 def test_checking_a_directory_needs_neither_torch_nor_a_server(made: str) -> None:

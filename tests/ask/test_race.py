@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gateway import app, events
+from gateway import events, life
+from gateway.app import Gateway
 from gateway.ask.bases import KnowledgeBases
 from gateway.ask.first_use import FirstUse
 from gateway.ask.follow import Follow
@@ -136,14 +137,14 @@ async def running(tmp_path: Path, check: Callable[[Knowing], Awaitable[None]]) -
     )
     Path(settings.models_dir).mkdir()
 
-    async def on_ready(gateway: app.Gateway, url: str) -> None:
+    async def on_ready(gateway: Gateway, url: str) -> None:
         try:
             await check(Knowing(gateway))
         finally:
             os.kill(os.getpid(), signal.SIGTERM)  # as whoever runs a gateway ends it
 
     async with asyncio.timeout(120):
-        await app.run(settings, on_ready=on_ready)
+        await life.run(settings, on_ready=on_ready)
 
 
 async def test_over_twenty_swaps_no_query_of_a_thousand_meets_an_index_of_another_generation(
