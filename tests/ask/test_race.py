@@ -51,7 +51,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 class Knowing:
     """A gateway that runs, and its knowledge bases."""
 
-    def __init__(self, gateway: app.Gateway) -> None:
+    def __init__(self, gateway: Gateway) -> None:
         self.gateway = gateway
         self.store = MemoryStore()
         self.service = gateway.service
