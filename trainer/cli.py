@@ -18,7 +18,7 @@ from trainer.console import say
 from trainer.errors import Interrupted, TrainerError
 
 # in the order of a model's life; "data check" is a verb with a verb of its own
-VERBS: Final = ("merge", "publish")
+VERBS: Final = ("merge", "quantize", "publish")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

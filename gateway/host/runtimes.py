@@ -16,9 +16,10 @@ import torch
 from cachetools import LRUCache
 
 from gateway.errors import LoadFailed
-from gateway.host import encoder, launcher, memory, openvino_runtime, precision, shelf
+from gateway.host import encoder, launcher, memory, openvino_runtime, precision, quantized, shelf
 from gateway.host.encoder import Encoder, Runtime
 from gateway.host.openvino_runtime import OpenVino
+from gateway.host.quantized import Quantized
 from gateway.host.tokenize import TokenIds, shared
 from gateway.host.wire import FellBack, Numerics, Precision
 from gateway.model import Generation, Manifest
@@ -32,6 +33,9 @@ REMEMBERED: Final = 1024  # failures
 TOGETHER: Final = 8  # texts of one call, when they are measured
 
 
+Loaded = Encoder | OpenVino | Quantized
+
+
 class Choice(NamedTuple):
     runtime: str
     dtype: str
@@ -40,10 +44,11 @@ class Choice(NamedTuple):
 class Chosen(NamedTuple):
     """A runtime in host memory, and what it is."""
 
-    runtime: Encoder | OpenVino
+    runtime: Loaded
     numerics: Numerics
 
 
+OPENVINO: Final = "openvino"  # as a manifest says of weights
 EXACT: Final = Choice("torch", "float32")
 
 
@@ -101,6 +106,8 @@ def load(generation: Generation, wish: Wish, device: str, failures: Failures | N
     Raises LoadFailed where the model itself is at fault, and memory.OutOfMemory. On the thread of loads: one at a time.
     """
     failures = Failures() if failures is None else failures
+    if generation.manifest.quantization is not None:
+        return _as_stored(generation, wish, device, failures)
     why = failures.why(generation.digest, wish)
     if not why:
         try:
@@ -117,8 +124,30 @@ def load(generation: Generation, wish: Wish, device: str, failures: Failures | N
     return Chosen(exact, Numerics(*EXACT, None, why))
 
 
+def _as_stored(generation: Generation, wish: Wish, device: str, failures: Failures) -> Chosen:
+    """Weights that are stored in fewer bits have one way to be computed, whatever is wished; nothing stands in."""
+    form = generation.manifest.quantization
+    if memory.on_cuda(device):
+        raise _unavailable(f"weights of {form} are served on the CPU alone: serve the model that they were made from")
+    try:
+        runtime = openvino_runtime.opened(generation) if form == OPENVINO else quantized.load(generation)
+    except ImportError as error:
+        raise _unavailable(_said(error)) from error
+    choice = Choice("openvino" if form == OPENVINO else "torch", "float32")
+    why = ""
+    if wish.runtime not in ("", AUTO, choice.runtime) or wish.dtype not in ("", AUTO, choice.dtype):
+        why = f"its weights are of {form}, which has one way to be computed"
+        if not failures.why(generation.digest, wish):
+            failures.add(generation.digest, wish, why)
+    return Chosen(runtime, Numerics(*choice, None, why))
+
+
 def predict(generation: Generation, wish: Wish, device: str) -> int:
     """Bytes that a load takes. One that falls back may take more: others make room then."""
+    if generation.manifest.quantization == OPENVINO:
+        return int(memory.predict(generation.manifest) * openvino_runtime.SHARES["int8"])
+    if generation.manifest.quantization is not None:
+        return memory.predict(generation.manifest)
     try:
         choice = choose(wish, generation.manifest, device)
     except LoadFailed:
