@@ -240,6 +240,7 @@ def _compile(model: Any, dtype: str) -> Any:
         "NUM_STREAMS": 1,
         "CPU_RUNTIME_CACHE_CAPACITY": SHAPES,
         "ENABLE_CPU_PINNING": False,  # the cores are shared with the gateway, and with who knows whom
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,  # else int8 weights have each call's numbers rounded to int8 too
     }
     compiled = _library().Core().compile_model(model, "CPU", config)
     got = compiled.get_property("INFERENCE_PRECISION_HINT")

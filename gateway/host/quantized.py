@@ -1,6 +1,6 @@
-"""Weights that a library quantized, run as that library runs them: transformers loads, bitsandbytes or torchao computes.
+"""Weights that a library quantized, run as that library runs them: transformers loads, the library computes.
 
-Nothing here takes a tensor in its hands: what these libraries call a tensor is one only to them. On the CPU.
+Nothing here takes a tensor in its hands: what bitsandbytes and torchao call a tensor is one only to them. On the CPU.
 """
 
 from __future__ import annotations
@@ -36,6 +36,9 @@ class Quantized:
         self.device = "cpu"
         self.dim = manifest.dim
         self.bytes = manifest.stored_bytes
+        # bitsandbytes rounds what it computes with too, by the largest numbers of a call: its texts are not alone
+        rounds = any(type(module).__name__ == "Linear8bitLt" for module in network.modules())
+        self.dtype = "int8" if rounds else "float32"
         self._network: Padded | None = network
         self._tail = tail
         self._pooling = pooling

@@ -130,10 +130,14 @@ def _as_stored(generation: Generation, wish: Wish, device: str, failures: Failur
     if memory.on_cuda(device):
         raise _unavailable(f"weights of {form} are served on the CPU alone: serve the model that they were made from")
     try:
-        runtime = openvino_runtime.opened(generation) if form == OPENVINO else quantized.load(generation)
+        if form == OPENVINO:
+            runtime: Loaded = openvino_runtime.opened(generation)
+            choice = Choice("openvino", "float32")
+        else:
+            runtime = library = quantized.load(generation)
+            choice = Choice("torch", library.dtype)
     except ImportError as error:
         raise _unavailable(_said(error)) from error
-    choice = Choice("openvino" if form == OPENVINO else "torch", "float32")
     why = ""
     if wish.runtime not in ("", AUTO, choice.runtime) or wish.dtype not in ("", AUTO, choice.dtype):
         why = f"its weights are of {form}, which has one way to be computed"

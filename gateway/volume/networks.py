@@ -37,14 +37,17 @@ BITS: Final = {
 }
 STORED: Final = {"f32": "F32", "f16": "F16", "bf16": "BF16", "i8": "I8", "u8": "U8", "i4": "I4", "u4": "U4"}
 OPERATIONS: Final = frozenset(
-    """
-    Abs Add BitwiseAnd BitwiseNot BitwiseOr Broadcast Clamp Concat Const Convert ConvertLike Cos CumSum Divide Elu Equal
-    Erf Exp FakeQuantize Floor Gather GatherElements GatherND Gelu Greater GreaterEqual HSwish Less LessEqual Log
-    LogicalAnd LogicalNot LogicalOr MVN MatMul Maximum Minimum Mod Multiply Negative NonZero NotEqual Pad Parameter
-    Power Range ReduceMax ReduceMean ReduceProd ReduceSum ReLU Reshape Result ScaledDotProductAttention ScatterUpdate
-    Select ShapeOf Sigmoid Sign Sin Slice SoftPlus Softmax Split Sqrt SquaredDifference Squeeze StridedSlice Subtract
-    Swish Tanh Tile Transpose Unsqueeze VariadicSplit
-    """.split()
+    (
+        *("Abs", "Add", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "Broadcast", "Clamp", "Concat", "Const"),
+        *("Convert", "ConvertLike", "Cos", "CumSum", "Divide", "Elu", "Equal", "Erf", "Exp", "FakeQuantize"),
+        *("Floor", "Gather", "GatherElements", "GatherND", "Gelu", "Greater", "GreaterEqual", "HSwish", "Less"),
+        *("LessEqual", "Log", "LogicalAnd", "LogicalNot", "LogicalOr", "MVN", "MatMul", "Maximum", "Minimum"),
+        *("Mod", "Multiply", "Negative", "NonZero", "NotEqual", "Pad", "Parameter", "Power", "Range", "ReduceMax"),
+        *("ReduceMean", "ReduceProd", "ReduceSum", "ReLU", "Reshape", "Result", "ScaledDotProductAttention"),
+        *("ScatterUpdate", "Select", "ShapeOf", "Sigmoid", "Sign", "Sin", "Slice", "SoftPlus", "Softmax", "Split"),
+        *("Sqrt", "SquaredDifference", "Squeeze", "StridedSlice", "Subtract", "Swish", "Tanh", "Tile", "Transpose"),
+        *("Unsqueeze", "VariadicSplit"),
+    )
 )
 
 
