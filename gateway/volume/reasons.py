@@ -39,7 +39,7 @@ REASONS: Final[dict[str, tuple[Kind, str]]] = {
         "refused",
         "Quantize the model with 'trainer quantize', or save it without quantization (float32, float16 or bfloat16).",
     ),
-    "library_missing": ("refused", "Run 'pip install {file}' where the gateway runs, and start it again."),
+    "library_missing": ("refused", "Run pip install '{file}' where the gateway runs, and start it again."),
     "network_invalid": ("invalid", "Copy {file} again, or convert the model again: it is not what OpenVINO wrote."),
     "network_not_served": ("refused", "Convert the model with 'trainer quantize --form openvino-int8'."),
     "setting_not_supported": ("refused", "Remove the setting from {file} if the model does not need it."),
