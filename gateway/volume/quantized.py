@@ -97,8 +97,10 @@ def _is_int8_weights(found: Any) -> bool:
     if not isinstance(data, dict) or set(data) - {"granularity", "group_size", "set_inductor_config"}:
         return False
     rows = data.get("granularity")
-    by_row = isinstance(rows, dict) and rows.get("_type") == "PerRow" and rows.get("_data") == {"dim": -1}
-    return by_row and not set(rows) - TYPED and data.get("group_size") is None
+    if not isinstance(rows, dict) or set(rows) - TYPED:
+        return False
+    by_row = rows.get("_type") == "PerRow" and rows.get("_data") == {"dim": -1}
+    return by_row and data.get("group_size") is None
 
 
 TYPED: Final = frozenset({"_type", "_version", "_data"})
