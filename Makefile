@@ -11,6 +11,21 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 CLIENTS ?= .cache/clients
 ARGS ?=
 
+# of the pipeline from pairs to a served model: what is left empty is the trainer's or the gateway's own default
+DATA ?=
+OUTPUT ?=
+BASE ?=
+EPOCHS ?=
+BATCH ?=
+LR ?=
+USE_LORA ?=
+MODEL ?=
+DTYPE ?= int8
+DEVICE ?=
+CONCURRENCY ?=
+NORMALIZE ?=
+DEMO_TRAIN ?= .cache/demo-train
+
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -22,12 +37,17 @@ KIND := $(if $(GPU),gpu,cpu)
 TORCH_STAMP := $(VENV)/.torch-$(TORCH)-$(KIND)
 RUN_STAMP := $(VENV)/.demo-$(KEY)-$(KIND)
 DEV_STAMP := $(VENV)/.dev-$(KEY)-$(KIND)
+TRAIN_STAMP := $(VENV)/.train-$(KEY)-$(KIND)
+# PORT is 8001 for `make run`; the pipeline's own is 8000, unless somebody names one
+EMBED_PORT := $(if $(filter file,$(origin PORT)),8000,$(PORT))
+need = $(if $($(1)),,$(error $@ needs $(1)=...: $(2)))
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-clients torture fuzz check bench bench-gpu lock clean
+.PHONY: train-deps embed-finetune embed-quantize embed-serve demo-train
 
 help:  ## this list
-	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 21
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 23
 	@echo "  variables: PORT=$(PORT) HOST=$(HOST) MODELS=$(MODELS) STATE=$(STATE) PYTHON=$(PYTHON); GPU=1 for CUDA's torch"
 
 run: $(RUN_STAMP)  ## install, publish the demo model on models/, and serve on PORT
@@ -65,6 +85,29 @@ bench: $(DEV_STAMP)  ## what docs/performance.md says, measured here, in a quart
 bench-gpu: $(DEV_STAMP)  ## the same for a CUDA device; GPU=1, and ARGS='--quick'
 	$(BIN)/python -m bench.gpu $(ARGS)
 
+train-deps: $(TRAIN_STAMP)  ## install what training needs, on top of what serving needs
+
+embed-finetune: $(TRAIN_STAMP)  ## fine-tune: DATA=pairs.tsv OUTPUT=models/mine BASE= EPOCHS= BATCH= LR= USE_LORA=1 ARGS=
+	$(call need,DATA,a file of pairs)$(call need,OUTPUT,the directory of the run)
+	$(BIN)/python -m trainer finetune --data '$(DATA)' --output '$(OUTPUT)' \
+	  --base-model '$(if $(BASE),$(BASE),BAAI/bge-small-en-v1.5)' $(if $(EPOCHS),--epochs '$(EPOCHS)') \
+	  $(if $(BATCH),--batch-size '$(BATCH)') $(if $(LR),--lr '$(LR)') $(if $(filter-out 0,$(USE_LORA)),--use-lora) $(ARGS)
+
+embed-quantize: $(TRAIN_STAMP)  ## quantize: MODEL=models/mine OUTPUT=models/mine-int8 DTYPE=int8 ARGS=
+	$(call need,MODEL,the directory of a model)$(call need,OUTPUT,the directory to make)
+	$(BIN)/python -m trainer quantize '$(MODEL)' --output '$(OUTPUT)' --dtype '$(DTYPE)' $(ARGS)
+
+embed-serve: $(RUN_STAMP)  ## serve one directory: MODEL=models/mine PORT=8000 HOST= DEVICE= CONCURRENCY= BATCH= NORMALIZE=1 ARGS=
+	$(call need,MODEL,the directory of a model)
+	@test -d '$(MODEL)' || { echo "MODEL=$(MODEL): no such directory" >&2; exit 2; }
+	$(if $(NORMALIZE),SERVE_NORMALIZE='$(NORMALIZE)') exec $(BIN)/python -m gateway serve --host '$(HOST)' --port '$(EMBED_PORT)' \
+	  --models-dir '$(abspath $(dir $(abspath $(MODEL))))' --state-dir '$(STATE)-$(EMBED_PORT)' --default-model '$(notdir $(abspath $(MODEL)))' \
+	  $(if $(DEVICE),--device '$(DEVICE)') $(if $(CONCURRENCY),--tokenizer-threads '$(CONCURRENCY)') \
+	  $(if $(BATCH),--max-batch-texts '$(BATCH)') $(ARGS)
+
+demo-train: $(TRAIN_STAMP)  ## in minutes: docstring pairs, LoRA, evaluation, a gate, and a gateway that serves the better model
+	$(BIN)/python scripts/demo_train.py --work '$(DEMO_TRAIN)' --url 'http://$(HOST):$(PORT)' --models-dir '$(MODELS)' $(ARGS)
+
 lock: $(DEV_STAMP)  ## write what is installed to requirements.lock; torch is left out, its build is each machine's own
 	$(PIP) freeze --exclude-editable | grep -E '^[A-Za-z0-9._-]+==' | grep -viE '^(torch|triton|nvidia-.*|cuda-.*)==' > requirements.lock.new
 	mv requirements.lock.new requirements.lock
@@ -93,4 +136,8 @@ $(RUN_STAMP): $(TORCH_STAMP) pyproject.toml requirements.lock
 
 $(DEV_STAMP): $(TORCH_STAMP) pyproject.toml requirements.lock
 	$(PIP) install --quiet -c requirements.lock -e '.[dev]'
-	@rm -f $(VENV)/.dev-* $(VENV)/.demo-* && touch $@ $(RUN_STAMP)
+	@rm -f $(VENV)/.dev-* $(VENV)/.demo-* $(VENV)/.train-* && touch $@ $(RUN_STAMP) $(TRAIN_STAMP)
+
+$(TRAIN_STAMP): $(RUN_STAMP)
+	$(PIP) install --quiet -c requirements.lock -e '.[demo,ask,train]'
+	@rm -f $(VENV)/.train-* && touch $@

@@ -4,12 +4,15 @@
 
 The provider answers at once, so that all that is left is the gateway's: it puts the time into its first token, and the
 client reads how old that is. Gateway, provider and client are processes of one machine, and share its clock and cores.
+`cpu` is what a request took of the gateway's own process and of its host's, in milliseconds: on a machine that is not
+ours alone, the one figure that can be compared with another day's.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import socket
 import statistics
@@ -25,15 +28,18 @@ import aiohttp
 from aiohttp import web
 
 from bench.directories import publish
-from bench.servers import MODEL, gateway
+from bench.machine import running_seconds
+from bench.servers import MODEL, Gateway, gateway
 
-QUERY: Final = "when is the beam lost?"
 SUBJECTS: Final = ("beam", "cavity", "gun", "pump", "magnet", "shutter", "laser", "mirror")
 DOCUMENTS: Final = [
     {"name": f"{number}.txt", "content": f"The {SUBJECTS[number % 8]} of sector {number} failed in run {number * 7}."}
     for number in range(200)
 ]
-BODY: Final = {"query": QUERY, "knowledge_base": "bench", "llm_model": "instant:any", "partial_answer": False}
+QUERIES: Final = [f"why did the {subject} of sector {number} fail?" for number in range(25) for subject in SUBJECTS]
+BODY: Final = {"knowledge_base": "bench", "llm_model": "instant:any", "partial_answer": False}
+
+Work = Callable[[aiohttp.ClientSession, str], Awaitable[dict[str, float]]]
 
 
 async def provide(request: web.Request) -> web.StreamResponse:
@@ -57,18 +63,18 @@ def serve_provider() -> None:
     web.run_app(app, sock=listener, print=None, access_log=None)
 
 
-async def embed(session: aiohttp.ClientSession) -> dict[str, float]:
+async def embed(session: aiohttp.ClientSession, query: str) -> dict[str, float]:
     began = time.monotonic()
-    async with session.post("/embed", json={"inputs": [QUERY]}) as answer:
+    async with session.post("/embed", json={"inputs": [query]}) as answer:
         assert answer.status == 200, await answer.text()
         await answer.read()
     return {"seconds": time.monotonic() - began}
 
 
-async def ask(session: aiohttp.ClientSession) -> dict[str, float]:
+async def ask(session: aiohttp.ClientSession, query: str) -> dict[str, float]:
     """`seconds` without those of the language model; `first` is how old the first token was."""
     began, first, done = time.monotonic(), 0.0, {}
-    async with session.post("/ask/stream", json=BODY) as answer:
+    async with session.post("/ask/stream", json={**BODY, "query": query}) as answer:
         assert answer.status == 200, await answer.text()
         async for line in answer.content:
             if b'"token"' in line and not first:
@@ -78,32 +84,37 @@ async def ask(session: aiohttp.ClientSession) -> dict[str, float]:
     return {"seconds": time.monotonic() - began - done["llm_time"], "first": first}
 
 
-async def measured(
-    url: str, rounds: int, at_once: int, work: Callable[[aiohttp.ClientSession], Awaitable[dict[str, float]]]
-) -> dict[str, float]:
-    """Milliseconds: the middle and the 99th of a hundred of each thing that `work` tells."""
-    connector = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(url, connector=connector) as session:
-        found: list[dict[str, float]] = []
-        for number in range(rounds + 1):
-            told = await asyncio.gather(*(work(session) for _ in range(at_once)))
-            found += told if number else []  # the first is for warming up
+async def measured(served: Gateway, rounds: int, at_once: int, work: Work) -> dict[str, Any]:
+    """Milliseconds: the middle and the 99th of a hundred of each thing that `work` tells, and `cpu`."""
+    connector, queries = aiohttp.TCPConnector(limit=0), itertools.cycle(QUERIES)
+    async with aiohttp.ClientSession(served.url, connector=connector) as session:
+        await asyncio.gather(*(work(session, next(queries)) for _ in range(at_once)))  # for warming up
+        before, found = cpu(served), list[dict[str, float]]()
+        for _ in range(rounds):
+            found += await asyncio.gather(*(work(session, next(queries)) for _ in range(at_once)))
+        spent = {name: seconds - before[name] for name, seconds in cpu(served).items()}
     values = {name: sorted(each[name] * 1000 for each in found) for name in found[0]}
     return {
         f"{name}_{part}": round(value, 2)
         for name, each in values.items()
         for part, value in (("p50", statistics.median(each)), ("p99", each[int(0.99 * (len(each) - 1))]))
-    }
+    } | {"cpu": {name: round(1000 * seconds / len(found), 2) for name, seconds in spent.items()}}
 
 
-async def compared(url: str, rounds: int, at_once: int) -> dict[str, Any]:
+def cpu(served: Gateway) -> dict[str, float]:
+    """Seconds so far."""
+    gateway_process, *others = served.processes()
+    return {"gateway": running_seconds(gateway_process), "hosts": sum(map(running_seconds, others))}
+
+
+async def compared(served: Gateway, rounds: int, at_once: int) -> dict[str, Any]:
     async with (
-        aiohttp.ClientSession(url) as session,
+        aiohttp.ClientSession(served.url) as session,
         session.post("/kb/bench/documents", json={"documents": DOCUMENTS}) as answer,
     ):
         assert answer.status < 300, await answer.text()
-    alone = await measured(url, rounds, at_once, embed)
-    asked = await measured(url, rounds, at_once, ask)
+    alone = await measured(served, rounds, at_once, embed)
+    asked = await measured(served, rounds, at_once, ask)
     return {
         "at_once": at_once,
         "embed": alone,
@@ -132,7 +143,7 @@ def main() -> int:
             option = f"--providers={folder / 'providers.toml'}"
             with gateway(folder / "gateway", folder / "models", option) as served:
                 for at_once in sorted({1, options.at_once}):
-                    print(json.dumps(asyncio.run(compared(served.url, options.rounds, at_once))))
+                    print(json.dumps(asyncio.run(compared(served, options.rounds, at_once))))
         finally:
             other.terminate()
     return 0

@@ -48,7 +48,13 @@ def verdicts(report: Mapping[str, Any]) -> list[Verdict]:
     """Every goal, in order. A part that failed was not measured."""
     parts = {name: part for name, part in report["parts"].items() if "failed" not in part}
     rows = [*_http(parts.get("http")), *_peers(parts.get("peers")), *_models(parts.get("models"))]
-    return [*rows, *_loads(parts.get("loads")), *_overload(parts.get("overload")), *_idle(parts.get("memory"))]
+    return [
+        *rows,
+        *_loads(parts.get("loads")),
+        *_overload(parts.get("overload")),
+        *_idle(parts.get("memory")),
+        *_training(parts.get("training")),
+    ]
 
 
 def _http(part: Parts | None) -> Iterator[Verdict]:
@@ -141,3 +147,10 @@ def _idle(part: Parts | None) -> Iterator[Verdict]:
     yield Verdict("7. memory of the gateway process after load", resident, "at most", 60, " MB")
     yield Verdict("7. the gateway process is ready", listening, "at most", 1, " s", ready)
     yield Verdict("7. CPU of an idle system, of one core", share, "at most", 0.5, "%")
+
+
+def _training(part: Parts | None) -> Iterator[Verdict]:
+    """Told only where it was asked for: it takes minutes."""
+    if part is not None:
+        measured = statistics.median(part["ratios"])
+        yield Verdict("training: steps per second over plain sentence-transformers", measured, "at least", 0.97)

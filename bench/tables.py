@@ -10,6 +10,7 @@ from bench.goals import verdicts
 from bench.http import GATEWAY, RUNTIME
 from bench.inprocess import ENCODE
 from bench.rounds import Cell, median, ratio, ratios, widest
+from bench.training import OURS, PLAIN, SPEED
 
 NOTHING: Final = "Not measured.\n"
 Report = Mapping[str, Any]
@@ -272,6 +273,21 @@ def knowledge(part: Part) -> str:
     )
 
 
+def training(part: Part) -> str:
+    """Two tables: side by side, and over the data's size."""
+    low, high = min(part["ratios"]), max(part["ratios"])
+    cells = [
+        (name, *(f"{median(cell[side], SPEED):.2f}" for side in (OURS, PLAIN)), f"{low:.2f} to {high:.2f}")
+        for name, cell in part["cells"].items()
+    ]
+    sizes = [
+        (f"{row['pairs']:,}", f"{row['steps']}", f"{row['seconds']:.0f}", f"{1000 * row['seconds'] / row['pairs']:.0f}")
+        for row in part["sizes"]
+    ]
+    beside = table(("steps per second", OURS, PLAIN, "ratio, round by round"), cells)
+    return f"{beside}\n{table(('pairs, one epoch', 'steps', 'seconds', 'seconds for 1,000'), sizes)}"
+
+
 BLOCKS: Final[dict[str, tuple[str, Callable[[Part], str]]]] = {
     "limit": ("limit", limit),
     "in process": ("inprocess", inprocess),
@@ -283,4 +299,5 @@ BLOCKS: Final[dict[str, tuple[str, Callable[[Part], str]]]] = {
     "overload": ("overload", overload),
     "idle": ("memory", idle),
     "knowledge": ("knowledge", knowledge),
+    "training": ("training", training),
 }

@@ -24,6 +24,7 @@ import torch
 from bench import texts
 from gateway.host import runtimes
 from gateway.host.encoder import Runtime
+from gateway.host.generator import Generator
 from gateway.host.tokenize import Tokenizer
 from gateway.model import Accepted, Generation
 from gateway.volume.manifest import judge
@@ -70,8 +71,10 @@ def _load(generation: Generation, kind: str, dtype: str) -> Runtime:
     chosen = runtimes.load(generation, Wish(kind, dtype), DEVICE)
     if chosen.numerics.fell_back:
         raise RuntimeError(chosen.numerics.fell_back)
-    chosen.runtime.place(DEVICE)
-    return chosen.runtime
+    runtime = chosen.runtime
+    assert not isinstance(runtime, Generator), "an encoder is measured here"
+    runtime.place(DEVICE)
+    return runtime
 
 
 def opened(what: str, path: str) -> Embed:

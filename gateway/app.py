@@ -53,6 +53,7 @@ from gateway.web import (
     auth,
     body,
     chat,
+    completions,
     cors,
     errors,
     knowledge,
@@ -75,7 +76,7 @@ from gateway.wish import Wish
 TIDY_SECONDS: Final = 5.0
 PROTOCOLS: Final = (
     *(metrics, usage, stream, pull, older_knowledge, knowledge),  # the fixed paths of the older before names
-    *(native, ask, openai, chat, rerank, tei, ollama, triton, openapi),
+    *(native, ask, openai, chat, completions, rerank, tei, ollama, triton, openapi),
 )
 DIALECTS: Final = (
     rerank.DIALECT,
@@ -168,7 +169,8 @@ class Gateway:
         self.catalog.hold(holds.digests)
         place = _knowledge_place(self.settings)
         cache = os.path.join(self.settings.state_dir, "knowledge-cache")
-        opened = FirstUse(lambda: extra.store(place, cache), lambda: _is_worth_opening(place))
+        memory = self.settings.knowledge_memory
+        opened = FirstUse(lambda: extra.store(place, cache, memory=memory), lambda: _is_worth_opening(place))
         return Knowledge(self.service, opened, holds, self.events, self.spawn)
 
     # The catalog needs the engine and the follower, and they need it: they ask through these.
@@ -182,10 +184,12 @@ class Gateway:
     def _bytes(self, generation: Generation) -> int:
         """On a device; where the host has yet to choose the number format, the widest. OpenVINO keeps its stored
         weights beside those that it computes with."""
+        if generation.base is not None:
+            return generation.manifest.bytes_as("float32")
         wish = self._wish(generation)
         if wish.runtime == "openvino" or wish.dtype == "int8":
             return 2 * generation.manifest.bytes_as("float32")
-        return generation.manifest.bytes_as(wish.dtype)
+        return generation.manifest.bytes_as(wish.dtype) + generation.manifest.cache_bytes(self.settings.kv_cache_tokens)
 
     def _weight(self, digest: str) -> float:
         return self._shares.of(self.catalog.owners(digest))
@@ -452,10 +456,13 @@ def _host_config(settings: Settings, device: str) -> bytes:
         "memory_budget",
         "host_memory_budget",
         "max_loaded_models",
+        "adapter_memory",
+        "max_loaded_adapters",
         "max_batch_tokens",
         "max_batch_texts",
         "max_queue_tokens",
         "tokenizer_threads",
         "compute_threads",
+        "kv_cache_tokens",
     )
     return msgspec.json.encode({"device": device, **{name: getattr(settings, name) for name in names}})

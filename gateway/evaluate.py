@@ -28,6 +28,7 @@ WAYS: Final[dict[str, dict[str, Any]]] = {
     "BM25": {"words": True},
     "hybrid": {},
 }
+BOTH: Final = "hybrid"
 RERANKED: Final = "hybrid, reranked"
 ROW: Final = 26  # pixels
 COLOURS: Final = ("#4e79a7", "#f28e2b", "#59a14f", "#b07aa1")
@@ -53,6 +54,7 @@ class Measure(msgspec.Struct, frozen=True):
     high: float
 
 
+Scores = dict[str, list[dict[str, float]]]  # way, question, measure
 Report = dict[str, dict[str, Measure]]  # way, measure
 
 
@@ -76,18 +78,36 @@ def read(path: Path) -> list[Question]:
 
 def evaluate(
     questions: Sequence[Question], search: Search, rerank: str | None, told: Callable[[int, int], None]
-) -> Report:
+) -> Scores:
     """Asks every question in every way."""
     ways = WAYS | ({RERANKED: {"rerank": rerank}} if rerank else {})
-    report = {}
+    found = {}
     for place, (way, body) in enumerate(ways.items()):
         scores = []
         for number, question in enumerate(questions, start=1):
             asked = {"query": question.question, "limit": DEPTH, **body}
             scores.append(score(list(dict.fromkeys(search(asked))), question.right))
             told(place * len(questions) + number, len(ways) * len(questions))
-        report[way] = {name: measure([each[name] for each in scores]) for name in MEASURES}
-    return report
+        found[way] = scores
+    return found
+
+
+def means(scores: Scores) -> Report:
+    return {way: {name: measure([each[name] for each in of]) for name in MEASURES} for way, of in scores.items()}
+
+
+def gains(scores: Scores) -> Report:
+    """What the way that is searched by default, and reranking it, have over the others, question by question: an
+    interval that leaves 0 out says that it is no chance, which two intervals of means that overlap cannot."""
+    ways = list(scores)
+    pairs = [(way, other) for place, way in enumerate(ways) for other in ways[:place] if way.startswith(BOTH)]
+    return {
+        f"{way} - {other}": {
+            name: measure([one[name] - two[name] for one, two in zip(scores[way], scores[other], strict=True)])
+            for name in MEASURES
+        }
+        for way, other in pairs
+    }
 
 
 def score(found: Sequence[str], right: frozenset[str]) -> dict[str, float]:
@@ -107,23 +127,25 @@ def measure(scores: Sequence[float]) -> Measure:
     return Measure(float(values.mean()), float(low), float(high))
 
 
-def show(report: Report, questions: int, generation: str) -> None:
-    """A table on standard output."""
+def show(report: Report, over: Report, questions: int, generation: str) -> None:
+    """A table on standard output, with the differences below."""
     rows: list[Sequence[str]] = [("SEARCH", *MEASURES)]
     rows += [(way, *(_cell(found[name]) for name in MEASURES)) for way, found in report.items()]
+    rows += [(way, *(_cell(found[name], "+") for name in MEASURES)) for way, found in over.items()]
     columns(rows)
     print(
         f"{questions} questions, generation {generation}; in brackets 95% intervals of a bootstrap over the questions"
     )
 
 
-def _cell(found: Measure) -> str:
-    return f"{found.mean:.3f} ({found.low:.3f}-{found.high:.3f})"
+def _cell(found: Measure, sign: str = "") -> str:
+    between = " to " if sign else "-"
+    return f"{found.mean:{sign}.3f} ({found.low:{sign}.3f}{between}{found.high:{sign}.3f})"
 
 
-def as_json(report: Report, questions: int, generation: str) -> str:
-    ways = msgspec.to_builtins(report)
-    return json.dumps({"questions": questions, "generation": generation, "ways": ways}, indent=2)
+def as_json(report: Report, over: Report, questions: int, generation: str) -> str:
+    found = {"ways": msgspec.to_builtins(report), "gains": msgspec.to_builtins(over)}
+    return json.dumps({"questions": questions, "generation": generation, **found}, indent=2)
 
 
 def picture(report: Report, title: str) -> str:
@@ -173,12 +195,13 @@ def run(
         seen.add(found["generation"])
         return [hit["name"] for hit in found["hits"]]
 
-    report = evaluate(questions, search, options.rerank, told)
+    scores = evaluate(questions, search, options.rerank, told)
+    report, over = means(scores), gains(scores)
     generation = ", ".join(sorted(seen))
     if options.picture:
         Path(options.picture).write_text(picture(report, f"Questions to {options.name}"), encoding="utf-8")
     if options.json:
-        print(as_json(report, len(questions), generation))
+        print(as_json(report, over, len(questions), generation))
     else:
-        show(report, len(questions), generation)
+        show(report, over, len(questions), generation)
     return 0

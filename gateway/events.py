@@ -246,6 +246,21 @@ class DocumentsIndexed(Event, frozen=True, kw_only=True):
     seconds: float
 
 
+class ChunksEmbedded(Event, frozen=True, kw_only=True):
+    """What a knowledge base has cost its `owner`, a batch at a time: chunks of documents, and the questions that a new
+    index is tried with. Counted in the usage."""
+
+    name = "chunks_embedded"
+    level = "debug"
+    public = False
+    kb: str
+    owner: str
+    model: str
+    texts: int
+    tokens: int
+    compute_seconds: float
+
+
 class DocumentFailed(Event, frozen=True, kw_only=True):
     """A document is stored and cannot be indexed. Told to the `owner` alone. `code` is an error's."""
 

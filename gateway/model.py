@@ -171,7 +171,23 @@ class Normalize(msgspec.Struct, frozen=True, tag=True):
 Stage = Pooling | Dense | LayerNorm | Normalize
 
 
-Kind = Literal["encoder", "reranker"]
+Kind = Literal["encoder", "reranker", "generator"]
+
+
+class Lora(msgspec.Struct, frozen=True, kw_only=True):
+    """What an adapter says of itself. `base` is the id of its base on the volume; `alphas` hold for the layers that
+    their patterns match, `alpha` for all others. Pooling and what follows, the tokenizer and the chat template are the
+    base's unless they are its own."""
+
+    base: str
+    rank: int
+    alpha: float
+    alphas: dict[str, float] = {}
+    rslora: bool = False
+    dora: bool = False
+    own_stages: bool = False
+    own_tokenizer: bool = False
+    own_template: bool = False
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -180,7 +196,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     `files` are the relative paths that are loaded, sorted: they and the `wish` make up a generation's digest.
     `parameters` counts numbers, `stored_bytes` the bytes of the tensors on disk. `samples` are texts of its maker's,
     on which the cost of a lower precision is measured. An encoder makes vectors of `dim` numbers; a reranker makes one
-    score of a pair of texts, and `activation` (a class name as in `Dense`) comes between its logit and the score.
+    score of a pair of texts, and `activation` (a class name as in `Dense`) comes between its logit and the score; a
+    generator continues texts, and keeps `cache_width` numbers of each token for that.
+    An adapter has a `lora`; its `weights`, `parameters` and bytes are its own, and the network is its base's.
     """
 
     kind: Kind
@@ -206,6 +224,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     wish: Wish = Wish()
     samples: tuple[str, ...] = ()
     activation: str = ""
+    cache_width: int = 0
+    lora: Lora | None = None
 
     def bytes_as(self, dtype: str) -> int:
         """What this model takes once it is loaded: every number as wide as `dtype`, whatever it is on disk. What is
@@ -215,6 +235,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
             return self.stored_bytes
         width = WIDEST if self.model_type in PARTLY_WIDE else WIDTHS.get(dtype, WIDEST)
         return self.parameters * width + _behind_pooling(self.stages) * (WIDEST - width)
+
+    def cache_bytes(self, tokens: int) -> int:
+        """What the keys and values of so many tokens take at most."""
+        return tokens * self.cache_width * WIDEST
 
     @property
     def width(self) -> int:
@@ -275,13 +299,15 @@ class Generation(msgspec.Struct, frozen=True):
     """One immutable state of a model: its content's digest, where its private copy lies, and what it is.
 
     Two directories of equal content are the same generation: it is loaded once. One that is too large to be copied
-    has a `place`: its `path` is the dropped directory itself, which anybody may change.
+    has a `place`: its `path` is the dropped directory itself, which anybody may change. An adapter has a `base`, which
+    is a part of its content: over another base it is another generation.
     """
 
     digest: str
     path: str
     manifest: Manifest
     place: Place | None = None
+    base: Generation | None = None
 
     @property
     def short(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from gateway.host.wire import Ids, Payload, Side, Token
+from gateway.host.wire import Ids, Payload, Sampling, Side, Token, Turn
 from gateway.model import Generation, ModelId
 
 
@@ -62,6 +62,17 @@ class DecodeRequest(msgspec.Struct, frozen=True, kw_only=True):
     timeout: float | None = None
 
 
+class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Continue the text, or the conversation where there are turns: see Sampling for how."""
+
+    text: str = ""
+    turns: list[Turn] = []
+    sampling: Sampling = Sampling()
+    model: str | None = None
+    key: str = ""
+    timeout: float | None = None
+
+
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """Of which model and generation; `alias` is what was asked for, if that was one."""
 
@@ -113,4 +124,4 @@ class Decoding(Answer, frozen=True, kw_only=True):
     texts: list[str]
 
 
-Request = EmbedRequest | RerankRequest | TokenizeRequest | DecodeRequest
+Request = EmbedRequest | RerankRequest | TokenizeRequest | DecodeRequest | GenerateRequest

@@ -105,6 +105,15 @@ class Settings:
     max_loaded_models: int = _setting(
         0, "a limit on the number of loaded models, beside the bytes; 0 is none", "MODEL_CACHE_SIZE", parse="count"
     )
+    adapter_memory: int = _setting(
+        0,
+        "bytes of adapters on each device, beside those of models; 0 takes a thirty-second part of these, at least "
+        "64 MiB",
+        parse="bytes",
+    )
+    max_loaded_adapters: int = _setting(
+        0, "a limit on the number of loaded adapters, beside their bytes; 0 is none", parse="count"
+    )
     normalize: bool | None = _setting(
         None, "auto leaves vectors as the model makes them; true makes unit vectors", "SERVE_NORMALIZE", parse="maybe"
     )
@@ -133,6 +142,15 @@ class Settings:
         620.0, "seconds that an idle connection is kept: longer than load balancers do", parse="seconds"
     )
     request_timeout: float = _setting(60.0, "seconds after which a request is given up", parse="seconds")
+    completion_timeout: float = _setting(
+        600.0, "seconds after which the answer of a language model on the volume is given up", parse="seconds"
+    )
+    kv_cache_tokens: int = _setting(
+        32_768,
+        "tokens of all conversations with a language model that may be kept on the device together; they count as part "
+        "of the model",
+        parse="positive",
+    )
     hang_timeout: float = _setting(
         120.0, "seconds that one device call may take before its host is restarted", parse="seconds"
     )
@@ -185,6 +203,11 @@ class Settings:
         "where knowledge bases are kept: a directory, or s3://BUCKET/PATH for several gateways; knowledge in the state "
         "directory if unset",
         parse="place",
+    )
+    knowledge_memory: int = _setting(
+        256 * 1024**2,
+        "bytes of memory for the knowledge bases that are searched; 0 searches all of them on the disk",
+        parse="bytes",
     )
     documents_dir: str = _setting(
         "",

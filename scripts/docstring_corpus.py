@@ -4,6 +4,8 @@
     gateway kb add docstrings OUT/documents
     gateway kb evaluate docstrings --questions OUT/questions.jsonl
 
+`--root` takes another folder of Python instead, such as an installed package's.
+
 Modules are parsed and never imported. Each function, method and class with a docstring of some length becomes a
 document, which holds the docstring alone; its question is made of its name and the module's, as somebody might ask who
 does not remember them exactly. So the question is not in the document, but for words that both happen to have.
@@ -31,11 +33,14 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--documents", type=int, default=2000, help="at most so many")
     parser.add_argument("--questions", type=int, default=300, help="about so many of the documents")
+    parser.add_argument("--root", type=Path, default=Path(sysconfig.get_path("stdlib")), help="of the modules")
+    parser.add_argument("--leave-out", type=Path, metavar="QUESTIONS", help="a file of questions not to be asked again")
     options = parser.parse_args()
-    found = _different(docstrings(Path(sysconfig.get_path("stdlib"))))
+    found = different(docstrings(options.root))
     draw = random.Random(0)
     chosen = sorted(draw.sample(sorted(found), min(options.documents, len(found))))
-    asked = sorted(draw.sample(chosen, min(options.questions, len(chosen))))
+    fresh = sorted({*chosen} - _asked(options.leave_out))
+    asked = sorted(draw.sample(fresh, min(options.questions, len(fresh))))
     folder = options.out / "documents"
     folder.mkdir(parents=True, exist_ok=True)
     for name in chosen:
@@ -45,8 +50,14 @@ def main() -> None:
     print(f"{len(chosen)} documents and {len(asked)} questions in {options.out}")
 
 
-def docstrings(root: Path) -> Iterator[tuple[str, str]]:
-    """Qualified names and docstrings, in order of the files' names."""
+def _asked(questions: Path | None) -> set[str]:
+    """Names of the documents that these are about."""
+    lines = questions.read_text(encoding="utf-8").splitlines() if questions else []
+    return {json.loads(line)["document"].removesuffix(".txt") for line in lines}
+
+
+def docstrings(root: Path, least: int = LEAST) -> Iterator[tuple[str, str]]:
+    """Qualified names and docstrings of so many characters at least, in order of the files' names."""
     for path in sorted(root.rglob("*.py")):
         inside = path.relative_to(root)
         if SKIPPED & set(inside.parts) or path.name.startswith("_"):
@@ -55,20 +66,20 @@ def docstrings(root: Path) -> Iterator[tuple[str, str]]:
             tree = ast.parse(path.read_text(encoding="utf-8"))
         except (SyntaxError, UnicodeDecodeError):  # samples of what no Python reads
             continue
-        yield from _within(tree, ".".join(inside.with_suffix("").parts))
+        yield from _within(tree, ".".join(inside.with_suffix("").parts), least)
 
 
-def _within(node: ast.AST, prefix: str) -> Iterator[tuple[str, str]]:
+def _within(node: ast.AST, prefix: str, least: int) -> Iterator[tuple[str, str]]:
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and not child.name.startswith("_"):
             name = f"{prefix}.{child.name}"
             text = ast.get_docstring(child) or ""
-            if len(text) >= LEAST:
+            if len(text) >= least:
                 yield name, text
-            yield from _within(child, name)
+            yield from _within(child, name, least)
 
 
-def _different(found: Iterator[tuple[str, str]]) -> dict[str, str]:
+def different(found: Iterator[tuple[str, str]]) -> dict[str, str]:
     """By name; of equal docstrings the first, for a question about one of them would have two answers."""
     first: dict[str, str] = {}
     for name, text in found:
@@ -79,10 +90,10 @@ def _different(found: Iterator[tuple[str, str]]) -> dict[str, str]:
 def question(name: str) -> str:
     """`shutil.copytree` -> "How does copytree work in shutil?"; of a method, its class is named too."""
     *around, last = name.split(".")
-    return f"How does {_words(last)} work in {' '.join(_words(each) for each in around)}?"
+    return f"How does {words(last)} work in {' '.join(words(each) for each in around)}?"
 
 
-def _words(name: str) -> str:
+def words(name: str) -> str:
     return " ".join(WORD.findall(name)).lower()
 
 

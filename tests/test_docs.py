@@ -32,6 +32,9 @@ from gateway.telemetry import Metrics
 from gateway.volume import architectures, modules, reasons
 from gateway.web.errors import status
 from tests.clients.environments import ENVIRONMENTS
+from trainer import config as trainer_config
+from trainer import pairs as trainer_pairs
+from trainer.data import fault as trainer_fault
 
 ROOT: Final = Path(__file__).parents[1]
 PAGES: Final = sorted({*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "deploy").rglob("*.md")})
@@ -192,6 +195,37 @@ def clients_table() -> str:
     )
 
 
+def trainer_settings_table() -> str:
+    rows = [
+        (
+            code(f"--{key.replace('_', '-')}"),
+            trainer_config.group(key),
+            code(*trainer_config.older(key)),
+            trainer_default(field.default),
+            str(field.description),
+        )
+        for key, field in trainer_config.Config.model_fields.items()
+    ]
+    return table(("flag", "group", "older names", "default", "what it is"), rows)
+
+
+def trainer_default(value: Any) -> str:
+    if value in (None, (), ""):
+        return ""
+    return code(str(value).lower() if isinstance(value, bool) else value)
+
+
+def faults_table() -> str:
+    kinds = (("file", trainer_fault.FILE_FAULTS), ("row", trainer_fault.ROW_FAULTS))
+    return table(
+        ("code", "of a", "what it is"), ((code(name), of, text) for of, all in kinds for name, text in all.items())
+    )
+
+
+def refusals_table() -> str:
+    return table(("reason", "what it is"), ((code(name), text) for name, text in trainer_pairs.REFUSALS.items()))
+
+
 MADE: Final[dict[str, Callable[[], str]]] = {
     "settings": settings_table,
     "routes": routes_table,
@@ -202,6 +236,9 @@ MADE: Final[dict[str, Callable[[], str]]] = {
     "architectures": architectures_table,
     "modules": modules_table,
     "clients": clients_table,
+    "trainer settings": trainer_settings_table,
+    "faults": faults_table,
+    "refusals": refusals_table,
 }
 
 
@@ -246,6 +283,9 @@ def anchors(path: Path) -> set[str]:
         ("docs/model-directory.md", "architectures"),
         ("docs/model-directory.md", "modules"),
         ("docs/clients.md", "clients"),
+        ("docs/training.md", "trainer settings"),
+        ("docs/training-data.md", "faults"),
+        ("docs/training-data.md", "refusals"),
     ],
 )
 def test_a_table_says_what_the_code_says(name: str, title: str) -> None:

@@ -92,12 +92,31 @@ def test_every_way_of_searching_is_asked_and_told_in_a_table_json_and_a_picture(
     assert (said["questions"], said["generation"]) == (2, "abc")
     ranks = {way: found["MRR@10"]["mean"] for way, found in said["ways"].items()}
     assert ranks == {"vector": 0.5, "BM25": 0.0, "hybrid": 1.0, "hybrid, reranked": 1.0}
+    assert list(said["gains"]) == [
+        "hybrid - vector",
+        "hybrid - BM25",
+        "hybrid, reranked - vector",
+        "hybrid, reranked - BM25",
+        "hybrid, reranked - hybrid",
+    ]
+    assert said["gains"]["hybrid - vector"]["MRR@10"] == {"mean": 0.5, "low": 0.5, "high": 0.5}
     assert steps[-1] == (8, 8)
     assert {"query": "one?", "limit": 50, "rerank": "r"} in gateway.asked
     assert ElementTree.fromstring(drawn.read_text()).tag.endswith("svg")
     options.json = False
     assert evaluate.run(path, gateway.search, options, lambda done, total: None) == 0
-    assert "0.500 (0.500-0.500)" in capsys.readouterr().out
+    table = capsys.readouterr().out
+    assert "0.500 (0.500-0.500)" in table
+    assert "+0.500 (+0.500 to +0.500)" in table
+
+
+def test_a_gain_is_counted_question_by_question() -> None:
+    vector = [dict.fromkeys(evaluate.MEASURES, value) for value in (0.0, 0.2, 0.9, 0.4) * 20]
+    hybrid = [{name: value + 0.1 for name, value in each.items()} for each in vector]
+    scores = {"vector": vector, "hybrid": hybrid}
+    means, gain = evaluate.means(scores), evaluate.gains(scores)["hybrid - vector"]["hit@1"]
+    assert means["vector"]["hit@1"].high > means["hybrid"]["hit@1"].low, "these overlap"
+    assert (gain.mean, gain.low, gain.high) == pytest.approx((0.1, 0.1, 0.1)), "and the gain is certain all the same"
 
 
 def test_questions_that_cannot_be_read_are_no_stack_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 import pytest_asyncio
 
 from gateway.kb import line
+from tests import families, making
 from tests.ask.papers import pdf
 from tests.making import minilm
 from tests.running import RunningGateway
@@ -27,9 +29,11 @@ async def gateway(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Run
     base = tmp_path_factory.mktemp("kb")
     (base / "models/base").mkdir(parents=True)
     shutil.copytree(minilm(), base / "models/base/minilm")
+    making.reranker(base / "models/finetuned/judge", seed=4)
     options = ("--default-model=base/minilm", "--settle-seconds=0.1")
     async with RunningGateway(base / "models", base / "state", *options) as running:
         await running.wait_for("huggingface:base/minilm", "ready", "loaded")
+        await running.wait_for("huggingface:finetuned/judge", "ready", "loaded")
         yield running
 
 
@@ -120,6 +124,46 @@ async def test_a_name_that_is_a_route_is_refused_by_every_verb(gateway: RunningG
         ran = await kb(gateway, *arguments)
         assert (ran.returncode, ran.stdout) == (1, "")
         assert ran.stderr.startswith(f"gateway: `{arguments[1]}` is a route")
+
+
+async def test_a_reranker_has_a_row_of_its_own_by_the_order_that_it_gives(
+    gateway: RunningGateway, tmp_path: Path
+) -> None:
+    chance = random.Random(1)
+    texts = {f"d{number}.txt": " ".join(chance.sample(families.WORDS, 8)) for number in range(8)}
+    (tmp_path / "judged").mkdir()
+    for name, text in texts.items():
+        (tmp_path / "judged" / name).write_text(text, encoding="utf-8")
+    asked = {" ".join(text.split()[:3]): name for name, text in texts.items()}
+    lines = [json.dumps({"question": question, "document": name}) for question, name in asked.items()]
+    (tmp_path / "q.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    assert (await kb(gateway, "add", "judged", str(tmp_path / "judged"))).returncode == 0
+    arguments = ("judged", "--questions", str(tmp_path / "q.jsonl"), "--rerank", "finetuned/judge")
+    ran = await kb(gateway, "--json", "evaluate", *arguments)
+    assert ran.returncode == 0, ran.stderr
+    ways = json.loads(ran.stdout)["ways"]
+    ranks = [await _rank(gateway, question, texts, name) for question, name in asked.items()]
+    assert ways["hybrid, reranked"]["MRR@10"]["mean"] == pytest.approx(sum(1 / rank for rank in ranks) / len(ranks))
+    assert ways["hybrid, reranked"]["MRR@10"] != ways["hybrid"]["MRR@10"], "its weights are anybody's"
+    table = (await kb(gateway, "evaluate", *arguments)).stdout
+    assert [line.split("  ")[0] for line in table.splitlines() if "hybrid, reranked" in line] == [
+        "hybrid, reranked",
+        "hybrid, reranked - vector",
+        "hybrid, reranked - BM25",
+        "hybrid, reranked - hybrid",
+    ]
+    unknown = await kb(gateway, "evaluate", *arguments[:-1], "base/minilm")
+    assert (unknown.returncode, unknown.stdout) == (1, "")
+    assert "(wrong_kind)" in unknown.stderr
+
+
+async def _rank(gateway: RunningGateway, question: str, texts: dict[str, str], right: str) -> int:
+    """Of the right document, by the reranker's scores alone."""
+    body = {"query": question, "documents": list(texts.values()), "model": "finetuned/judge"}
+    async with gateway.session.post("/v1/rerank", json=body) as answer:
+        scores = {each["index"]: each["relevance_score"] for each in (await answer.json())["results"]}
+    own = scores[list(texts).index(right)]
+    return 1 + sum(score > own for score in scores.values())
 
 
 async def test_a_collection_of_qdrant_comes_over_as_documents(gateway: RunningGateway, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import signal
+import sys
 from collections.abc import Sequence
 from importlib import import_module
 from types import FrameType
@@ -18,12 +19,28 @@ from trainer.console import say
 from trainer.errors import Interrupted, TrainerError
 
 # in the order of a model's life; "data check" is a verb with a verb of its own
-VERBS: Final = ("merge", "quantize", "publish")
+VERBS: Final = (
+    "config",
+    "data",
+    "qa",
+    "mine",
+    "finetune",
+    "evaluate",
+    "merge",
+    "quantize",
+    "publish",
+    "alias",
+    "push",
+    "pull",
+    "runs",
+    "report",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one verb and returns its exit status."""
-    options = parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    options = parser(given).parse_args(given)
     signal.signal(signal.SIGTERM, _interrupt)  # a stopped job cleans up like an interrupted one
     try:
         return int(options.run(options))
@@ -39,13 +56,15 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(given: Sequence[str] | None = None) -> argparse.ArgumentParser:
+    """With the options of every verb; with those of the verbs in `given` alone, where an instant answer matters."""
     top = argparse.ArgumentParser(prog="trainer", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     top.add_argument("--version", action="version", version=f"dropgate {__version__}")
     verbs = top.add_subparsers(required=True, metavar="VERB")
     for name in VERBS:
         verb = import_module(f"trainer.verbs.{name}")
         added = verbs.add_parser(name, help=verb.HELP, description=f"{verb.HELP[0].upper()}{verb.HELP[1:]}.")
-        verb.add(added)
+        if given is None or name in given:  # a verb whose options are those of a run imports what checks them
+            verb.add(added)
         added.set_defaults(run=verb.run)
     return top

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import stat
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
@@ -50,6 +51,15 @@ def model_files(directory: Path) -> list[PurePosixPath]:
     if not any(path.suffix in {".safetensors", ".bin"} for path in found):
         raise NotAModel(f"{directory}: no weights: neither *.safetensors nor pytorch_model.bin is there")
     return sorted(set(found))
+
+
+def wanted(paths: Iterable[PurePosixPath]) -> set[PurePosixPath]:
+    """Of the paths of a repository: those of a model, as `model_files` finds them in a directory. A folder counts when
+    its modules are named as sentence-transformers names them."""
+    kept = [path for path in paths if all(MODULE_FOLDER.fullmatch(part) for part in path.parts[:-1][:1])]
+    kept = [path for path in kept if not any(_is_run_folder(part) for part in path.parts[:-1])]
+    safe = {path.parent for path in kept if path.suffix == ".safetensors"}
+    return {path for path in kept if _is_wanted(path.name, path.parent in safe)}
 
 
 def _wanted(directory: Path, folder: PurePosixPath) -> list[PurePosixPath]:

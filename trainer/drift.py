@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trainer.errors import InvalidInput
-from trainer.evaluate import Encoder, Vectors, encoder_of, in_chunks, normalized
+from trainer.evaluate import Encoder, Vectors, encoder_of, in_chunks, wide
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -61,26 +62,25 @@ def between(one: Vectors, other: Vectors, *, k: int = NEIGHBOURS) -> Drift:
     """Between two models' vectors of the same texts, a row for each text."""
     if len(one) != len(other) or len(one) < 2:
         raise InvalidInput(f"drift is measured on the same two texts or more: {len(one)} and {len(other)} vectors")
-    one, other = normalized(one), normalized(other)
     k = min(k, len(one) - 1)
     cosine = None
     if one.shape == other.shape:
-        each = np.clip(np.einsum("nd,nd->n", one, other, dtype=np.float64), -1, 1)
+        each = np.clip((wide(one) * wide(other)).sum(axis=1), -1, 1)
         cosine = Cosine(float(each.mean()), float(np.percentile(each, 5)), float(each.min()))
     return Drift(len(one), cosine, _overlap(one, other, k), k)
 
 
 def _overlap(one: Vectors, other: Vectors, k: int) -> float:
-    shared = 0
+    shared, mine, theirs = 0, wide(one), wide(other)
     for start in range(0, len(one), ROWS):
-        pairs = zip(_nearest(one, start, k), _nearest(other, start, k), strict=True)
-        shared += sum(len(set(mine) & set(theirs)) for mine, theirs in pairs)
+        pairs = zip(_nearest(mine, start, k), _nearest(theirs, start, k), strict=True)
+        shared += sum(len(set(row) & set(other_row)) for row, other_row in pairs)
     return shared / (k * len(one))
 
 
-def _nearest(vectors: Vectors, start: int, k: int) -> list[list[int]]:
+def _nearest(vectors: NDArray[np.float64], start: int, k: int) -> list[list[int]]:
     """The places of each text's `k` nearest others; of equally near ones the first."""
-    near = vectors[start : start + ROWS].astype(np.float64) @ vectors.T.astype(np.float64)
+    near = vectors[start : start + ROWS] @ vectors.T
     rows = np.arange(len(near))
     near[rows, start + rows] = -np.inf
     return [[int(place) for place in row] for row in np.argsort(-near.round(9), axis=1, kind="stable")[:, :k]]

@@ -1,19 +1,19 @@
 """Scores a model on questions: all texts become vectors, and every document is compared with every query.
 
-The search is exact and in blocks, so memory is that of the vectors and two blocks more. Similarity is the cosine, or the dot
-product of a model that says so. Vectors that are not finite are an error: they would rank anything first.
+The search is exact and in blocks, so memory is that of the vectors and two blocks more. Similarity is the cosine, or
+the dot product of a model that says so. Vectors that are not finite are an error: they would rank anything first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.errors import InvalidInput
+from trainer.errors import InvalidInput, NotAModel
 from trainer.questions import Questions
 from trainer.scores import Scored, Scores, shown
 
@@ -83,11 +83,8 @@ def evaluate(
     told = progress or (lambda done, of: None)
     queries = in_chunks(encoder.queries, questions.queries, lambda done: told(done, total))
     documents = in_chunks(encoder.documents, questions.corpus, lambda done: told(len(questions.queries) + done, total))
-    if not encoder.dot:
-        queries, documents = normalized(queries), normalized(documents)
-    return Scores(
-        questions.digest(), len(questions.corpus), tuple(ranked(queries, documents, questions)), questions.unanswered
-    )
+    each = tuple(ranked(queries, documents, questions, dot=encoder.dot))
+    return Scores(questions.digest(), len(questions.corpus), each, questions.unanswered)
 
 
 def encoder_of(
@@ -98,12 +95,28 @@ def encoder_of(
 ) -> Encoder:
     """A path is loaded; what is an encoder already stays as it is."""
     if isinstance(model, Path | str):
-        from trainer.modelling import load  # noqa: PLC0415  imports torch
-
-        model = load(Path(model), "auto")
+        model = loaded(str(model))
     if hasattr(model, "encode_query"):
         return Local(model, batch_size, query_prompt, document_prompt)
     return model
+
+
+def loaded(name: str, device: str = "auto") -> SentenceTransformer:
+    """A model of any form that we make, by its directory, its run's, or as the hub names it.
+
+    Raises NotAModel for what is none, and for an adapter, which is none without its base.
+    """
+    from trainer import contents, hardware, modelling, quiet, reload  # noqa: PLC0415  they import torch
+
+    directory = contents.model_directory(modelling.find(name))
+    if not (directory / "config.json").is_file() and (directory / "adapter_config.json").is_file():
+        raise NotAModel(f"{directory}: an adapter; `trainer merge` makes a model of it, which can be evaluated")
+    quiet.libraries()
+    chosen = hardware.find(device).device
+    try:
+        return cast("SentenceTransformer", reload.load(directory, chosen))
+    except Exception as error:  # anything can be wrong with a directory, and each library says so in its own way
+        raise NotAModel(f"{directory}: cannot be loaded: {' '.join(f'{error}'.split())[:500]}") from error
 
 
 def in_chunks(encode: Callable[[Sequence[str]], Vectors], texts: Sequence[str], told: Callable[[int], None]) -> Vectors:
@@ -119,28 +132,31 @@ def in_chunks(encode: Callable[[Sequence[str]], Vectors], texts: Sequence[str], 
     return np.concatenate(parts)
 
 
-def normalized(vectors: Vectors) -> Vectors:
-    """To length 1. A vector of zeros stays one, and is near to nothing."""
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.asarray(vectors / np.where(lengths == 0, 1, lengths), dtype=np.float32)
-
-
-def ranked(queries: Vectors, documents: Vectors, questions: Questions) -> Iterator[Scored]:
+def ranked(queries: Vectors, documents: Vectors, questions: Questions, *, dot: bool = False) -> Iterator[Scored]:
     """For each query, in order, where its right documents came among all documents."""
     rows = max(1, BLOCK_BYTES // (8 * len(documents)))
     for start in range(0, len(queries), rows):
-        near = _similarities(queries[start : start + rows], documents)
+        near = _similarities(queries[start : start + rows], documents, dot)
         for number, row in enumerate(near, start):
             yield _scored(row, number, questions)
 
 
-def _similarities(queries: Vectors, documents: Vectors) -> NDArray[np.float64]:
+def _similarities(queries: Vectors, documents: Vectors, dot: bool) -> NDArray[np.float64]:
     near = np.empty((len(queries), len(documents)))
-    wide = queries.astype(np.float64)
+    asked = wide(queries, dot)
     step = max(1, BLOCK_BYTES // (8 * documents.shape[1]))
     for start in range(0, len(documents), step):
-        near[:, start : start + step] = wide @ documents[start : start + step].T.astype(np.float64)
+        near[:, start : start + step] = asked @ wide(documents[start : start + step], dot).T
     return near
+
+
+def wide(vectors: Vectors, dot: bool = False) -> NDArray[np.float64]:
+    """In float64 and of length 1, unless lengths count. A vector of zeros stays one, and is near to nothing."""
+    exact = vectors.astype(np.float64)
+    if dot:
+        return exact
+    lengths = np.linalg.norm(exact, axis=1, keepdims=True)
+    return np.asarray(exact / np.where(lengths == 0, 1, lengths))
 
 
 def _scored(near: NDArray[np.float64], number: int, questions: Questions) -> Scored:

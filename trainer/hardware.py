@@ -6,9 +6,10 @@ first process alone writes.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -86,3 +87,16 @@ def _precision(asked: str, device: str) -> str:
     if device == "cpu":
         return "float32"
     return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+
+
+@contextlib.contextmanager
+def in_turn(hardware: Hardware) -> Iterator[None]:
+    """The first process goes first; the others follow when it is done, and see what it has written."""
+    if hardware.processes == 1:
+        yield
+        return
+    from accelerate import PartialState  # noqa: PLC0415  heavy
+
+    options = {"cpu": True, "backend": "gloo"} if hardware.device == "cpu" else {}
+    with PartialState(**options).main_process_first():
+        yield

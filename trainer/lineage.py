@@ -14,33 +14,17 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
-from trainer.errors import InvalidInput
-
 LIBRARIES: Final = ("torch", "transformers", "sentence-transformers", "peft", "accelerate", "datasets", "numpy")
-WEIGHTS: Final = ("model*.safetensors", "pytorch_model*.bin", "adapter_model.safetensors")
 CHUNK: Final = 4 * 1024**2
 
 
 def file_digest(path: Path) -> str:
     """sha256 of what a file holds; of what is inside, when it is compressed."""
     digest = hashlib.sha256()
-    opened: Any = gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
-    with opened as stream:
+    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
         while chunk := stream.read(CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-def weights_digest(directory: Path) -> str:
-    """One digest of all weights of a model's directory: sha256 over its files' names and their sha256, by name."""
-    folders = [directory, *sorted(path for path in directory.iterdir() if path.is_dir() and path.name[:1].isdigit())]
-    found = sorted({path for folder in folders for pattern in WEIGHTS for path in folder.glob(pattern)})
-    if not found:
-        raise InvalidInput(f"{directory}: no weights")
-    digest = hashlib.sha256()
-    for path in found:
-        digest.update(f"{file_digest(path)}  {path.relative_to(directory).as_posix()}\n".encode())
-    return f"sha256:{digest.hexdigest()}"
 
 
 def data_files(files: Sequence[Path]) -> list[dict[str, Any]]:

@@ -67,16 +67,3 @@ def load_weights(model: Any, directory: Path) -> None:
     missing = set_peft_model_state_dict(model.transformers_model, weights, adapter_name="default").unexpected_keys
     if missing:
         raise InvalidInput(f"{directory}: weights of another adapter: {missing[0]}")
-
-
-def merge(model: Any) -> None:
-    """Adds the adapter to the weights of `model`, which is a plain model then."""
-    from peft.tuners.tuners_utils import BaseTunerLayer  # noqa: PLC0415  heavy
-
-    inner = model.transformers_model
-    for name, layer in [(name, layer) for name, layer in inner.named_modules() if isinstance(layer, BaseTunerLayer)]:
-        layer.merge(safe_merge=True)
-        parent, _, child = name.rpartition(".")
-        setattr(inner.get_submodule(parent), child, layer.get_base_layer())
-    inner._hf_peft_config_loaded = False  # else it would be saved as an adapter that has no weights
-    del inner.peft_config

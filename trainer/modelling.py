@@ -7,36 +7,18 @@ what is not there is fetched; with `HF_HUB_OFFLINE=1` nothing is.
 from __future__ import annotations
 
 import json
-import logging
-import os
 import re
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from trainer import quiet
 from trainer.errors import InvalidInput, NotAModel, TrainerError
 
 HUB_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 SNAPSHOT: Final = re.compile(r"models--(.+?)--(.+)")
 WANTED: Final = ("*.json", "*.txt", "*.safetensors", "*.model", "*.jinja")
 UNWANTED: Final = ("onnx/*", "openvino/*")
-CHATTY: Final = ("sentence_transformers", "transformers", "peft", "datasets", "accelerate", "bitsandbytes", "httpx")
-
-
-def quiet() -> None:
-    """Libraries say only what went wrong: what goes on, we say."""
-    from datasets import disable_caching, disable_progress_bars  # noqa: PLC0415  heavy
-    from transformers.utils import logging as transformers_logging  # noqa: PLC0415  heavy
-
-    for name in CHATTY:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    disable_progress_bars()
-    disable_caching()
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    warnings.filterwarnings("ignore", module=r"torch\.utils\.data\..*")  # pinned memory without a GPU
 
 
 def find(name: str) -> Path:
@@ -64,8 +46,8 @@ def _from_hub(name: str) -> Path:
     try:
         return Path(snapshot_download(repository, **options))
     except Exception as error:  # the hub's errors have no root of their own
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise TrainerError(f"{name}: neither a directory nor a model that the hub gave: {reason}") from error
+        told = quiet.one_line(error)
+        raise TrainerError(f"{name}: neither a directory nor a model that the hub gave: {told}") from error
 
 
 def logical_name(name: str, directory: Path) -> str:
@@ -82,21 +64,20 @@ def load(path: str | Path, device: str = "cpu") -> Any:
     """A SentenceTransformer in float32. Raises NotAModel for what is none, or none that can be trained."""
     directory = find(str(path))
     _check(directory)
-    quiet()
+    quiet.libraries()
     import torch  # noqa: PLC0415  heavy
     from sentence_transformers import SentenceTransformer  # noqa: PLC0415  heavy
 
     try:
         return SentenceTransformer(
             str(directory),
-            device=device,
+            device=None if device == "auto" else device,
             trust_remote_code=False,
             local_files_only=True,
             model_kwargs={"dtype": torch.float32},
         )
     except Exception as error:  # anything can be wrong with a directory, and each library says so in its own way
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise NotAModel(f"{directory}: cannot be loaded: {reason}") from error
+        raise NotAModel(f"{directory}: cannot be loaded: {quiet.one_line(error)}") from error
 
 
 def _check(directory: Path) -> None:
@@ -121,3 +102,8 @@ def token_counts(model: Any, texts: Sequence[str]) -> list[int]:
     """Tokens of each text, uncut, with what the model puts around it."""
     encoded = model.tokenizer(list(texts), truncation=False, padding=False, verbose=False)
     return [len(ids) for ids in encoded["input_ids"]]
+
+
+def limit(model: Any) -> int:
+    """The most tokens of a text that the model takes."""
+    return int(model.max_seq_length or model.tokenizer.model_max_length)

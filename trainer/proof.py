@@ -28,7 +28,7 @@ def describing(
     *,
     base: Path | None = None,
     tell: Callable[[str], None] = lambda line: None,
-    load: Load = reload.vectors,
+    load: Load | None = None,
 ) -> Callable[[Path], dict[str, Any]]:
     """What `publish` asks of a staged copy: its metadata, `given` first, then the model's own, then the run's. Raises
     what `prove` does."""
@@ -50,12 +50,12 @@ def describing(
 
 
 def prove(
-    directory: Path, recorded: Golden | None, *, base: Path | None = None, load: Load = reload.vectors
+    directory: Path, recorded: Golden | None, *, base: Path | None = None, load: Load | None = None
 ) -> tuple[Golden, str]:
     """The vectors that go with the model, and in a line what was found. Raises NotAModel when it does not load,
     QualityGate when it answers other than recorded, or what no model should."""
     texts = recorded.texts if recorded else TEXTS
-    made = load(directory, texts, base=base)
+    made = (load or reload.vectors)(directory, texts, base=base)
     check(made, texts)
     if recorded is None:
         return Golden(TEXTS, made), f"loaded anew, it answers {len(texts)} texts; their vectors go with it"

@@ -63,10 +63,10 @@ def plan(source: Path, model: str, models_dir: Path, *, version: Version = None,
     namespace, name = parse_name(model)
     target = models_dir / namespace / name
     if version is not None:
-        number = next_version(target) if version == "next" else version
+        number = highest_version(target) + 1 if version == "next" else version
         target, model = target / str(number), f"{model}/{number}"
     directory = _checked_source(source, target, models_dir, replace)
-    if version is None and next_version(target) > 1:
+    if version is None and highest_version(target):
         raise InvalidInput(
             f"{target} has numbered versions, which would be lost; publish one more: --version-number next"
         )
@@ -99,10 +99,10 @@ def publish(
         raise TrainerError(f"{error.filename or models_dir}: {error.strerror or error}") from error
 
 
-def next_version(target: Path) -> int:
-    """One more than the highest number there is, whole or not."""
+def highest_version(target: Path) -> int:
+    """The highest number there is below a model's name, whole or not; 0 where there is none."""
     found = [int(entry.name) for entry in target.iterdir() if VERSION.fullmatch(entry.name)] if target.is_dir() else []
-    return max(found, default=0) + 1
+    return max(found, default=0)
 
 
 def _checked_source(source: Path, target: Path, models_dir: Path, replace: bool) -> Path:

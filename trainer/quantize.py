@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from trainer import bootstrap, drift, golden, lineage, metadata, reload
+from trainer import bootstrap, drift, golden, metadata, reload
 from trainer.contents import model_directory, model_files, read_json
 from trainer.errors import InvalidInput, NotAModel, QualityGate
 from trainer.evaluate import Vectors, evaluate
@@ -188,7 +188,7 @@ def _describe(
     fields |= {
         "requirements": list(form.requirements) or None,
         "quantization": quantization,
-        "base": {"name": name, "digest": lineage.weights_digest(source)},
+        "base": {"name": name, "digest": metadata.weights_digest(source)},
         "golden": recorded.to_json(),
     }
     metadata.write(stage, fields)

@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -28,7 +29,7 @@ import aiohttp
 import numpy as np
 
 from bench.drop.endurance.progress import Progress
-from bench.drop.endurance.served import DEADLINE, GLANCE, Served, orphans
+from bench.drop.endurance.served import DEADLINE, GLANCE, Broken, Served, orphans
 from gateway.ask.passage import document_id
 from tests import families, making
 from trainer.publish import publish
@@ -36,14 +37,14 @@ from trainer.publish import publish
 MODEL: Final = "finetuned/hot"
 BASE: Final = "papers"
 CONTENTS: Final = 4
-NAMES: Final = tuple(f"d{number}.txt" for number in range(96))
+NAMES: Final = tuple(f"d{number}.txt" for number in range(48))
 WORDS: Final = 150  # of a document: three chunks, or more
 BITE: Final = 8  # documents of a request
 CLIENTS: Final = 3  # that put documents in, each its own
 DELETED: Final = 0.15  # of the requests delete
 QUERIES: Final = 3
 KINDS: Final = ("ingestion", "reindex")
-INGESTION: Final = 1.2  # seconds in which the kill comes
+INGESTION: Final = 1.2  # seconds after the first acknowledgement in which the kill comes
 SPREAD: Final = 1.5  # kills fall into this many times what a re-index takes
 LEAST: Final = 0.05  # seconds
 CLOSE: Final = 1e-3  # of two cosines that are the same: an answer has six digits, an index rounds nothing
@@ -150,7 +151,7 @@ class Deaths:
         self._volume = folder / "models"
         self._state = folder / "state"
         self._chance = chance
-        self._version = 0
+        self.version = 0
         self._contents = [
             Path(making.encoder(folder / f"made/{seed}", seed=seed, dim=16, layers=1, heads=2))
             for seed in range(CONTENTS)
@@ -182,6 +183,7 @@ class Deaths:
             await self._look(served, began)
             running = asyncio.ensure_future(self._ingest(served) if kind == "ingestion" else self._swap(served))
             if kind == "ingestion":
+                await self._acknowledged()
                 await asyncio.sleep(self._chance.random() * INGESTION)
             else:
                 await running
@@ -216,14 +218,17 @@ class Deaths:
                 await self._put(served, names, self._chance.choice(("", "?wait=false")))
 
     async def _put(self, served: Served, names: list[str], query: str) -> None:
-        self._version += 1
-        version = self._version
+        self.version += 1
+        version = self.version
         documents = [
             {"name": name, "content": text_of(name, version), "metadata": {"version": version}} for name in names
         ]
         for name in names:
             self.told.begin(name, version)
-        answer = await served.post(f"/kb/{BASE}/documents{query}", {"documents": documents})
+        try:
+            answer = await served.post(f"/kb/{BASE}/documents{query}", {"documents": documents})
+        except Broken:  # refused, on a machine that is busy: nothing was acknowledged
+            return
         for name in names:
             self.told.end(name, version, found=answer["state"] == "ready")
 
@@ -245,6 +250,13 @@ class Deaths:
                 shown = await served.get(f"/kb/{BASE}")
                 if shown["reindex"] is not None or shown["generation"] != before:
                     return time.monotonic()
+                await asyncio.sleep(GLANCE)
+
+    async def _acknowledged(self) -> None:
+        """Once anything of this life was."""
+        before = self.told.acknowledged
+        async with asyncio.timeout(DEADLINE):
+            while self.told.acknowledged == before:
                 await asyncio.sleep(GLANCE)
 
     # What must be true.
@@ -310,20 +322,32 @@ class Deaths:
         self.faults += [f"after {sum(self.tally.kills.values())} kills, in {self._last}: {each}" for each in found]
 
 
-async def torture(folder: Path, kills: int, *, seed: int = 0, quiet: bool = True) -> dict[str, Any]:
-    """Raises Broken where a gateway does not come back at all."""
+async def torture(
+    folder: Path,
+    kills: int,
+    *,
+    seed: int = 0,
+    quiet: bool = True,
+    told: Callable[[dict[str, Any]], None] = lambda report: None,
+) -> dict[str, Any]:
+    """What was found; `told` hears it after every kill. Raises Broken where a gateway does not come back at all."""
     deaths, progress = Deaths(folder, random.Random(seed)), Progress("deaths", kills, quiet=quiet)
     await deaths.first()
     for number in range(kills):
         await deaths.one(KINDS[number % len(KINDS)])
         progress.show(number + 1)
+        told(_report(deaths, seed))
     await deaths.last()
+    return _report(deaths, seed)
+
+
+def _report(deaths: Deaths, seed: int) -> dict[str, Any]:
     tally = deaths.tally
     return {
         "kills": dict(tally.kills),
         "left_something_to_make_up": dict(tally.unfinished),
         "acknowledged": deaths.told.acknowledged,
-        "versions": deaths._version,
+        "versions": deaths.version,
         "swaps": tally.swaps,
         "documents_read": tally.documents_read,
         "hits": tally.hits,
@@ -335,7 +359,7 @@ async def torture(folder: Path, kills: int, *, seed: int = 0, quiet: bool = True
 
 
 def _spread(seconds: list[float]) -> dict[str, float]:
-    ordered = sorted(seconds)
+    ordered = sorted(seconds) or [0.0]
     return {"p50": round(ordered[len(ordered) // 2], 2), "longest": round(ordered[-1], 2)}
 
 
@@ -346,14 +370,17 @@ def main() -> int:
     top.add_argument("--out", type=Path)
     options = top.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="deaths-"))
+
+    def told(report: dict[str, Any]) -> None:
+        if options.out:
+            options.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
     try:
-        report = asyncio.run(torture(folder, options.kills, seed=options.seed, quiet=False))
+        report = asyncio.run(torture(folder, options.kills, seed=options.seed, quiet=False, told=told))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    text = json.dumps(report, indent=1)
-    print(text)
-    if options.out:
-        options.out.write_text(text + "\n", encoding="utf-8")
+    told(report)
+    print(json.dumps(report, indent=1))
     return int(bool(report["faults"]))
 
 

@@ -16,11 +16,13 @@ from gateway.ask import citations, extractive, grounds, prompt
 from gateway.ask.citations import Citation
 from gateway.ask.embedding import embed_documents, embed_query
 from gateway.ask.grounds import Ground
+from gateway.ask.local import named
 from gateway.ask.passage import Index
-from gateway.ask.providers import EXTRACTIVE, Named, Spent
+from gateway.ask.providers import EXTRACTIVE, Spent
 from gateway.ask.question import Answered, AskRequest, Cleared, Done, Event, Found, Said, Status, Timings
 from gateway.ask.retrieval import Retrieval, RetrieveRequest
 from gateway.ask.roster import Roster
+from gateway.ask.store import Vectors
 from gateway.errors import EmptyInput, ProviderError
 from gateway.service import Service
 
@@ -54,7 +56,7 @@ class Answerer:
             raise EmptyInput("the query is empty", field="query")
         for llm in self._llms(request):
             if llm != EXTRACTIVE:
-                self._roster.find(Named.parse(llm))
+                self._roster.find(named(llm), self._service)
 
     async def ask(self, request: AskRequest) -> AsyncGenerator[Event]:
         """To be read by one task. Raises what `gateway.errors` has, before or after the first piece."""
@@ -133,6 +135,7 @@ class _Asking:
         self._roster = roster
         self._request = request
         self._index = retrieval.index if retrieval else None
+        self._vector = retrieval.vector if retrieval else None
         self._found = found
         self._llm = llm
         self._text = ""
@@ -200,11 +203,15 @@ class _Asking:
             self._request.query,
             self._found,
             self._service.settings.answer_threshold,
-            partial(embed_query, self._service, self._index),
+            partial(self._query, self._index),
             partial(embed_documents, self._service, self._index),
         )
         self._citations, self._refused = extract.citations, not extract.citations
         return extract.text
+
+    async def _query(self, index: Index, text: str) -> Vectors:
+        """The vector of the query, which retrieving has made, where anything was retrieved."""
+        return await embed_query(self._service, index, text) if self._vector is None else self._vector
 
     async def _pinned(self) -> Index:
         """Of no knowledge base: a generation to embed with."""
@@ -213,8 +220,8 @@ class _Asking:
         return Index(id="", kb="", model=str(found.model), generation=generation.digest, dim=generation.manifest.dim)
 
     async def _generate(self) -> AsyncGenerator[Event]:
-        named, request = Named.parse(self._llm), self._request
-        provider = self._roster.find(named)
+        wanted, request = named(self._llm), self._request
+        provider = self._roster.find(wanted, self._service)
         made = prompt.build(
             request.query,
             self._found,
@@ -224,7 +231,7 @@ class _Asking:
             reply=request.sampling.max_tokens,
         )
         self._left_out = made.left_out
-        async with aclosing(provider.chat(made.messages, named.model, request.sampling)) as deltas:
+        async with aclosing(provider.chat(made.messages, wanted.model, request.sampling)) as deltas:
             async for delta in deltas:
                 self._finish = delta.finish or self._finish
                 self._spent = delta.spent or self._spent

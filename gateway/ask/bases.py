@@ -16,7 +16,7 @@ from gateway.ask.embedding import embed_query
 from gateway.ask.first_use import FirstUse
 from gateway.ask.holds import Holds
 from gateway.ask.passage import Hit, Index, Row, check_name, key
-from gateway.ask.retrieval import MOST_HITS, Retrieval, RetrieveRequest, Timings, above, blended, diverse
+from gateway.ask.retrieval import MOST_HITS, Retrieval, RetrieveRequest, Timings, diverse
 from gateway.ask.store import Store, Vectors
 from gateway.errors import (
     EmptyInput,
@@ -191,12 +191,9 @@ class KnowledgeBases:
         vector = None if request.words else await self._vector(index, request)
         embedded = time.perf_counter()
         text = request.query if request.hybrid or request.words else None
-        hits = await store.search(index, vector, text, request.wide, request.where)
-        if vector is not None and text is not None:
-            hits = blended(hits)
-        hits = above(hits, request.threshold)[: request.considered]
+        hits = await store.search(index, vector, text, request.wide, request.where, choose=request.choose)
         timings = Timings(embed=embedded - began, search=time.perf_counter() - embedded)
-        return Retrieval(hits=tuple(hits), index=index, timings=timings)
+        return Retrieval(hits=tuple(hits), index=index, vector=vector, timings=timings)
 
     async def _vector(self, index: Index, request: RetrieveRequest) -> Vectors:
         return await embed_query(self._service, index, request.query, request.timeout)

@@ -58,7 +58,9 @@ DOCUMENTS: Final = pa.schema(
 )
 HEAD: Final = ["id", "name", "source", "metadata", "digest", "added", "characters", "pages"]
 CHUNK: Final = ["id", "document", "index", "start", "end", "text", "page", "heading"]
-FOUND: Final = [*CHUNK, "name", "source", "metadata", "digest", "vector"]
+SHOWN: Final = [*CHUNK, "name", "source", "metadata"]
+FOUND: Final = [*SHOWN, "digest", "vector"]
+HELD: Final = [*SHOWN, "labels", "vector"]
 
 
 def of_index(index: Index) -> pa.Schema:

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 RANK: Final = 60  # Cormack, Clarke, Buettcher 2009: how little the very first ranks stand out
+DEPTH: Final = 4  # times `limit` is looked at by each of two searches that are fused
+AT_LEAST: Final = 50
 
 
 def fused(*orders: Sequence[str]) -> dict[str, float]:
@@ -27,3 +29,8 @@ def cosines(vector: NDArray[Any], rows: NDArray[Any]) -> NDArray[np.float64]:
     products = np.divide(table @ query, lengths, out=np.zeros(len(table)), where=lengths > 0)
     clipped: NDArray[np.float64] = np.clip(products, -1.0, 1.0)
     return clipped
+
+
+def depth(limit: int) -> int:
+    """So many are looked at by each of two searches that are fused."""
+    return max(DEPTH * limit, AT_LEAST)

@@ -12,8 +12,9 @@ from typing import Final
 
 import numpy as np
 
+from gateway import events
 from gateway.ask.cutting import DocumentCutter
-from gateway.ask.embedding import embed_documents, spelling
+from gateway.ask.embedding import charged, embed_all, spelling
 from gateway.ask.passage import Chunk, Document, Index
 from gateway.ask.store import Store, Vectors
 from gateway.errors import (
@@ -23,7 +24,6 @@ from gateway.errors import (
     GatewayError,
     Overloaded,
     ShuttingDown,
-    TooManyTokens,
     Unavailable,
 )
 from gateway.service import Service
@@ -47,20 +47,23 @@ Batch = list[tuple[Document, list[Chunk]]]
 class Indexer:
     """`service` is the gateway's own."""
 
-    def __init__(self, service: Service, cutter: DocumentCutter) -> None:
+    def __init__(self, service: Service, cutter: DocumentCutter, tell: events.Events) -> None:
         self._service = service
         self._cutter = cutter
+        self._events = tell
 
-    def _for(self, owner: str) -> Service:
-        """What embeds documents of a tenant: all models are there for it, and it takes its turn beside the queries."""
-        return self._service.on_behalf_of(Caller(tenant=FLOW + owner))
+    def _for(self, kb: str) -> Service:
+        """What embeds documents of a tenant, which pays for it: all models are there for it, and it takes its turn
+        beside the queries."""
+        owner = kb.rpartition("/")[0]
+        return charged(self._service.on_behalf_of(Caller(tenant=FLOW + owner)), self._events, kb)
 
     async def put(
         self, store: Store, index: Index, documents: Sequence[Document], done: OnDone = lambda documents, chunks: None
     ) -> Failures:
         """Has these documents, and nothing else of them, in the index. `done` is told what was written, and how many
         chunks that were. Raises what the store and the service do, for what is no single document's fault."""
-        service = self._for(index.kb.rpartition("/")[0])
+        service = self._for(index.kb)
         failures: Failures = {}
         running: set[asyncio.Task[None]] = set()
         try:
@@ -114,7 +117,7 @@ class Indexer:
 
         async def call(part: Sequence[Chunk]) -> Vectors:
             async with room:
-                return await _patiently(lambda: _embed_texts(service, index, [chunk.text for chunk in part]))
+                return await _patiently(lambda: embed_all(service, index, [chunk.text for chunk in part]))
 
         calls = [asyncio.ensure_future(call(chunks[at : at + size])) for at in range(0, len(chunks), size)]
         try:
@@ -123,18 +126,6 @@ class Indexer:
             for each in calls:
                 each.cancel()
         return np.concatenate(found) if found else np.zeros((0, index.dim), np.float32)
-
-
-async def _embed_texts(service: Service, index: Index, texts: list[str]) -> Vectors:
-    """In two halves where the operator allows no request of so many tokens."""
-    try:
-        return await embed_documents(service, index, texts)
-    except TooManyTokens:
-        if len(texts) < 2:
-            raise
-    middle = len(texts) // 2
-    first = await _embed_texts(service, index, texts[:middle])
-    return np.concatenate([first, await _embed_texts(service, index, texts[middle:])])
 
 
 async def _patiently(work: Callable[[], Awaitable[Vectors]]) -> Vectors:

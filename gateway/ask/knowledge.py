@@ -43,7 +43,7 @@ class Knowledge:
         self.cutter = DocumentCutter(self._parser)
         self.follower = Follow(opened, service, holds, self.cutter, tell)
         self.bases = KnowledgeBases(service, opened, holds, self.cutter.label, self.follower)
-        self.ingestion = Ingestion(opened, self._parser, Indexer(service, self.cutter), tell, spawn)
+        self.ingestion = Ingestion(opened, self._parser, Indexer(service, self.cutter, tell), tell, spawn)
 
     def watched(self) -> Watched | None:
         """What follows the directory of documents, if there is one."""

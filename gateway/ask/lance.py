@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from gateway.ask import archive, columns, lance_index
@@ -23,9 +24,12 @@ from gateway.ask.archive import Archive
 from gateway.ask.claims import Claims
 from gateway.ask.copies import PAUSE, Copies
 from gateway.ask.forkless import AsyncTable
+from gateway.ask.looks import Looks
+from gateway.ask.memory import REST, Memory
 from gateway.ask.passage import Chunk, Claim, Document, Head, Hit, Index, Row, Where
 from gateway.ask.registry import Registry
-from gateway.ask.store import Vectors
+from gateway.ask.resident import Query
+from gateway.ask.store import Choose, Vectors, as_found
 from gateway.ask.tables import Missing, Tables, any_of, literal
 from gateway.errors import IndexGone, KnowledgeBaseNotFound, KnowledgeStoreFailed
 
@@ -38,19 +42,24 @@ FRESHNESS: Final = 2.0  # seconds; of a bucket, where each look is a request
 class LanceStore:
     """`uri` is a directory, or `s3://bucket/path` with `options` as LanceDB has them (without, the environment's);
     `freshness` is for how many seconds another process's writes may go unseen in a bucket, whose indexes are searched
-    in copies below `cache_dir`, if that is given."""
+    in copies below `cache_dir`, if that is given. `memory` is how many bytes of indexes are held in this process."""
 
     def __init__(
         self,
         uri: str,
         options: dict[str, str] | None = None,
         cache_dir: str | None = None,
+        *,
         freshness: float = FRESHNESS,
         pause: float = PAUSE,
+        memory: int = 0,
+        rest: float = REST,
     ) -> None:
         self._tables = Tables(uri, options)
         self._indexes = self._tables if self._tables.local else Tables(uri, options, freshness)
         self._copies = None if cache_dir is None or self._tables.local else Copies(cache_dir, pause)
+        self._memory = Memory(memory, rest)
+        self._looks: Looks[int] = Looks()
         self._registry = Registry(self._tables)
         self._claims = Claims(self._tables)
         self._archive = Archive(self._tables)
@@ -70,6 +79,7 @@ class LanceStore:
             await self._copies.open({index.id for index in await self._registry.entries()})
 
     async def close(self) -> None:
+        await self._memory.close()
         if self._copies is not None:
             await self._copies.close()
         await self._tables.close()
@@ -216,16 +226,35 @@ class LanceStore:
         text: str | None,
         limit: int,
         where: Where | None = None,
+        *,
+        choose: Choose = as_found,
     ) -> list[Hit]:
         async with self._reading(index) as table:
-            near = await self._nearby(index, table)
-            return await lance_index.search(near, index, vector, text, limit, where)
+            version = await self._version(index, table)
+            held = self._memory.of(index, version)
+            if held is not None:
+                query = Query(vector=vector, text=text, limit=limit, where=where, choose=choose)
+                return await held.search(query)
+            self._memory.follow(index, version, lambda: self._snapshot(index, version))
+            near = await self._nearby(index, table, version)
+            return await lance_index.search(near, index, vector, text, limit, where, choose)
 
-    async def _nearby(self, index: Index, table: AsyncTable) -> AsyncTable:
+    async def _version(self, index: Index, table: AsyncTable) -> int:
+        """As it is now: of the bucket, as it was so many seconds ago at most."""
+        return await self._looks(index.id, table.version)
+
+    async def _snapshot(self, index: Index, version: int) -> pa.Table | None:
+        """All of one version, unless its vectors alone are more than is held."""
+        table = await self._indexes.connection.open_table(_table_name(index))
+        await table.checkout(version)
+        if await table.count_rows() * index.dim * 4 > self._memory.budget:
+            return None
+        return await table.query().select(columns.HELD).to_arrow()
+
+    async def _nearby(self, index: Index, table: AsyncTable, version: int) -> AsyncTable:
         """The local copy of what a search would see in the bucket, or the bucket."""
         if self._copies is None:
             return table
-        version = await table.version()
         copy = await self._copies.of(index, version)
         if copy is None:
             self._copies.follow(index, version, self._indexes.connection, _table_name(index))
@@ -234,6 +263,9 @@ class LanceStore:
     async def vectors(self, index: Index, chunks: Sequence[str]) -> Vectors:
         made = np.zeros((len(chunks), index.dim), dtype=np.float32)
         async with self._reading(index) as table:
+            held = self._memory.of(index, await self._version(index, table))
+            if held is not None:
+                return await held.vectors(list(chunks))
             query = table.query().where(any_of("id", list(chunks))).select(["id", "vector"])
             found = await query.to_arrow()
         rows = dict(zip(found["id"].to_pylist(), columns.vectors_of(found, index.dim), strict=True))
@@ -303,6 +335,7 @@ class LanceStore:
         async with self._left:
             await self._left.wait_for(lambda: not self._readers[name])
         del self._readers[name]
+        self._memory.forget(index)
         if self._copies is not None:
             await self._copies.forget(index)
         await self._indexes.drop(name)

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from gateway.ask import columns, labels
 from gateway.ask.forkless import FTS, AsyncTable, BTree, IvfSq, LabelList
-from gateway.ask.fusion import cosines, fused
+from gateway.ask.fusion import cosines, depth, fused
 from gateway.ask.passage import Hit, Index, Where
+from gateway.ask.store import Candidates, Choose, as_found
 from gateway.ask.tables import literal
 
 INDEXED: Final = 20_000  # rows
@@ -25,8 +26,6 @@ GROWN: Final = 4  # times as many rows as an index was trained with, and it is t
 PARTITION: Final = 1000  # rows: 100,000 rows make 100 partitions
 PROBES: Final = 20  # partitions that are searched at least; all of them, where a filter leaves too few rows
 REFINED: Final = 2  # times as many candidates are compared by their exact vectors
-DEPTH: Final = 4  # times `limit` is looked at by each of two searches that are fused
-AT_LEAST: Final = 50
 TRIES: Final = 3
 QUERY_CHARACTERS: Final = 4000  # of a text, for its words: a question is no document
 VECTOR: Final = "vector_of_"  # and the number of rows that it was trained with
@@ -62,20 +61,20 @@ async def search(  # noqa: PLR0917  the arguments of Store.search, and whose the
     text: str | None,
     limit: int,
     where: Where | None,
+    choose: Choose = as_found,
 ) -> list[Hit]:
     for _ in range(TRIES):
         near, words = await _found(table, vector, text, limit, _condition(where))
         if _agree(near, words):
             break
-    return _hits(index, vector, near, words)[:limit]
+    return _hits(index, vector, near, words, limit, choose)
 
 
 async def _found(
     table: AsyncTable, vector: NDArray[Any] | None, text: str | None, limit: int, condition: str | None
 ) -> tuple[pa.Table | None, pa.Table | None]:
-    both = vector is not None and bool(text)
-    depth = max(DEPTH * limit, AT_LEAST) if both else limit
-    near, words = await asyncio.gather(_near(table, vector, depth, condition), _words(table, text, depth, condition))
+    deep = depth(limit) if vector is not None and text else limit
+    near, words = await asyncio.gather(_near(table, vector, deep, condition), _words(table, text, deep, condition))
     return near, words
 
 
@@ -107,22 +106,34 @@ def _agree(near: pa.Table | None, words: pa.Table | None) -> bool:
     return all(seen.get(document, digest) == digest for document, digest in pairs)
 
 
-def _hits(index: Index, vector: NDArray[Any] | None, near: pa.Table | None, words: pa.Table | None) -> list[Hit]:
+def _hits(  # noqa: PLR0917  what was found, and what is wanted of it
+    index: Index, vector: NDArray[Any] | None, near: pa.Table | None, words: pa.Table | None, limit: int, choose: Choose
+) -> list[Hit]:
     """Best first, with exact cosines: those of an index are rounded, and what only words found has none."""
-    rows: dict[str, dict[str, Any]] = {}
+    places: dict[str, tuple[pa.Table, int]] = {}
     exact: dict[str, float] = {}
-    for found in (near, words):
+    for found in (words, near):
         if found is None:
             continue
-        entries = found.drop_columns(["vector"]).to_pylist()
-        rows = {entry["id"]: entry for entry in entries} | rows
+        ids = found["id"].to_pylist()
+        places |= {each: (found, place) for place, each in enumerate(ids)}
         if vector is not None:
-            values = cosines(vector, columns.vectors_of(found, index.dim)).tolist()
-            exact |= zip((entry["id"] for entry in entries), values, strict=True)
+            exact |= zip(ids, cosines(vector, columns.vectors_of(found, index.dim)).tolist(), strict=True)
     scores = {} if words is None else dict(zip(words["id"].to_pylist(), words["_score"].to_pylist(), strict=True))
     nearest = [] if near is None else sorted(near["id"].to_pylist(), key=lambda found: (-exact[found], found))
     order = fused(nearest, sorted(scores, key=lambda found: (-scores[found], found)))
-    return [columns.hit_of(rows[found], exact.get(found), scores.get(found), score) for found, score in order.items()]
+    best = list(order)[:limit]
+    candidates = Candidates(
+        np.array([order[each] for each in best]),
+        None if vector is None else np.array([exact[each] for each in best]),
+        None if words is None else np.array([scores.get(each, 0.0) for each in best]),
+    )
+    hits = []
+    for place, score in choose(candidates):
+        found, row = places[best[place]]
+        read = found.select(columns.SHOWN).slice(row, 1).to_pylist()[0]
+        hits.append(columns.hit_of(read, exact.get(best[place]), scores.get(best[place]), score))
+    return hits
 
 
 def _condition(where: Where | None) -> str | None:

@@ -11,6 +11,7 @@ import msgspec
 
 from gateway import events
 from gateway.ask import probe
+from gateway.ask.embedding import charged
 from gateway.ask.holds import Holds
 from gateway.ask.passage import Index, Row
 from gateway.ask.rebuild import Cutter, Rebuild
@@ -66,7 +67,8 @@ class Move:
         self._told = told
         self._goal = goal
         self._lost = lost
-        self._rebuild = Rebuild(means.store, means.service, means.cutter)
+        self._service = charged(means.service, means.tell, row.kb)
+        self._rebuild = Rebuild(means.store, self._service, means.cutter)
         self._began = time.monotonic()
         self._tenths = 0
         self._total = 0
@@ -132,7 +134,7 @@ class Move:
         if old is None or self._target.asked or not self._means.service.settings.reindex_gate:
             return
         try:
-            score = await probe.compare(self._store, self._means.service, old, index)
+            score = await probe.compare(self._store, self._service, old, index)
         except NotFound:  # the old generation can not be asked any more: anything is better
             return
         if score.worse:

@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 import numpy as np
 
-from gateway.ask.embedding import embed_documents
+from gateway.ask.embedding import embed_all
 from gateway.ask.passage import Chunk, Document, Head, Index
 from gateway.ask.store import Store, Vectors
 from gateway.errors import DocumentNotFound
@@ -105,7 +105,7 @@ class Rebuild:
 
     async def _embed(self, index: Index, chunks: Sequence[Chunk]) -> Vectors:
         await self._give_way()
-        return await embed_documents(self._service, index, [chunk.text for chunk in chunks])
+        return await embed_all(self._service, index, [chunk.text for chunk in chunks])
 
     async def _give_way(self) -> None:
         """Requests go first; but a gateway that is never quiet still gets there."""

@@ -13,6 +13,8 @@ from typing import Final
 import msgspec
 
 from gateway.ask import columns
+from gateway.ask.forkless import AsyncTable
+from gateway.ask.looks import Looks
 from gateway.ask.passage import Index, Row, key
 from gateway.ask.tables import Tables, literal
 from gateway.errors import KnowledgeBaseExists, KnowledgeBaseNotFound
@@ -26,6 +28,9 @@ class Registry:
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
         self._changes = 0
+        self._looks: Looks[int] = Looks()
+        self._version = 0  # of the table, of which these are rows
+        self._read: dict[str, tuple[Row, str]] = {}
 
     async def open(self) -> None:
         for name, schema in ((NAME, columns.REGISTRY), (INDEXES, columns.INDEXES)):
@@ -43,9 +48,20 @@ class Registry:
         return sorted(rows, key=lambda entry: entry[0].kb)
 
     async def row(self, kb: str) -> tuple[Row, str]:
-        """The row and its place. Raises KnowledgeBaseNotFound."""
+        """The row and its place. Raises KnowledgeBaseNotFound. Whether the table has changed is looked at each time,
+        and what has not is not read again."""
         async with self._tables.using(NAME) as table:
-            found = await table.query().where(f"kb = {literal(kb)}").select(["row", "place"]).to_list()
+            version = await self._looks(NAME, table.version)
+            if version != self._version:
+                self._version, self._read = version, {}
+            found = self._read.get(kb) or await self._row(table, kb)
+        if version == self._version:
+            self._read[kb] = found
+        return found
+
+    @staticmethod
+    async def _row(table: AsyncTable, kb: str) -> tuple[Row, str]:
+        found = await table.query().where(f"kb = {literal(kb)}").select(["row", "place"]).to_list()
         if not found:
             name = kb.rpartition("/")[2]
             raise KnowledgeBaseNotFound(f"there is no knowledge base {name}", knowledge_base=name)

@@ -7,10 +7,10 @@ from typing import Final
 
 import msgspec
 import numpy as np
-from msgspec.structs import replace
+from numpy.typing import NDArray
 
 from gateway.ask.passage import Hit, Index, Where
-from gateway.ask.store import Vectors
+from gateway.ask.store import Candidates, Vectors
 
 MOST_HITS: Final = 200  # of one request
 WIDER: Final = 4  # so many times the wanted hits are looked at, where something behind the search chooses among them
@@ -49,6 +49,16 @@ class RetrieveRequest(msgspec.Struct, frozen=True, kw_only=True):
             return self.limit
         return min(MOST_HITS, max(BLENDED if blended else FEWEST, WIDER * self.limit))
 
+    def choose(self, found: Candidates) -> list[tuple[int, float]]:
+        """Of what the search found, what is reranked or given: a `Choose`. Ranks that were fused say nothing of how
+        well a passage fits; the threshold is of the cosine."""
+        scores = blended(found)
+        kept = np.argsort(-scores, kind="stable")
+        if self.threshold is not None:
+            assert found.cosines is not None  # a search by words has no threshold
+            kept = kept[found.cosines[kept] >= self.threshold]
+        return [(place, float(scores[place])) for place in kept[: self.considered].tolist()]
+
     @property
     def considered(self) -> int:
         """Hits that are reranked, or chosen from for diversity: the best of those."""
@@ -67,11 +77,12 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Retrieval(msgspec.Struct, frozen=True, kw_only=True):
-    """`hits`, best first, all from one `index`, whose generation made the query's vector too. `relevance` is the
-    reranker's score of each hit, empty without one."""
+    """`hits`, best first, all from one `index`, whose generation made the query's `vector` too; a search by words has
+    none. `relevance` is the reranker's score of each hit, empty without one."""
 
     hits: tuple[Hit, ...]
     index: Index
+    vector: Vectors | None = None
     relevance: tuple[float, ...] = ()
     reranker: str | None = None
     timings: Timings = Timings()
@@ -86,24 +97,14 @@ class Retrieval(msgspec.Struct, frozen=True, kw_only=True):
         return self.index.generation[:12]
 
 
-def blended(hits: Sequence[Hit]) -> list[Hit]:
-    """The same hits of a search by meaning and by words, ordered by a weighted mean of the two scores, each brought to
-    0..1 among these hits. Ranks alone, by which the search gathered them, forget how much better one is than the
-    next."""
-    if not hits or any(hit.cosine is None for hit in hits):
-        return list(hits)
-    meaning = _unit(np.asarray([hit.cosine for hit in hits], dtype=np.float64))
-    words = np.asarray([hit.bm25 or 0.0 for hit in hits])
-    scores = MEANING * meaning + (1 - MEANING) * words / (words.max() or 1.0)
-    order = sorted(range(len(hits)), key=lambda place: (-scores[place], place))
-    return [replace(hits[place], fused=float(scores[place])) for place in order]
-
-
-def above(hits: Sequence[Hit], threshold: float | None) -> list[Hit]:
-    """Those of at least this cosine: ranks that were fused say nothing of how well a passage fits."""
-    if threshold is None:
-        return list(hits)
-    return [hit for hit in hits if hit.cosine is not None and hit.cosine >= threshold]
+def blended(found: Candidates) -> NDArray[np.float64]:
+    """The score of each hit of a search by meaning and by words: a weighted mean of the two, each brought to 0..1 among
+    these hits. Ranks alone, by which the search gathered them, forget how much better one is than the next."""
+    if found.cosines is None or found.words is None or not len(found.fused):
+        return found.fused
+    most = found.words.max() or 1.0
+    scores: NDArray[np.float64] = MEANING * _unit(found.cosines) + (1 - MEANING) * found.words / most
+    return scores
 
 
 def diverse(scores: Sequence[float], vectors: Vectors, limit: int, weight: float) -> list[int]:
@@ -122,7 +123,7 @@ def diverse(scores: Sequence[float], vectors: Vectors, limit: int, weight: float
     return chosen
 
 
-def _unit(scores: np.ndarray[tuple[int], np.dtype[np.float64]]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def _unit(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     if not len(scores):
         return scores
     low, high = scores.min(), scores.max()

@@ -8,10 +8,12 @@ from typing import Final
 
 import aiohttp
 
+from gateway.ask.local import Local, offered
 from gateway.ask.providers import LOCAL, Named, Provider
 from gateway.ask.specs import Key, Spec
 from gateway.ask.upstream import Upstream
-from gateway.errors import GatewayError, ProviderModelNotFound, ProviderNotFound
+from gateway.errors import GatewayError, ProviderNotFound
+from gateway.service import Service
 
 ELSEWHERE: Final = {
     "openai": "set OPENAI_API_KEY",
@@ -29,23 +31,23 @@ class Roster:
             name: Upstream(name, spec, key, self._shared) for name, (spec, key) in found.items()
         }
 
-    def find(self, named: Named) -> Provider:
-        """Raises ProviderNotFound or ProviderModelNotFound."""
+    def find(self, named: Named, service: Service) -> Provider:
+        """On behalf of the service's caller. Raises ProviderNotFound; of a model on the volume also what the service
+        has for one that is not there."""
+        if named.provider == LOCAL:
+            return Local(service, named.model)
         found = self.providers.get(named.provider)
         if found is not None:
             return found
-        if named.provider == LOCAL:
-            message = "language models on the volume are not served yet; an OpenAI-compatible server can serve them"
-            raise ProviderModelNotFound(message, llm=str(named))
         known = ", ".join(sorted(self.providers)) or "none"
         hint = ELSEWHERE.get(named.provider, "the file of --providers names others")
         message = f"no provider {named.provider!r} is set up ({hint}); those that are: {known}"
         raise ProviderNotFound(message, llm=str(named), providers=sorted(self.providers))
 
-    async def offered(self) -> list[str]:
-        """`provider:model` of all that can be asked for; a provider that does not tell has none."""
+    async def offered(self, service: Service) -> list[str]:
+        """`provider:model` of all that the service's caller can ask for; a provider that does not tell has none."""
         lists = await asyncio.gather(*(_models(name, each) for name, each in self.providers.items()))
-        return [name for names in lists for name in names]
+        return [f"{LOCAL}:{model}" for model in offered(service)] + [name for names in lists for name in names]
 
     async def close(self) -> None:
         if self._session is not None:

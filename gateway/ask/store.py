@@ -10,15 +10,35 @@ KnowledgeBaseNotFound, and those that name an index IndexGone, once it is not th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from gateway.ask.passage import Chunk, Claim, Document, Head, Hit, Index, Row, Where
 
 Vectors = NDArray[np.float32]
+
+
+class Candidates(msgspec.Struct, frozen=True):
+    """What a search has found, best first: a number of each hit. `cosines` is None where the search had no vector,
+    `words` (BM25) where it had no text; there 0 is what the text did not find."""
+
+    fused: NDArray[np.float64]
+    cosines: NDArray[np.float64] | None = None
+    words: NDArray[np.float64] | None = None
+
+
+Choose = Callable[
+    [Candidates], Sequence[tuple[int, float]]
+]  # places of those to give, in that order, and their `fused`
+
+
+def as_found(found: Candidates) -> list[tuple[int, float]]:
+    """All of them."""
+    return list(enumerate(found.fused.tolist()))
 
 
 class Store(Protocol):
@@ -107,10 +127,13 @@ class Store(Protocol):
         text: str | None,
         limit: int,
         where: Where | None = None,
+        *,
+        choose: Choose = as_found,
     ) -> list[Hit]:
         """At most `limit` hits, best first: the nearest to `vector` [dim] by cosine, the best for `text` by BM25, or
         both, fused by reciprocal ranks. `where` is applied before: fewer come back only when no more match. With a
-        vector every hit has its cosine, also where only the text found it."""
+        vector every hit has its cosine, also where only the text found it. `choose` says which of these are given,
+        before they are read; it may run on another thread."""
 
     async def vectors(self, index: Index, chunks: Sequence[str]) -> Vectors:
         """[len(chunks), dim], of these chunk ids in this order; zeros for one that is not there."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from typing import Final
 
@@ -86,15 +86,17 @@ class Tables:
         return self._open[name]
 
     async def made(self, name: str, schema: pa.Schema) -> AsyncTable:
-        """The table, which is made if it is not there; of several that make it, one does."""
-        try:
+        """The table, which is made if it is not there; of several that make it, one does. (`exist_ok` would not do: of
+        two that make it at once the slower puts an empty one over what was written into the other's.)"""
+        with suppress(Missing):
             return await self.table(name)
-        except Missing:
-            try:
-                self._open[name] = await self.connection.create_table(name, schema=schema, exist_ok=True)
-            except (OSError, RuntimeError, ValueError) as error:
-                raise KnowledgeStoreFailed(f"the knowledge store failed: {_one_line(error)}") from error
-            return self._open[name]
+        try:
+            self._open[name] = await self.connection.create_table(name, schema=schema)
+        except (OSError, RuntimeError, ValueError) as error:
+            with suppress(Missing):
+                return await self.table(name)
+            raise KnowledgeStoreFailed(f"the knowledge store failed: {_one_line(error)}") from error
+        return self._open[name]
 
     async def drop(self, name: str) -> None:
         """What is not there needs no dropping."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any, Final
 
 import aiohttp
@@ -75,24 +75,30 @@ class Upstream:
             body["temperature"] = sampling.temperature
         if sampling.max_tokens is not None:
             body["max_tokens"] = sampling.max_tokens
-        chunks = self.stream(body, model)
-        try:
-            async for found in chunks:
-                yield frames.delta(frames.chunk(found))
-        finally:
-            await chunks.aclose()  # who leaves early ends the call
+        async with aclosing(self._pieces(body, model)) as pieces:  # who leaves early ends the call
+            async for _, piece in pieces:
+                yield frames.delta(piece)
 
     async def stream(self, body: Mapping[str, Any], model: str) -> AsyncGenerator[dict[str, Any]]:
+        async with aclosing(self._pieces(body, model)) as pieces:
+            async for found, _ in pieces:
+                yield found
+
+    async def _pieces(self, body: Mapping[str, Any], model: str) -> AsyncGenerator[tuple[dict[str, Any], frames.Chunk]]:
+        """Each chunk as it came, and what it means: both protocols of ours are served from here, and each chunk is read
+        once."""
         limits = self._limits()
         async with self._call({**body, "model": model, "stream": True}, model, limits) as response:
             if response.content_type == "application/json":  # it does not stream
-                yield await self._whole(response, limits)
+                found = await self._whole(response, limits)
+                yield found, frames.chunk(found)
                 return
             finished = False
             async for data in self._events(response, limits):
                 found = frames.read(data)
-                finished |= frames.finished(frames.chunk(found))
-                yield found
+                piece = frames.chunk(found)
+                finished |= frames.finished(piece)
+                yield found, piece
             if not finished:
                 raise ProviderFailed(f"{self.name} was cut off in the middle of its answer", provider=self.name)
 

@@ -252,7 +252,8 @@ class Catalog:
         if not observation.settled or version.judging is not None or not self._counts(entry, version):
             return
         changed = directory.fingerprint != version.fingerprint
-        if changed or version.unconfirmed or self._judge.is_due(version) or (moved and version.waits_for_base):
+        again = self._judge.is_due(version) or self._judge.base_moved(version)
+        if changed or version.unconfirmed or again or (moved and version.waits_for_base):
             version.retry_wait = 0.0 if changed else version.retry_wait
             version.judging = self._spawn(self._judge.judge(entry, version, observation))
 

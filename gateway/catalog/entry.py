@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -16,6 +16,8 @@ from gateway.catalog.golden import Golden
 from gateway.errors import GenerationNotFound
 from gateway.model import Generation, ModelId, Reason
 from gateway.volume.directory import Directory
+
+WAITING: Final = frozenset({"base_missing", "base_not_ready"})
 
 
 class Kept(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +63,8 @@ class Version:
         self.warnings: tuple[Reason, ...] = ()
         self.metadata: dict[str, Any] = {}
         self.golden: Golden | None = None
+        self.base: ModelId | None = None  # of an adapter
+        self.base_digest: str | None = None  # of what was live of its base when it was judged last
         self.retry_at: float | None = None  # monotonic: when to judge the same content again
         self.retry_wait = 0.0
 
@@ -77,8 +81,8 @@ class Version:
 
     @property
     def waits_for_base(self) -> bool:
-        """An adapter whose base is not on the volume."""
-        return any(reason.code == "base_missing" for reason in self.reasons)
+        """An adapter whose base is not on the volume, or is not served."""
+        return any(reason.code in WAITING for reason in self.reasons)
 
     @property
     def unconfirmed(self) -> bool:

@@ -6,7 +6,7 @@ Nothing that anybody may still ask for is removed from the disk, and nothing is 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from cachetools import LRUCache
@@ -90,9 +90,14 @@ class Holdings:
             for generation in {g.digest: g for g in (entry.live, entry.successor) if g is not None}.values():
                 live[generation.digest] = generation
                 named.setdefault(generation.digest, []).append(entry.model.path)
+        over = _bases(live.values())
+        live |= {digest: base for digest, (base, _) in over.items()}
         self.by_digest = {digest: tuple(models) for digest, models in named.items()}
         self.owners = {digest: self._keepers(digest) for digest in live} | self.by_digest
+        for digest, (_, adapters) in over.items():  # a base that has gone is its adapters'
+            self.owners[digest] = self.owners[digest] or tuple(m for each in adapters for m in self.owners[each])
         pinned = {e.live.digest: e.live for e in self._entries.values() if e.live and e.pinned and e.swapping is None}
+        pinned |= {digest: base for digest, (base, _) in _bases(pinned.values()).items()}
         self._engine.keep(list(live.values()), list(pinned.values()))
 
     def _earlier(self) -> Iterator[Kept]:
@@ -143,4 +148,15 @@ class Holdings:
         for entry in self._entries.values():
             wanted |= {kept.digest for kept in entry.generations()}
             wanted |= {entry.successor.digest} if entry.successor else set()
-        return wanted
+            there = [kept.generation for kept in entry.generations()]
+            wanted |= set(_bases([*there, entry.successor] if entry.successor else there))
+        return wanted | set(_bases(self._summoned.values()))
+
+
+def _bases(generations: Iterable[Generation]) -> dict[str, tuple[Generation, list[str]]]:
+    """By digest, the bases of those that are adapters, and the digests of these."""
+    found: dict[str, tuple[Generation, list[str]]] = {}
+    for generation in generations:
+        if generation.base is not None:
+            found.setdefault(generation.base.digest, (generation.base, []))[1].append(generation.digest)
+    return found

@@ -6,6 +6,7 @@ generation that was live goes on.
 
 from __future__ import annotations
 
+import os
 import time
 import traceback
 from collections.abc import Callable, Coroutine, Mapping
@@ -14,21 +15,24 @@ from typing import Any, Final
 
 from gateway import events
 from gateway.catalog import golden
-from gateway.catalog.entry import Entry, Kept, Version
+from gateway.catalog.entry import WAITING, Entry, Kept, Version
 from gateway.catalog.holdings import Holdings
 from gateway.catalog.trial import Trial, refusal
 from gateway.engine.engine import Engine
 from gateway.errors import GatewayError
 from gateway.model import Generation, ModelId, Reason
 from gateway.volume import reasons
+from gateway.volume.adapters import references
+from gateway.volume.bases import Base, search
 from gateway.volume.copying import Refused
 from gateway.volume.directory import Directory
+from gateway.volume.files import Folder
 from gateway.volume.generations import Changed, Store
 from gateway.volume.metadata import read_metadata, read_wish
 from gateway.volume.pagecache import read_ahead
 from gateway.volume.settle import Observation
 
-PASSING: Final = frozenset({"disk_full", "store_unwritable", "read_failed", "load_failed", "internal", "base_missing"})
+PASSING: Final = WAITING | {"disk_full", "store_unwritable", "read_failed", "load_failed", "internal"}
 FIRST_RETRY: Final = 10.0  # seconds until content that one of these stood against is judged again; doubled each time
 LAST_RETRY: Final = 600.0
 
@@ -65,6 +69,11 @@ class Judge:
         """Whether what stood in the way may have gone: a full disk, a device without room, a host that died."""
         return version.retry_at is not None and self._clock() >= version.retry_at
 
+    def base_moved(self, version: Version) -> bool:
+        """Whether something else is live of an adapter's base than when the adapter was judged."""
+        live = self._live(version.base) if version.base is not None else None
+        return version.base is not None and version.base_digest != (live.digest if live else None)
+
     async def judge(self, entry: Entry, version: Version, observation: Observation) -> None:
         """Of one settled directory; then whatever follows from it for its model."""
         directory = observation.directory
@@ -89,8 +98,9 @@ class Judge:
             raise Refused((refusal,))
         version.accepting = True
         try:
-            kept = await self._take(entry, version, directory)
-            chosen = await self._holdings.copies.run(self._store.choose, directory, self._root)
+            base = await self._base(version, directory)
+            kept = await self._take(entry, version, directory, base)
+            chosen = await self._holdings.copies.run(self._store.choose, directory, self._root, base)
             metadata, trouble = await self._holdings.copies.run(read_metadata, chosen.path, self._root)
         finally:
             version.accepting = False
@@ -105,14 +115,34 @@ class Judge:
         if changed and entry.live is not None and entry.live.digest == kept.digest:
             self._forgive(entry, entry.live)
 
-    async def _take(self, entry: Entry, version: Version, directory: Directory) -> Kept:
+    async def _take(self, entry: Entry, version: Version, directory: Directory, base: Base | None) -> Kept:
         await self._holdings.pruned.wait()
-        if version.content is not None and version.unconfirmed and directory.fingerprint == version.fingerprint:
-            return version.content  # known from before the start
-        generation = await self._holdings.copies.run(self._store.accept, directory, self._root)
+        known = version.content
+        if known is not None and version.unconfirmed and directory.fingerprint == version.fingerprint:
+            below = known.generation.base
+            if below is None or (base is not None and base.generation.digest == below.digest):
+                return known  # from before the start
+        generation = await self._holdings.copies.run(self._store.accept, directory, self._root, base)
         size = await self._holdings.copies.run(self._store.bytes, generation.digest)
         await self._holdings.copies.run(read_ahead, generation)  # before its first request
         return entry.kept(generation, version, size)
+
+    async def _base(self, version: Version, directory: Directory) -> Base | None:
+        """What the adapter in a directory changes, as it is live; None for all other models, and where it is not."""
+        found = await self._holdings.copies.run(_look_for_base, directory, self._root)
+        version.base, version.base_digest = found, None
+        if found is None or (live := self._live(found)) is None:
+            return None
+        version.base_digest = live.digest
+        return Base(found, live)
+
+    def _live(self, model: ModelId) -> Generation | None:
+        """What is served under that name; of one version, what it holds."""
+        entry = self._entries.get(model.family)
+        if entry is None or model.version is None:
+            return entry.live if entry else None
+        version = entry.versions.get(model.version)
+        return version.content.generation if version and version.content else None
 
     def _forgive(self, entry: Entry, generation: Generation) -> None:
         """Whatever changes in the directory of a generation that could not be loaded has it tried again."""
@@ -205,3 +235,13 @@ class Judge:
         told = "".join(traceback.format_exception(error))
         self._events.emit(events.Notice(code="judge_failed", message=f"{version.model.path}: {told}"))
         return reasons.reason("internal", f"judging the directory failed: {type(error).__name__}: {error}")
+
+
+def _look_for_base(directory: Directory, root: str) -> ModelId | None:
+    """The model on the volume that an adapter is over; None for all other models. Blocking."""
+    inner = directory.nested
+    for path in (directory.path, *([inner.path] if inner else [])):
+        if named := references(Folder(path, os.path.realpath(root))):
+            found = search(named, root)
+            return found.model if found else None
+    return None

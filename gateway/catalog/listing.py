@@ -44,6 +44,8 @@ def show(
         "load_error": entry.load_error or None,
         "quarantine": None if quarantine is None else round(quarantine, 1),
         "kind": manifest.kind if manifest else None,
+        "base": manifest.lora.base if manifest and manifest.lora else None,
+        "base_generation": entry.live.base.short if entry.live and entry.live.base else None,
         "dim": manifest.dim if manifest else None,
         "max_tokens": manifest.max_tokens if manifest else None,
         "normalized": manifest.normalized if manifest else None,

@@ -57,8 +57,15 @@ def entry(found: ledger.Record, store: Callable[[str], Generation | None]) -> En
         version.content = kept(seen.content)
         if version.content is not None:
             version.fingerprint = seen.fingerprint
+            _remember_base(version, version.content.generation)
         if version.content is not None or (made.serving and made.serving.version == seen.version):
             version.inode = seen.inode or None
     numbers = [each.number for each in (found.live, *found.earlier)]
     made.count = max([*numbers, *(seen.content.number for seen in found.directories if seen.content)], default=0)
     return made
+
+
+def _remember_base(version: Version, generation: Generation) -> None:
+    if generation.base is not None and generation.manifest.lora is not None:
+        version.base = ModelId.of(generation.manifest.lora.base)
+        version.base_digest = generation.base.digest

@@ -3,12 +3,12 @@ this machine stand behind it by default (`process`)."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 import msgspec
 
-from gateway.host.wire import Ids, Numerics, Options, Payload, Token
+from gateway.host.wire import Ids, Numerics, Options, Payload, Piece, Sampling, Token, Turn
 from gateway.model import Generation
 
 
@@ -101,6 +101,20 @@ class Engine(Protocol):
         self, generation: Generation, ids: Ids, *, skip_special_tokens: bool = True, flow: str = ""
     ) -> list[str]:
         """Token ids of the model's vocabulary to texts."""
+
+    async def generate(
+        self,
+        generation: Generation,
+        text: str,
+        turns: list[Turn],
+        sampling: Sampling,
+        tell: Callable[[Piece], None],
+        *,
+        deadline: float | None = None,
+        flow: str = "",
+    ) -> None:
+        """Continues the text, or the conversation where there are turns, and tells it in pieces, of which the last one
+        has a `finish`. What died with its host in the middle of an answer is not tried again."""
 
     async def load(self, generation: Generation) -> None:
         """Loads and probes now; earlier failures and quarantine are forgotten."""

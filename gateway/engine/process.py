@@ -39,6 +39,18 @@ TOLD: dict[type[wire.Report], type[events.Event]] = {  # the event has the repor
 MOST_ATTEMPTS = 10  # of a request that is innocent each time; the deadline usually comes first
 
 
+class Told:
+    """Hands pieces of an answer on, and knows whether there were any."""
+
+    def __init__(self, tell: Callable[[wire.Piece], None] = lambda piece: None) -> None:
+        self._tell = tell
+        self.some = False
+
+    def __call__(self, piece: wire.Piece) -> None:
+        self.some = True
+        self._tell(piece)
+
+
 class ProcessEngine:
     """`hosts` are started and stopped by the caller; `names` says which models a digest is, for the events;
     `limit` is how many generations a device may hold, 0 for as many as fit; `wish` says what a generation is to be
@@ -145,9 +157,32 @@ class ProcessEngine:
         _, payload = await self._work(generation, ids, request, flow)
         return wire.texts.decode(payload)
 
+    async def generate(
+        self,
+        generation: Generation,
+        text: str,
+        turns: list[wire.Turn],
+        sampling: wire.Sampling,
+        tell: Callable[[wire.Piece], None],
+        *,
+        deadline: float | None = None,
+        flow: str = "",
+    ) -> None:
+        digest = generation.digest
+        told = Told(tell)
+
+        def request(alone: bool, number: int) -> wire.Command:
+            weight, left = self._weight(digest), _left(deadline)
+            return wire.Generate(number, digest, text, turns, sampling, alone, flow, weight, left)
+
+        said = [text, *(turn.content for turn in turns)]
+        await self._work(generation, said, request, flow, deadline, told=told)
+
     async def load(self, generation: Generation) -> None:
-        self._quarantine.pop(generation.digest, None)
-        self._strikes.pop(generation.digest, None)
+        for each in (generation, generation.base):
+            if each is not None:
+                self._quarantine.pop(each.digest, None)
+                self._strikes.pop(each.digest, None)
         await self._ask(generation, lambda alone, number: wire.Load(number, generation.digest, alone))
 
     async def unload(self, digest: str) -> None:
@@ -226,6 +261,8 @@ class ProcessEngine:
         request: Callable[[bool, int], wire.Command],
         flow: str,
         deadline: float | None = None,
+        *,
+        told: Told | None = None,
     ) -> tuple[wire.Done, wire.Payload]:
         """What a host may refuse for want of room: to one flow, and not for that to another."""
         queue = generation.digest, flow
@@ -233,7 +270,7 @@ class ProcessEngine:
         self._refuse_too_early(generation, deadline)
         self._refusals.check(queue, inputs)
         try:
-            answer = await self._ask(generation, request)
+            answer = await self._ask(generation, request, told)
         except Overloaded as refusal:
             self._refusals.remember(queue, inputs, refusal)
             raise
@@ -241,17 +278,21 @@ class ProcessEngine:
         return answer
 
     async def _ask(
-        self, generation: Generation, request: Callable[[bool, int], wire.Command]
+        self, generation: Generation, request: Callable[[bool, int], wire.Command], told: Told | None = None
     ) -> tuple[wire.Done, wire.Payload]:
-        strikes = 0
+        strikes, told = 0, told or Told()
         for _ in range(MOST_ATTEMPTS):
             host = self._place(generation)
             if not host.up:
                 await host.wait_until_up()
-            host.offer(generation, self._wish(generation))
+            for each in (generation.base, generation):
+                if each is not None:
+                    host.offer(each, self._wish(each))
             try:
-                return await host.call(functools.partial(request, strikes > 0), generation.digest)
+                return await host.call(functools.partial(request, strikes > 0), generation.digest, told)
             except Death as death:
+                if told.some:  # what was said cannot be taken back, and another try would say something else
+                    raise HostFailed("the host process died in the middle of the answer", retry_after=1.0) from death
                 strikes += death.suspect
                 convicted = strikes >= STRIKES and death.sole
             if convicted:
@@ -262,6 +303,9 @@ class ProcessEngine:
         raise HostFailed("the host process keeps dying", retry_after=5.0)
 
     def _refuse_quarantined(self, generation: Generation) -> None:
+        """For itself or for its base."""
+        if generation.base is not None:
+            self._refuse_quarantined(generation.base)
         left = self.quarantined(generation.digest)
         if left is not None:
             raise ModelQuarantined(
@@ -274,7 +318,7 @@ class ProcessEngine:
     def _refuse_too_early(self, generation: Generation, deadline: float | None) -> None:
         """Whose client leaves before the load ends is told so at once. The load goes on, and is there for the next
         try."""
-        digest = generation.digest
+        digest = (generation.base or generation).digest
         found = [(host, host.residents[digest]) for host in self._hosts if digest in host.residents]
         if deadline is None or not found or any(resident.state != "loading" for _, resident in found):
             return
@@ -292,6 +336,8 @@ class ProcessEngine:
         return size + sum(staying) <= host.residency.budget and (not self._limit or len(staying) < self._limit)
 
     def _place(self, generation: Generation) -> HostProcess:
+        """An adapter goes where its base is: it is small, and its texts share device calls there."""
+        generation = generation.base or generation
         digest = generation.digest
         holders = [host for index, host in enumerate(self._hosts) if host.up and self._holds(index, digest)]
         if len(holders) == 1:  # whatever else there is, the request goes there

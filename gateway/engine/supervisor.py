@@ -36,6 +36,13 @@ GRACE: Final = 5.0  # seconds between closing the socket and SIGKILL
 HOST_COMMAND: Final = (sys.executable, "-m", "gateway.host")
 
 
+Tell = Callable[[wire.Piece], None]
+
+
+def _nobody(piece: wire.Piece) -> None:
+    """Who asks for no text gets no pieces."""
+
+
 class Death(Exception):
     """The host died before it answered. `suspect`: the request was on the device, or its model was being loaded;
     `sole`: and nothing else was at work."""
@@ -47,10 +54,11 @@ class Death(Exception):
 
 
 class Call(msgspec.Struct):
-    """A request in flight."""
+    """A request in flight. `tell` takes the pieces that come before its answer."""
 
     answer: asyncio.Future[tuple[wire.Done, wire.Payload]]
     digest: str
+    tell: Tell
 
 
 class HostProcess:
@@ -131,7 +139,9 @@ class HostProcess:
         self._offered = {digest: offered for digest, offered in self._offered.items() if digest in live}
         self.tell(wire.Keep(list(live), list(pinned)))
 
-    async def call(self, command: Callable[[int], wire.Command], digest: str = "") -> tuple[wire.Done, wire.Payload]:
+    async def call(
+        self, command: Callable[[int], wire.Command], digest: str = "", tell: Tell = _nobody
+    ) -> tuple[wire.Done, wire.Payload]:
         """Sends `command(number)` and waits for its answer; a caller that is cancelled ends only its waiting.
 
         Raises Death, and the GatewayError that the host answers with.
@@ -140,7 +150,7 @@ class HostProcess:
             raise Death
         self._number = number = (self._number + 1) % (1 << 32) or 1
         answer: asyncio.Future[tuple[wire.Done, wire.Payload]] = asyncio.get_running_loop().create_future()
-        self._calls[number] = Call(answer, digest)
+        self._calls[number] = Call(answer, digest, tell)
         self._link.send(command(number))
         try:
             return await answer
@@ -303,6 +313,10 @@ class HostProcess:
                     call.answer.set_result((report, payload))
                 else:
                     call.answer.set_exception(report.error())
+            case wire.Piece():
+                call = self._calls.get(report.id)
+                if call is not None and not call.answer.done():
+                    call.tell(report)
             case wire.Residency():
                 self.residency = report
                 self.reported = time.time()

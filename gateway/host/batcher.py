@@ -12,21 +12,23 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from gateway.host.backlog import Backlog
 from gateway.host.fair import Fair
-from gateway.host.work import Call, Embedder, Part, TokenIds, Vectors, Work, calls
+from gateway.host.work import Call, Embedder, Mixer, Part, TokenIds, Vectors, Work, calls
 
 SLICE: Final = 256  # tokens of one request in its turn: more than a short one has
 HANDED: Final = 2  # calls on the device lane at once: one that runs and, where it costs no batching, the next
 
 
 class Queue:
-    """What waits for one model: its flows, and the works of each, all with one row to hand out at least."""
+    """What waits for one model: its flows, and the works of each, all with one row to hand out at least. Models of one
+    `group` may share device calls; of "" none does."""
 
-    def __init__(self, embedder: Embedder) -> None:
-        self.embedder = embedder
+    def __init__(self, group: str) -> None:
+        self.group = group
         self.flows: Fair[str] = Fair()
         self.works: dict[str, deque[Work]] = {}
 
@@ -64,6 +66,22 @@ class Queue:
     def _left(self, flow: str) -> None:
         del self.works[flow]
         self.flows.leave(flow)
+
+
+@dataclass(slots=True)
+class Room:
+    """What a batch that is being filled may still take."""
+
+    tokens: int
+    texts: int
+
+    @property
+    def is_left(self) -> bool:
+        return self.tokens > 0 and self.texts > 0
+
+    def take(self, part: Part) -> None:
+        self.tokens -= part.tokens
+        self.texts -= len(part.indices)
 
 
 class Batcher:
@@ -119,17 +137,19 @@ class Batcher:
         weight: float = 1.0,
         deadline: float | None = None,
         alone: bool = False,
+        group: str = "",
+        mixer: Mixer | None = None,
     ) -> Work:
         """The vectors of one request, float32 [rows, dim], in its order. `rows` has one at least. `deadline` is on the
-        batcher's clock.
+        batcher's clock. What has the same `group` and `mixer` may be computed in one call.
 
         Raises DeadlineExceeded if that passes while it waits, and whatever the embedder raises. It is never refused
         here: ask `backlog` first, before the texts are tokenized.
         """
-        work = Work(embedder, request, rows, prompt_tokens, now=self._clock(), deadline=deadline)
+        work = Work(embedder, request, rows, prompt_tokens, now=self._clock(), deadline=deadline, mixer=mixer)
         if not (self._waiting or self._handed or self._cuts):
             self._since = work.enqueued
-        self._enqueue(key, flow, work, weight, alone)
+        self._enqueue(key, flow, work, weight, group="" if alone else group, alone=alone)
         self._wake.set()
         try:
             await work.done
@@ -147,7 +167,7 @@ class Batcher:
 
     # Deciding: no awaits.
 
-    def _enqueue(self, key: str, flow: str, work: Work, weight: float, alone: bool) -> None:
+    def _enqueue(self, key: str, flow: str, work: Work, weight: float, *, group: str, alone: bool) -> None:
         self.backlog.add(key, flow, work.tokens, weight)
         self._waiting += work.tokens
         if alone:
@@ -155,7 +175,7 @@ class Batcher:
             return
         queue = self._queues.get(key)
         if queue is None:
-            queue = self._queues[key] = Queue(work.embedder)
+            queue = self._queues[key] = Queue(group)
         queue.add(flow, work)
         self._models.enter(key, weight)
 
@@ -178,16 +198,34 @@ class Batcher:
         if self._alone and (lone := self._cut_alone(now)):
             return lone
         while (key := self._models.next()) is not None:
-            queue = self._queues[key]
-            parts = self._fill(key, queue, now)
+            group = self._queues[key].group
+            room = Room(min(self._max_tokens, max(self._enough_tokens, self._waiting // 2)), self._max_texts)
+            parts = self._serve(key, room, now)
             if parts:
-                self._models.charge(key, sum(part.tokens for part in parts))
-            if not queue.works:
-                del self._queues[key]
-                self._models.leave(key)
-            if parts:
-                return calls(key, queue.embedder, parts, self._max_tokens)
+                riders = self._riders(group, room, now) if group and room.is_left else []
+                return calls(group if riders else key, [*parts, *riders], self._max_tokens)
         return []
+
+    def _serve(self, key: str, room: Room, now: float, *, early: bool = False) -> list[Part]:
+        """A batch, or a part of one, of what waits for one model, which is charged for it."""
+        queue = self._queues[key]
+        parts = self._fill(key, room, now, rides=early)
+        if parts:
+            self._models.charge(key, sum(part.tokens for part in parts), early=early)
+        if not queue.works:
+            del self._queues[key]
+            self._models.leave(key)
+        return parts
+
+    def _riders(self, group: str, room: Room, now: float) -> list[Part]:
+        """What fits beside a batch of a model of the group, of the others there, in the order of their turns."""
+        found: list[Part] = []
+        for key in self._models.in_order():
+            if not room.is_left:
+                break
+            if self._queues[key].group == group:
+                found += self._serve(key, room, now, early=True)
+        return found
 
     def _cut_alone(self, now: float) -> list[Call]:
         """A suspect shares no call, so that it takes nobody along."""
@@ -196,24 +234,22 @@ class Batcher:
             work.fail_if_late(now)
             if not work.over:
                 part = self._take(key, flow, work, 1 << 60, 1 << 30)
-                return calls(key, work.embedder, [part], self._max_tokens)
+                return calls(key, [part], self._max_tokens)
         return []
 
-    def _fill(self, key: str, queue: Queue, now: float) -> list[Part]:
-        """A batch of what waits for one model, in turns."""
+    def _fill(self, key: str, room: Room, now: float, *, rides: bool) -> list[Part]:
+        """What of one model's goes into a batch, in turns."""
+        queue = self._queues[key]
         parts: list[Part] = []
-        tokens = min(self._max_tokens, max(self._enough_tokens, self._waiting // 2))
-        texts = self._max_texts
-        while tokens > 0 and texts and (head := queue.head(now)):
+        while room.is_left and (head := queue.head(now)):
             flow, work = head
-            room = tokens if parts else max(tokens, work.next_tokens())  # too long for any batch: alone, not never
-            if work.next_tokens() > room:
+            tokens = room.tokens if parts or rides else max(room.tokens, work.next_tokens())  # too long for any: alone
+            if work.next_tokens() > tokens:
                 break  # it begins the next batch
-            part = self._turn(key, flow, work, room, texts, lone=queue.lone())
+            part = self._turn(key, flow, work, tokens, room.texts, lone=queue.lone())
             if part:
                 parts.append(part)
-                tokens -= part.tokens
-                texts -= len(part.indices)
+                room.take(part)
             queue.took(flow, part.tokens if part else 0)
         return parts
 

@@ -19,8 +19,10 @@ from gateway.errors import InvalidDimensions, LoadFailed
 from gateway.host import forms, launcher, linear, memory, native, padded, pairs, reranker, stages
 from gateway.host.arena import Arena
 from gateway.host.launcher import Launcher
+from gateway.host.mixed import Changes
 from gateway.host.native import Native
 from gateway.host.padded import Padded
+from gateway.host.segments import Integers
 from gateway.host.tokenize import TokenIds, Tokenizer
 from gateway.model import Generation, Manifest, Pooling
 from gateway.volume.directory import unchanged
@@ -68,7 +70,7 @@ class Encoder:
         self.packed: bool = network.packed
         self._network = network
         self._tail = tail
-        self._pooling = pooling
+        self.pooling = pooling
         self._arena: Arena | None = None  # once it has been on a GPU
         self.launcher: Launcher | None = None  # while it is on a GPU
         self.bytes = self._bytes()
@@ -89,7 +91,7 @@ class Encoder:
         self.device = device
         self.bytes = self._bytes()
         if memory.on_cuda(device):
-            form = forms.of(self._network, self._tail, self._pooling, device)
+            form = forms.of(self._network, self._tail, self.pooling, device)
             self.launcher = launcher.on_device(form, self._longest, device, _told)
             self.bytes += launcher.GRAPH_BYTES
             self.packed = form.flash
@@ -107,7 +109,7 @@ class Encoder:
         """See Runtime."""
         if not batch:
             return np.empty((0, self.dim), dtype=np.float32)
-        left_out = 0 if self._pooling.include_prompt else prompt_tokens
+        left_out = 0 if self.pooling.include_prompt else prompt_tokens
         counts = np.broadcast_to(np.asarray(left_out, dtype=np.int64), len(batch))
         if self.launcher:
             return self.launcher.begin(batch, counts).wait()
@@ -121,6 +123,41 @@ class Encoder:
             return [tokens.numpy() for tokens in self.launcher.tokens(batch)]
         with memory.guarded(), torch.inference_mode():
             return [tokens.numpy() for tokens in self._network.token_vectors(batch)]
+
+    @property
+    def takes_adapters(self) -> bool:
+        """Whether its forward pass is one that adapters can change."""
+        return isinstance(self._network, Native)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That the network computes in."""
+        return next(self._network.parameters()).dtype
+
+    def changed(
+        self,
+        batch: Sequence[TokenIds],
+        left_out: Integers,
+        changes: Changes,
+        tails: Sequence[nn.Sequential | None],
+    ) -> Vectors:
+        """As `embed`, changed by adapters; of a network that takes them. `tails` are each text's modules behind the
+        pooling, None for the base's. Raises memory.OutOfMemory."""
+        assert isinstance(self._network, Native), "the caller has asked whether it takes adapters"
+        with memory.guarded(), torch.inference_mode():
+            if self.launcher:
+                pooled = self.launcher.pooled(batch, left_out, changes)
+            else:
+                pooled = self._network.pooled(batch, left_out, changes)
+            return stages.apart(pooled, [tail or self._tail for tail in tails]).cpu().numpy()
+
+    def changed_tokens(self, batch: Sequence[TokenIds], changes: Changes) -> list[Vectors]:
+        """As `token_vectors`, changed by adapters."""
+        assert isinstance(self._network, Native), "the caller has asked whether it takes adapters"
+        with memory.guarded(), torch.inference_mode():
+            if self.launcher:
+                return [tokens.numpy() for tokens in self.launcher.tokens(batch, changes)]
+            return [tokens.numpy() for tokens in self._network.token_vectors(batch, changes)]
 
     def wants_pause(self, *, busy: bool) -> bool:
         """Whether `use_pause` is worth its time now; `busy` says that somebody waits. Any thread may ask."""
@@ -232,7 +269,13 @@ def _demand_unchanged(generation: Generation) -> None:
         raise LoadFailed(message, reason="changed_in_place", generation=generation.short)
 
 
-def probe(encoder: Runtime, tokenizer: Tokenizer, manifest: Manifest) -> None:
+class Embeds(Protocol):
+    """What can be probed."""
+
+    def embed(self, batch: Sequence[TokenIds], /) -> Vectors: ...
+
+
+def probe(encoder: Embeds, tokenizer: Tokenizer, manifest: Manifest) -> None:
     """Embeds fixed texts and looks at the vectors; of a reranker, scores pairs and looks at the scores.
 
     Raises LoadFailed, its `reason` naming what was wrong.

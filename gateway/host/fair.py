@@ -37,9 +37,14 @@ class Fair(Generic[K]):
         """Whose turn it is; of equals, who has waited longest."""
         return min(self._weights, key=self._tags.__getitem__, default=None)
 
-    def charge(self, key: K, units: float) -> None:
-        """`key`, which waits, was served so much."""
-        self._virtual = max(self._virtual, self._tags[key])
+    def in_order(self) -> list[K]:
+        """All that wait, as their turns would come."""
+        return sorted(self._weights, key=self._tags.__getitem__)
+
+    def charge(self, key: K, units: float, *, early: bool = False) -> None:
+        """`key`, which waits, was served so much; `early` before its turn, which then is the later."""
+        if not early:
+            self._virtual = max(self._virtual, self._tags[key])
         self._tags[key] += units / self._weights[key]
 
     def leave(self, key: K) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from gateway.host import blocks
 from gateway.host.flash import Flash, Masked, can_flash
+from gateway.host.mixed import Changes
 from gateway.host.native import Native
 from gateway.host.padded import Padded
 from gateway.host.planes import Shape
@@ -33,11 +34,17 @@ class Form(Protocol):
     def vectors(self, numbers: Tensor) -> Tensor:
         """Of a padded call: float32 [rows, dim]."""
 
-    def tokens(self, numbers: Tensor) -> Tensor:
+    def tokens(self, numbers: Tensor, changes: Changes | None = None) -> Tensor:
         """Of a padded call: token vectors, float32 [rows, length, width]."""
 
     def packed_vectors(self, arrays: Sequence[Tensor], longest: int) -> Tensor:
         """Of a packed call whose longest text has so many tokens: float32 [texts, dim]."""
+
+    def pooled(self, numbers: Tensor, changes: Changes) -> Tensor:
+        """Of a padded call that adapters change: float32 [rows, width * modes]. Never captured."""
+
+    def packed_pooled(self, arrays: Sequence[Tensor], longest: int, changes: Changes) -> Tensor:
+        """Of a packed call that adapters change."""
 
 
 class Generic:
@@ -57,12 +64,18 @@ class Generic:
         vectors: Tensor = self._tail(self._network.vectors(ids, mask, kept))
         return vectors
 
-    def tokens(self, numbers: Tensor) -> Tensor:
+    def tokens(self, numbers: Tensor, changes: Changes | None = None) -> Tensor:
         ids, mask, _ = blocks.split(numbers)
         return self._network.tokens(ids, mask).float()
 
     def packed_vectors(self, arrays: Sequence[Tensor], longest: int) -> Tensor:
         raise NotImplementedError("transformers pads")
+
+    def pooled(self, numbers: Tensor, changes: Changes) -> Tensor:
+        raise NotImplementedError("transformers takes no adapters here")
+
+    def packed_pooled(self, arrays: Sequence[Tensor], longest: int, changes: Changes) -> Tensor:
+        raise NotImplementedError("transformers takes no adapters here")
 
 
 class Own:
@@ -81,31 +94,49 @@ class Own:
 
     def vectors(self, numbers: Tensor) -> Tensor:
         ids, mask, kept = blocks.split(numbers)
-        return self._pooled(self._padded_tokens(ids, mask), kept)
+        return self._behind(pool(self._padded_tokens(ids, mask), kept, self._modes))
 
-    def tokens(self, numbers: Tensor) -> Tensor:
+    def tokens(self, numbers: Tensor, changes: Changes | None = None) -> Tensor:
         ids, mask, _ = blocks.split(numbers)
-        return self._padded_tokens(ids, mask)
+        return self._padded_tokens(ids, mask, changes)
+
+    def pooled(self, numbers: Tensor, changes: Changes) -> Tensor:
+        ids, mask, kept = blocks.split(numbers)
+        return pool(self._padded_tokens(ids, mask, changes), kept, changes.modes)
 
     def packed_vectors(self, arrays: Sequence[Tensor], longest: int) -> Tensor:
+        return self._behind(pool(*self._packed_tokens(arrays, longest), self._modes))
+
+    def packed_pooled(self, arrays: Sequence[Tensor], longest: int, changes: Changes) -> Tensor:
+        return pool(*self._packed_tokens(arrays, longest, changes), changes.modes)
+
+    def _packed_tokens(
+        self, arrays: Sequence[Tensor], longest: int, changes: Changes | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """[texts, longest, width], and which of them are pooled."""
         ids, bounds, left_out = arrays
         texts, within = blocks.places(len(ids), bounds)
         positions = blocks.packed_positions(ids, bounds, texts, within, self._skipped)
         attend = Flash(bounds.to(torch.int32), longest, self._bert.plan.heads)
-        tokens: Tensor = self._bert(ids, positions, attend).float()
+        changed = changes.by_owner(texts, self._bert.plan.layers) if changes else None
+        tokens: Tensor = self._bert(ids, positions, attend, changed).float()
         block = tokens.new_zeros(len(left_out) * longest, tokens.shape[1])
         block.index_copy_(0, texts * longest + within, tokens)
         _, kept = blocks.masks(bounds.diff(), left_out, longest)
-        return self._pooled(block.view(*kept.shape, -1), kept)
+        return block.view(*kept.shape, -1), kept
 
-    def _padded_tokens(self, ids: Tensor, mask: Tensor) -> Tensor:
+    def _padded_tokens(self, ids: Tensor, mask: Tensor, changes: Changes | None = None) -> Tensor:
         bert = self._bert
         attend = Masked(mask, bert.plan.heads, bert.dtype, bert.relative_bias())
-        tokens: Tensor = bert(ids.flatten(), blocks.positions(ids, self._skipped).flatten(), attend)
+        changed = None
+        if changes:
+            texts = torch.arange(len(ids), device=ids.device).repeat_interleave(ids.shape[1])
+            changed = changes.by_owner(texts, bert.plan.layers)
+        tokens: Tensor = bert(ids.flatten(), blocks.positions(ids, self._skipped).flatten(), attend, changed)
         return tokens.float().view(*ids.shape, -1)
 
-    def _pooled(self, tokens: Tensor, kept: Tensor) -> Tensor:
-        vectors: Tensor = self._tail(pool(tokens, kept, self._modes))
+    def _behind(self, pooled: Tensor) -> Tensor:
+        vectors: Tensor = self._tail(pooled)
         return vectors
 
 

@@ -11,14 +11,17 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import msgspec
 import numpy as np
 
-from gateway.errors import GatewayError, Internal, ModelNotFound, Overloaded, TooManyInputs, TooManyTokens
+from gateway.errors import DoesNotFit, GatewayError, Internal, ModelNotFound, Overloaded, TooManyInputs, TooManyTokens
 from gateway.host import encoder, memory, pairs, spelling, stages, threads, wire
+from gateway.host.adapted import Adapted, Adapter
+from gateway.host.adapters import AdapterLoader
 from gateway.host.backlog import Hold
 from gateway.host.batcher import Batcher
 from gateway.host.device import Device
@@ -26,6 +29,7 @@ from gateway.host.loader import Loader, Model
 from gateway.host.pool import Pool
 from gateway.host.recorder import Recorder
 from gateway.host.reports import Reports
+from gateway.host.speaker import Speaker, Voice
 from gateway.host.tokenize import SHORT, TokenIds, Tokenizer, in_one_thread, is_short
 from gateway.host.work import Vectors, Work
 from gateway.lane import Lane
@@ -36,10 +40,12 @@ CPU_BATCH: Final = 512  # tokens for each thread of a processor: a larger call c
 LEAST_CPU_BATCH: Final = 1024
 CUDA_BATCH: Final = 65536
 CUDA_ENOUGH: Final = 8192  # tokens from which on a call is worth its launches
+CACHE_TOKENS: Final = 32_768  # whose keys and values a language model has room for
 CPU_QUEUE: Final = 400_000  # tokens
 CUDA_QUEUE: Final = 8_000_000
 CHARACTERS: Final = 4  # in a token of English; what has not been tokenized is counted so
 SPECIAL_TOKENS: Final = 3  # around each text
+ADAPTER_SHARE: Final = 16  # of host memory behind the device, one part for adapters, beside it
 MOST_ANSWER: Final = 1 << 28  # bytes of an answer that may be far larger than what was asked
 
 
@@ -55,6 +61,9 @@ class Config(msgspec.Struct, frozen=True):
     max_queue_tokens: int = 0
     tokenizer_threads: int = 0
     compute_threads: int = 0
+    kv_cache_tokens: int = 0
+    max_loaded_adapters: int = 0
+    adapter_memory: int = 0
 
 
 class Host:
@@ -71,7 +80,8 @@ class Host:
             in_one_thread()
         self._device = Device(config.device, recorder)
         self._tokens = Lane("tokens", config.tokenizer_threads or max(2, cores // 2))
-        self._loader = Loader(self._device, recorder, send, self._make_room)
+        cache_tokens = config.kv_cache_tokens or CACHE_TOKENS
+        self._loader = Loader(self._device, recorder, send, self._make_room, cache_tokens)
         self.reports = Reports(send, self._residency)
         self.pool = Pool(
             self._loader,
@@ -88,6 +98,14 @@ class Host:
             max_queue_tokens=config.max_queue_tokens or (CUDA_QUEUE if on_cuda else CPU_QUEUE),
             on_call=self.reports.called,
         )
+        self._adapter_loader = AdapterLoader(self._device, self.pool.lease)
+        self.adapters = Pool(
+            self._adapter_loader,
+            self.reports,
+            memory.adapter_budget(self.pool.budget, config.adapter_memory),
+            config.max_loaded_adapters,
+            host_budget=self.pool.tier.budget // ADAPTER_SHARE,
+        )
         self._known: dict[str, Generation] = {}
         self._requests: dict[int, asyncio.Task[None]] = {}
 
@@ -97,8 +115,9 @@ class Host:
         match command:
             case wire.Offer():
                 self._known[command.generation.digest] = command.generation
-                self._loader.expect(command.generation, command.wish)
-            case wire.Embed() | wire.Rerank() | wire.Tokenize() | wire.Decode():
+                if command.generation.base is None:
+                    self._loader.expect(command.generation, command.wish)
+            case wire.Embed() | wire.Rerank() | wire.Tokenize() | wire.Decode() | wire.Generate():
                 if not self._refused(command):
                     self._admit(command, self._known.get(command.digest))
             case wire.Load():
@@ -112,6 +131,7 @@ class Host:
                 live = frozenset(command.live)
                 self._known = {digest: known for digest, known in self._known.items() if digest in live}
                 self._loader.forget_wishes(live)
+                self.adapters.keep(live, frozenset(command.pinned))
                 self.pool.keep(live, frozenset(command.pinned))
                 self.batcher.backlog.forget(live)
 
@@ -128,6 +148,8 @@ class Host:
         hold = self.batcher.backlog.hold(command.digest, command.flow, _expected(command), command.weight)
         if isinstance(command, wire.Tokenize | wire.Decode):
             task = self._start(command, self._spell(command, generation, hold))
+        elif isinstance(command, wire.Generate):
+            task = self._start(command, self._generate(command, generation, hold))
         else:
             task = self._start(command, self._embed(command, generation, hold))
         task.add_done_callback(lambda _: hold.end())
@@ -156,13 +178,35 @@ class Host:
             self._send(wire.Failed.of(request, Internal(f"{type(error).__name__} in the host")), b"")
 
     async def _make_room(self) -> None:
+        await self.adapters.give_way()
         await self.pool.give_way()
 
     async def _load(self, command: wire.Load, generation: Generation | None) -> None:
-        await self.pool.load(_known(generation))
+        known = _known(generation)
+        await (self.pool if known.base is None else self.adapters).load(known)
         self._send(wire.Done(command.id), b"")
 
+    @asynccontextmanager
+    async def _lease(self, generation: Generation | None) -> AsyncIterator[Model | Adapted | Speaker]:
+        """The right to use a generation; of an adapter first to its base, so that what waits for that holds no place
+        among the adapters."""
+        known = _known(generation)
+        async with self.pool.lease(known.base or known) as model:
+            assert isinstance(model, Model | Speaker), "the pool of models has no other"
+            if known.base is None:
+                yield model
+                return
+            async with self.adapters.lease(known) as adapter:
+                if isinstance(model, Speaker):
+                    assert isinstance(adapter, Voice), "an adapter was loaded for it"
+                    yield model.with_voice(adapter)
+                    return
+                assert isinstance(adapter, Adapter), "the pool of adapters has no other"
+                assert isinstance(model.encoder, encoder.Encoder), "an adapter was loaded for it"
+                yield Adapted(adapter, model.encoder, model.generation.manifest, model.mixer)
+
     async def _unload(self, command: wire.Unload) -> None:
+        await self.adapters.unload(command.digest)
         await self.pool.unload(command.digest)
         self.reports.tell()  # before the answer, so that who reads the state after it sees it
         self._send(wire.Done(command.id), b"")
@@ -178,8 +222,8 @@ class Host:
 
     async def _embed(self, command: wire.Embed | wire.Rerank, generation: Generation | None, hold: Hold) -> None:
         began = time.monotonic()
-        async with self.pool.lease(_known(generation)) as model:
-            assert isinstance(model, Model)
+        async with self._lease(generation) as model:
+            assert not isinstance(model, Speaker), "the service asks for what a model can do"
             loaded = time.monotonic()
             rows, prompt_tokens = await self._tokenized(model.tokenizer, command)
             _refuse_too_many(rows, command.options.most_tokens)
@@ -197,23 +241,42 @@ class Host:
                 weight=command.weight,
                 deadline=None if command.deadline is None else began + command.deadline,
                 alone=command.alone,
+                group=_group(model.generation),
+                mixer=model.mixer if pooled else None,
             )
             await self._deliver(command, model.generation, work, loaded - began)
             await self._use_pause(model)
 
     async def _spell(self, command: wire.Tokenize | wire.Decode, generation: Generation | None, hold: Hold) -> None:
         """What the tokenizer does alone. What it makes is many times as large as the texts: never on the loop."""
-        async with self.pool.lease(_known(generation)) as model:
-            assert isinstance(model, Model)
+        async with self._lease(generation) as model:
             payload = await self._tokens.run(_spelled, model.tokenizer, command)
             hold.end()
             self._send(wire.Done(command.id), payload)
 
-    async def _use_pause(self, model: Model) -> None:
+    async def _generate(self, command: wire.Generate, generation: Generation | None, hold: Hold) -> None:
+        began = time.monotonic()
+        async with self._lease(generation) as model:
+            assert isinstance(model, Speaker), "the service asks for what a model can do"
+            loaded = time.monotonic()
+            prompt = await self._tokens.run(model.read, command.text, command.turns)
+            hold.end()
+
+            def tell(text: str, tokens: int, finish: str) -> None:
+                self._send(wire.Piece(command.id, text, len(prompt), tokens, finish), b"")
+
+            answer = model.answer(command, prompt, tell, began)
+            try:
+                await model.talk.answer(answer)
+            except memory.OutOfMemory as error:
+                raise DoesNotFit("the device has no memory left for the rows that are being continued") from error
+            self._send(wire.Done(command.id, tokens=len(prompt) + answer.tokens, load_seconds=loaded - began), b"")
+
+    async def _use_pause(self, model: Model | Adapted) -> None:
         """What makes later calls faster is done while nobody waits, or a step at a time."""
         runtime = model.encoder
         while isinstance(runtime, encoder.Encoder) and runtime.wants_pause(busy=self.batcher.queue_tokens > 0):
-            await self._device.note(runtime.use_pause, model.generation.digest, [])
+            await self._device.note(runtime.use_pause, _group(model.generation), [])
             if self.batcher.queue_tokens:
                 return  # the next request does the next step
 
@@ -258,31 +321,42 @@ class Host:
 
     def _residency(self) -> wire.Residency:
         now = time.monotonic()
-        residents = [
-            wire.Resident(
-                slot.generation.digest,
-                slot.state.value,
-                slot.bytes,
-                slot.leases,
-                self.pool.pinned(slot.generation.digest),
-                max(0.0, now - slot.last_used),
-                slot.runtime.numerics if slot.runtime else None,
-                seconds_left=self.pool.seconds_left(slot.generation.digest),
-            )
-            for slot in self.pool.slots()
-        ]
-        tier = self.pool.tier
-        parked = [wire.Parked(digest, each.bytes, max(0.0, now - each.since)) for digest, each in tier.parked().items()]
         return wire.Residency(
-            residents,
+            [*_residents(self.pool, now), *_residents(self.adapters, now)],
             self.pool.used,
             self.pool.budget,
             self.batcher.queue_tokens,
             memory.resident(),
-            parked,
-            tier.used,
-            tier.budget,
+            [*_parked(self.pool, now), *_parked(self.adapters, now)],
+            self.pool.tier.used,
+            self.pool.tier.budget,
         )
+
+
+def _residents(pool: Pool, now: float) -> list[wire.Resident]:
+    return [
+        wire.Resident(
+            slot.generation.digest,
+            slot.state.value,
+            slot.bytes,
+            slot.leases,
+            pool.pinned(slot.generation.digest),
+            max(0.0, now - slot.last_used),
+            slot.runtime.numerics if slot.runtime else None,
+            seconds_left=pool.seconds_left(slot.generation.digest),
+        )
+        for slot in pool.slots()
+    ]
+
+
+def _parked(pool: Pool, now: float) -> list[wire.Parked]:
+    parked = pool.tier.parked().items()
+    return [wire.Parked(digest, each.bytes, max(0.0, now - each.since)) for digest, each in parked]
+
+
+def _group(generation: Generation) -> str:
+    """A base and its adapters, whose texts may share a call."""
+    return (generation.base or generation).digest
 
 
 def _known(generation: Generation | None) -> Generation:
@@ -311,6 +385,8 @@ def _expected(command: wire.Work) -> int:
         return max(1, sum(map(len, command.ids)))
     if isinstance(command, wire.Embed) and command.ids is not None:
         return max(1, sum(map(len, command.ids)) + SPECIAL_TOKENS * len(command.ids))
+    if isinstance(command, wire.Generate):
+        return max(1, (len(command.text) + sum(len(turn.content) for turn in command.turns)) // CHARACTERS)
     characters = sum(map(len, command.texts))
     if isinstance(command, wire.Rerank):
         characters += len(command.query) * len(command.texts)

@@ -17,6 +17,7 @@ from torch import Tensor
 from gateway.host import blocks, memory, planes
 from gateway.host.forms import Form
 from gateway.host.graphs import Camera, CudaCamera, Graphs
+from gateway.host.mixed import Changes
 from gateway.host.planes import Shape
 from gateway.host.segments import Integers
 from gateway.host.staging import Bus, CudaBus, Pending, Staging
@@ -51,12 +52,23 @@ class Launcher:
                 vectors = self._graphs.run(numbers, shape)
             return self._staging.download(vectors[: len(batch)])
 
-    def tokens(self, batch: Sequence[Integers]) -> list[Tensor]:
+    def pooled(self, batch: Sequence[Integers], left_out: Integers, changes: Changes) -> Tensor:
+        """Of a batch whose texts adapters change: [texts, width * modes], on the device, before what comes behind the
+        pooling. Captures know of no adapters. Raises memory.OutOfMemory."""
+        with memory.guarded(), torch.inference_mode():
+            exact = len(batch), max(map(len, batch))
+            if self.form.flash:
+                arrays = self._staging.upload(blocks.packed(batch, left_out))
+                return self.form.packed_pooled(arrays, exact[1], changes)
+            (numbers,) = self._staging.upload([self.form.padded(batch, left_out, exact)])
+            return self.form.pooled(numbers, changes)
+
+    def tokens(self, batch: Sequence[Integers], changes: Changes | None = None) -> list[Tensor]:
         """For each text of a batch its token vectors [tokens, width], in host memory. Raises memory.OutOfMemory."""
         with memory.guarded(), torch.inference_mode():
             exact = len(batch), max(map(len, batch))
             (numbers,) = self._staging.upload([self.form.padded(batch, planes.nothing(batch), exact)])
-            tokens = self.form.tokens(numbers)
+            tokens = self.form.tokens(numbers, changes)
             return [row[: len(ids)].cpu() for row, ids in zip(tokens, batch, strict=True)]
 
     def wants_pause(self, *, busy: bool) -> bool:

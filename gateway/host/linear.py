@@ -43,13 +43,20 @@ class Linear(nn.Module):
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self._product(x, self.activation)
+
+    def plain(self, x: Tensor) -> Tensor:
+        """Without the activation."""
+        return self._product(x, "none")
+
+    def _product(self, x: Tensor, activation: Activation) -> Tensor:
         if not self.weight.is_mkldnn:
-            return _activated(nn.functional.linear(x, self.weight, self.bias), self.activation)
+            return activated(nn.functional.linear(x, self.weight, self.bias), activation)
         rows = x.numel() // x.shape[-1]
         if (wanted := rounded(rows)) != rows:
             flat = nn.functional.pad(x.reshape(rows, -1), (0, 0, 0, wanted - rows))
-            return self._multiplied(flat)[:rows].view(*x.shape[:-1], -1)
-        return self._multiplied(x)
+            return self._multiplied(flat, activation)[:rows].view(*x.shape[:-1], -1)
+        return self._multiplied(x, activation)
 
     def added(self, x: Tensor, other: Tensor) -> Tensor:
         """`other + x @ weight.T + bias`, for a layer without an activation. Both are [rows, ...]."""
@@ -72,8 +79,8 @@ class Linear(nn.Module):
             del self.weight
             self.weight = nn.Parameter(plain, requires_grad=False)
 
-    def _multiplied(self, x: Tensor) -> Tensor:
-        attribute, algorithm = FUSED[self.activation]
+    def _multiplied(self, x: Tensor, activation: Activation) -> Tensor:
+        attribute, algorithm = FUSED[activation]
         out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, attribute, [], algorithm)
         return out
 
@@ -173,7 +180,8 @@ def _reordered(plain: nn.Linear) -> Linear:
     return layer
 
 
-def _activated(x: Tensor, activation: Activation) -> Tensor:
+def activated(x: Tensor, activation: Activation) -> Tensor:
+    """What a layer that does not compute its activation itself leaves to do."""
     if activation == "gelu":
         return nn.functional.gelu(x)
     if activation == "gelu_tanh":

@@ -9,18 +9,23 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar
 
-import numpy as np
 from cachetools import LRUCache
 
 from gateway.errors import DoesNotFit, GatewayError, LoadFailed
-from gateway.host import cuda, encoder, library, memory, runtimes, threads, wire
+from gateway.host import adapted, causal, cuda, encoder, library, memory, runtimes, threads, wire
+from gateway.host.adapted import Adapted
+from gateway.host.chat import Template
 from gateway.host.device import Device
+from gateway.host.generator import Generator
+from gateway.host.halving import column, halving
 from gateway.host.recorder import LOADS, Recorder
 from gateway.host.slot import Runtime
+from gateway.host.speaker import Came, Speaker
+from gateway.host.talk import MOST_ROWS
 from gateway.host.tokenize import TokenIds, Tokenizer, shared
-from gateway.host.work import Vectors
+from gateway.host.work import Embedder, Vectors
 from gateway.lane import Lane
 from gateway.model import Generation
 from gateway.volume.pagecache import read_ahead
@@ -37,12 +42,18 @@ WITHOUT_LIBRARY: Final = frozenset({"bert", "distilbert"})
 class Model:
     """A loaded generation: its runtime and its tokenizer."""
 
-    def __init__(self, generation: Generation, chosen: runtimes.Chosen, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self,
+        generation: Generation,
+        runtime: runtimes.Embedding,
+        numerics: wire.Numerics,
+        tokenizer: Tokenizer,
+    ) -> None:
         self.generation = generation
-        self.numerics = chosen.numerics
-        self.encoder = chosen.runtime
+        self.numerics = numerics
+        self.encoder = runtime
         self.tokenizer = tokenizer
-        self.tokens = TokenEmbedder(chosen.runtime)
+        self.tokens = TokenEmbedder(runtime)
 
     @property
     def bytes(self) -> int:
@@ -54,13 +65,26 @@ class Model:
 
     def embed(self, rows: Sequence[TokenIds], prompt_tokens: Sequence[int]) -> Vectors:
         """Token ids -> float32 [rows, dim]. A call that the device has no memory for is halved until it fits."""
-        return _halving(self.encoder, self.encoder.embed, rows, prompt_tokens)
+        return halving(self.encoder.device, self.encoder.embed, rows, prompt_tokens)
+
+    @property
+    def mixer(self) -> Model | None:
+        """It, if texts of adapters may share its calls."""
+        return self if isinstance(self.encoder, encoder.Encoder) and self.encoder.takes_adapters else None
+
+    def embed_mixed(
+        self, rows: Sequence[TokenIds], prompt_tokens: Sequence[int], embedders: Sequence[Embedder]
+    ) -> Vectors:
+        """Rows of this model and of adapters over it, each of the embedder beside it."""
+        assert isinstance(self.encoder, encoder.Encoder), "only such a model is a mixer"
+        owners = [each.adapter if isinstance(each, Adapted) else None for each in embedders]
+        return adapted.embed(self.encoder, rows, prompt_tokens, owners)
 
 
 class TokenEmbedder:
     """A loaded generation where vectors of single tokens are wanted. It shares its model's queue."""
 
-    def __init__(self, runtime: runtimes.Loaded) -> None:
+    def __init__(self, runtime: runtimes.Embedding) -> None:
         self._runtime = runtime
 
     @property
@@ -69,35 +93,15 @@ class TokenEmbedder:
 
     def embed(self, rows: Sequence[TokenIds], prompt_tokens: Sequence[int]) -> Vectors:
         """-> [rows, 1] of objects, each float32 [tokens, width]: rows differ, and to the batcher one is as another."""
-        return _halving(self._runtime, self._embed, rows, prompt_tokens)
+        return halving(self._runtime.device, self._embed, rows, prompt_tokens)
 
     def _embed(self, rows: Sequence[TokenIds], prompt_tokens: Sequence[int]) -> Vectors:
-        found = np.empty((len(rows), 1), dtype=object)
-        for index, tokens in enumerate(self._runtime.token_vectors(rows)):
-            found[index, 0] = tokens
-        return cast(Vectors, found)
-
-
-def _halving(
-    runtime: runtimes.Loaded,
-    run: Callable[[Sequence[TokenIds], Sequence[int]], Vectors],
-    rows: Sequence[TokenIds],
-    prompt_tokens: Sequence[int],
-) -> Vectors:
-    """What `run` makes of the rows, of as many at once as the device has memory for."""
-    try:
-        return run(rows, prompt_tokens)
-    except memory.OutOfMemory as error:
-        memory.release(runtime.device)
-        if len(rows) == 1:
-            raise DoesNotFit(f"one text of {len(rows[0])} tokens does not fit into the device's memory") from error
-    half = len(rows) // 2
-    halves = ((rows[:half], prompt_tokens[:half]), (rows[half:], prompt_tokens[half:]))
-    return np.concatenate([_halving(runtime, run, *part) for part in halves])
+        return column(self._runtime.token_vectors(rows))
 
 
 class Loader:
-    """The pool's loader. `make_room` unloads all that is idle."""
+    """The pool's loader. `make_room` unloads all that is idle. Each language model gets room for the keys and values of
+    `cache_tokens`."""
 
     def __init__(
         self,
@@ -105,8 +109,10 @@ class Loader:
         recorder: Recorder,
         send: Callable[[wire.Report, bytes | memoryview], None],
         make_room: Callable[[], Awaitable[None]],
+        cache_tokens: int = 0,
     ) -> None:
         self._device = device
+        self._cache_tokens = cache_tokens
         self._recorder = recorder
         self._send = send
         self._wishes: dict[str, Wish] = {}
@@ -147,7 +153,7 @@ class Loader:
         self._wishes = {digest: wish for digest, wish in self._wishes.items() if digest in keep}
 
     def predict(self, generation: Generation) -> int:
-        return runtimes.predict(generation, self._wished(generation), self._device.name)
+        return runtimes.predict(generation, self._wished(generation), self._device.name, self._room(generation))
 
     async def load(self, generation: Generation) -> Runtime:
         await self._ahead.run(read_ahead, generation)  # so that the disk works while another load is being built
@@ -162,23 +168,23 @@ class Loader:
         return model
 
     async def close(self, runtime: Runtime) -> None:
-        assert isinstance(runtime, Model)
+        assert isinstance(runtime, Model | Speaker)
         await self._device.run(runtime.encoder.close)
         await self._device.release()
 
     async def park(self, runtime: Runtime) -> None:
         """Where the device is host memory the model is there already."""
-        assert isinstance(runtime, Model)
+        assert isinstance(runtime, Model | Speaker)
         if memory.on_cuda(self._device.name):
             await self._move(runtime, runtime.encoder.park)
 
     async def unpark(self, runtime: Runtime) -> None:
-        assert isinstance(runtime, Model)
+        assert isinstance(runtime, Model | Speaker)
         if memory.on_cuda(self._device.name):
             await self._move(runtime, functools.partial(runtime.encoder.place, self._device.name))
             self._tidy(runtime.encoder)
 
-    async def _read_or_make_room(self, generation: Generation) -> Model:
+    async def _read_or_make_room(self, generation: Generation) -> Model | Speaker:
         try:
             return await self._read(generation)
         except memory.OutOfMemory:
@@ -190,10 +196,11 @@ class Loader:
             message = "the device has no memory left for the model, with all idle ones unloaded"
             raise DoesNotFit(message) from error
 
-    async def _read(self, generation: Generation) -> Model:
+    async def _read(self, generation: Generation) -> Model | Speaker:
         """Disk to host memory on the disk lane, then to the device, and a probe before anybody else may use it."""
         wish, name = self._wished(generation), self._device.name
-        weights = self._disk.run(runtimes.load, generation, wish, name, self._failures)
+        room = self._room(generation)
+        weights = self._disk.run(runtimes.load, generation, wish, name, self._failures, room)
         words, read = await asyncio.gather(self._words.run(shared, generation), weights, return_exceptions=True)
         for failure in self._failures.news():
             self._send(failure, b"")
@@ -202,17 +209,47 @@ class Loader:
             tokenizer = _or_raise(words)
             await self._device.run(chosen.runtime.place, name)
             await self._probe(generation, chosen, tokenizer)
+            if isinstance(chosen.runtime, Generator):
+                return await self._speaker(generation, chosen.runtime, chosen.numerics, tokenizer)
         except BaseException:
             await self._device.run(chosen.runtime.close)
             raise
-        return Model(generation, chosen, tokenizer)
+        return Model(generation, chosen.runtime, chosen.numerics, tokenizer)
+
+    async def _speaker(
+        self, generation: Generation, generator: Generator, numerics: wire.Numerics, tokenizer: Tokenizer
+    ) -> Speaker:
+        template = await self._words.run(Template, generation)
+        manner = await self._words.run(causal.manner, generation)
+        room = self._room(generation)
+
+        async def run(advance: Callable[[], Came], requests: list[int]) -> Came:
+            return await self._device.call(advance, generation.digest, requests)
+
+        return Speaker(
+            generation,
+            numerics,
+            generator,
+            tokenizer=tokenizer,
+            template=template,
+            manner=manner,
+            room=room,
+            run=run,
+        )
+
+    def _room(self, generation: Generation) -> int:
+        """Tokens: no more than its longest rows would have."""
+        return min(self._cache_tokens, MOST_ROWS * generation.manifest.max_tokens)
 
     async def _probe(self, generation: Generation, chosen: runtimes.Chosen, tokenizer: Tokenizer) -> None:
         """Once in the life of a host: the content of a generation never changes, except where it is served in place."""
         key = (generation.digest, chosen.numerics)
         if generation.place is None and key in self._proven:
             return
-        await self._device.run(encoder.probe, chosen.runtime, tokenizer, generation.manifest)
+        if isinstance(chosen.runtime, Generator):
+            await self._device.run(chosen.runtime.probe)
+        else:
+            await self._device.run(encoder.probe, chosen.runtime, tokenizer, generation.manifest)
         self._proven[key] = True
 
     def _wished(self, generation: Generation) -> Wish:
@@ -228,7 +265,7 @@ class Loader:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _move(self, model: Model, move: Callable[[], None]) -> None:
+    async def _move(self, model: Model | Speaker, move: Callable[[], None]) -> None:
         digest = model.generation.digest
         try:
             async with self._device.turn([digest]):

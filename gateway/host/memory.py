@@ -22,6 +22,8 @@ from gateway.model import Manifest
 
 CUDA_SHARE: Final = 0.9  # of what is free at the start: the driver and fragmentation take the rest
 CUDA_RESERVE: Final = 1 << 30  # for the activations of a batch
+ADAPTER_SHARE: Final = 1 / 32  # of the bytes for models, in addition
+LEAST_ADAPTERS: Final = 64 << 20
 CPU_SHARE: Final = 0.5  # weights; the other half is for activations, the loading itself and the page cache
 HOST_SHARE: Final = 0.25  # of main memory, for what was evicted from all of the CUDA devices together
 CGROUPS: Final = Path("/sys/fs/cgroup")
@@ -58,6 +60,11 @@ def budget(device: str, wanted: int = 0) -> int:
         return int(allowed() * CPU_SHARE)
     free, _ = torch.cuda.mem_get_info(device)
     return max(0, int(free * CUDA_SHARE) - CUDA_RESERVE)
+
+
+def adapter_budget(models: int, wanted: int = 0) -> int:
+    """Bytes of adapters that may be on a device beside so many of models. `wanted` of 0 chooses."""
+    return wanted or max(LEAST_ADAPTERS, int(models * ADAPTER_SHARE))
 
 
 def host_budget(device: str, wanted: int | None = None) -> int:

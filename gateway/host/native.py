@@ -22,6 +22,7 @@ from gateway.host.blueprint import Blueprint
 from gateway.host.blueprint import read as read_blueprint
 from gateway.host.crew import crew
 from gateway.host.linear import Activation, Joined, Linear, joined
+from gateway.host.mixed import Changes
 from gateway.host.pooling import pool
 from gateway.host.segments import Integers, Segments
 from gateway.model import Generation, Pooling
@@ -58,38 +59,40 @@ class Native(nn.Module):
         """Nothing is left to be done; whoever asks for it frees the weights."""
         self._plain.clear()
 
-    def pooled(self, batch: Sequence[Integers], left_out: Integers) -> Tensor:
+    def pooled(self, batch: Sequence[Integers], left_out: Integers, changes: Changes | None = None) -> Tensor:
         """On a CPU: [texts, width * modes] in float32. `left_out` [texts] tokens at the head of each are not pooled."""
         threads = torch.get_num_threads()
         parts = _parts(batch, threads)
         if len(parts) == 1:  # all threads work on each of its products
-            return self._part(batch, left_out)
+            return self._part(batch, left_out, changes)
 
         def part(texts: list[int]) -> Tensor:
-            return self._part([batch[index] for index in texts], left_out[texts])
+            return self._part([batch[index] for index in texts], left_out[texts], changes and changes.of(texts))
 
         return _in_order(torch.cat(crew(threads).map(part, parts)), np.concatenate(parts))
 
-    def token_vectors(self, batch: Sequence[Integers]) -> list[Tensor]:
+    def token_vectors(self, batch: Sequence[Integers], changes: Changes | None = None) -> list[Tensor]:
         """On a CPU: for each text its token vectors [tokens, width] in float32."""
-        laid = segments.lay(batch, linear.rounded)
+        laid = segments.lay(batch, linear.rounded, changes.numbers if changes else None)
         lengths = [len(batch[index]) for index in laid.order]
-        rows = torch.split(self._tokens(laid)[: sum(lengths)].float(), lengths)
+        rows = torch.split(self._tokens(laid, changes)[: sum(lengths)].float(), lengths)
         placed = dict(zip(laid.order.tolist(), rows, strict=True))
         return [placed[index] for index in range(len(batch))]
 
-    def _part(self, batch: Sequence[Integers], left_out: Integers) -> Tensor:
-        laid = segments.lay(batch, linear.rounded)
-        return _in_order(self._pool(self._tokens(laid).float(), laid, left_out[laid.order]), laid.order)
+    def _part(self, batch: Sequence[Integers], left_out: Integers, changes: Changes | None) -> Tensor:
+        laid = segments.lay(batch, linear.rounded, changes.numbers if changes else None)
+        modes = changes.modes if changes else self._pooling.modes
+        return _in_order(self._pool(self._tokens(laid, changes).float(), laid, left_out[laid.order], modes), laid.order)
 
-    def _tokens(self, laid: Segments) -> Tensor:
+    def _tokens(self, laid: Segments, changes: Changes | None) -> Tensor:
         """Token vectors [rows, width], in the network's type."""
         plan = self.bert.plan
         positions = laid.places() if plan.skipped is None else laid.counted(plan.skipped) + plan.skipped
         attend = Grouped(laid.groups, plan.heads, self.bert.relative_bias())
-        return self.bert.forward(torch.from_numpy(laid.ids), torch.from_numpy(positions), attend)
+        blocks = changes.blocks(laid, plan.layers) if changes else None
+        return self.bert.forward(torch.from_numpy(laid.ids), torch.from_numpy(positions), attend, blocks)
 
-    def _pool(self, tokens: Tensor, laid: Segments, left_out: Integers) -> Tensor:
+    def _pool(self, tokens: Tensor, laid: Segments, left_out: Integers, modes: Sequence[str]) -> Tensor:
         """In the order of the laid texts."""
         found = []
         begin = 0
@@ -97,7 +100,7 @@ class Native(nn.Module):
             block = tokens[group.begin : group.end].view(group.count, group.length, -1)
             heads = left_out[begin : begin + group.count, None]
             kept = torch.from_numpy((np.arange(group.length) >= heads).astype(np.float32))
-            found.append(pool(block, kept, self._pooling.modes))
+            found.append(pool(block, kept, modes))
             begin += group.count
         return found[0] if len(found) == 1 else torch.cat(found)
 
@@ -105,7 +108,7 @@ class Native(nn.Module):
 def read(generation: Generation, pooling: Pooling, dtype: torch.dtype, *, reorder: bool) -> Native | None:
     """The network in host memory with its numbers in `dtype`, reordered if asked and possible, or None. Raises OSError,
     and ValueError for a file that is not whole."""
-    plan = _plan(generation)
+    plan = blueprint_of(generation)
     if plan is None:
         return None
     paths = [os.path.join(generation.path, name) for name in generation.manifest.weights]
@@ -123,6 +126,19 @@ def read(generation: Generation, pooling: Pooling, dtype: torch.dtype, *, reorde
         return None
     tensors.page_in(bert)
     return Native(bert, pooling, late=late)
+
+
+def blueprint_of(generation: Generation) -> Blueprint | None:
+    """What its config.json says of a network that we run ourselves; None for all others. Raises OSError."""
+    manifest = generation.manifest
+    if manifest.quantization is not None or not all(name.endswith(".safetensors") for name in manifest.weights):
+        return None
+    path = os.path.join(generation.path, manifest.transformer_path, "config.json")
+    try:
+        with open(path, "rb") as stream:
+            return read_blueprint(msgspec.json.decode(stream.read()))
+    except msgspec.DecodeError:
+        return None
 
 
 class Unusual(Exception):
@@ -198,18 +214,6 @@ def _layer(plan: Blueprint, held: Held, at: str) -> Layer:
         outer=held.linear(at + names.outer, width, inner),
         outer_norm=held.norm(at + names.outer_norm, plan),
     )
-
-
-def _plan(generation: Generation) -> Blueprint | None:
-    manifest = generation.manifest
-    if manifest.quantization is not None or not all(name.endswith(".safetensors") for name in manifest.weights):
-        return None
-    path = os.path.join(generation.path, manifest.transformer_path, "config.json")
-    try:
-        with open(path, "rb") as stream:
-            return read_blueprint(msgspec.json.decode(stream.read()))
-    except msgspec.DecodeError:
-        return None
 
 
 def _parts(batch: Sequence[Integers], threads: int) -> list[list[int]]:

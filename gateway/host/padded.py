@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from gateway.model import Generation, Pooling
 
 # Of encoder-decoder models the encoder alone makes the vectors.
 ENCODER_ONLY: Final = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel"}
+Head = Literal["", "scores", "generates"]
 POOLER: Final = "pooler"  # a head of its own behind the token vectors, which sentence embeddings do not use
 
 
@@ -69,14 +70,14 @@ def read(generation: Generation, pooling: Pooling, dtype: torch.dtype, *, reorde
     return Padded(module.eval(), pooling)
 
 
-def network(generation: Generation, dtype: torch.dtype, *, scores: bool = False) -> nn.Module:
-    """The network of transformers itself; with `scores` the head behind it that gives them. Raises LoadFailed."""
+def network(generation: Generation, dtype: torch.dtype, *, head: Head = "") -> nn.Module:
+    """The network of transformers itself, or with the head behind it that scores or generates. Raises LoadFailed."""
     transformers = library.transformers()
     path = os.path.join(generation.path, generation.manifest.transformer_path)
     try:
         config = transformers.AutoConfig.from_pretrained(path, **library.LOCAL)
-        config.use_cache = False
-        kind = _class(transformers, config, scores=scores)
+        config.use_cache = head == "generates"
+        kind = _class(transformers, config, head)
         options = _options(kind, config, dtype)
         if generation.manifest.quantization is not None:  # its library makes the tensors, where they are to be
             options["device_map"] = {"": "cpu"}
@@ -88,7 +89,7 @@ def network(generation: Generation, dtype: torch.dtype, *, scores: bool = False)
         raise LoadFailed(message, reason="weights_unreadable", generation=generation.short) from error
     module: nn.Module = found.requires_grad_(False)
     try:
-        _demand_every_weight(report, generation, but="" if scores else POOLER)
+        _demand_every_weight(report, generation, but="" if head else POOLER)
     except LoadFailed:
         empty(module)
         raise
@@ -103,9 +104,11 @@ def empty(*modules: nn.Module) -> None:
             tensor.data = tensor.new_empty(0)
 
 
-def _class(transformers: Any, config: Any, *, scores: bool) -> Any:
-    if scores:
+def _class(transformers: Any, config: Any, head: Head) -> Any:
+    if head == "scores":
         return transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
+    if head == "generates":
+        return transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     if name := ENCODER_ONLY.get(config.model_type):
         return getattr(transformers, name)
     return transformers.MODEL_MAPPING[type(config)]

@@ -35,7 +35,7 @@ class Scoring(Padded):
 
 def read(generation: Generation, dtype: torch.dtype, *, reorder: bool) -> Scoring:
     """The network in host memory with its numbers in `dtype`. Raises LoadFailed."""
-    module = padded.network(generation, dtype, scores=True)
+    module = padded.network(generation, dtype, head="scores")
     if reorder and linear.pays(dtype):
         linear.replace(module)
     tensors.page_in(module)

@@ -16,8 +16,9 @@ import torch
 from cachetools import LRUCache
 
 from gateway.errors import LoadFailed
-from gateway.host import encoder, launcher, memory, openvino_runtime, precision, quantized, shelf
+from gateway.host import causal, encoder, launcher, memory, openvino_runtime, precision, quantized, shelf
 from gateway.host.encoder import Encoder, Runtime
+from gateway.host.generator import Generator
 from gateway.host.openvino_runtime import OpenVino
 from gateway.host.quantized import Quantized
 from gateway.host.tokenize import TokenIds, shared
@@ -33,7 +34,8 @@ REMEMBERED: Final = 1024  # failures
 TOGETHER: Final = 8  # texts of one call, when they are measured
 
 
-Loaded = Encoder | OpenVino | Quantized
+Embedding = Encoder | OpenVino | Quantized
+Loaded = Embedding | Generator
 
 
 class Choice(NamedTuple):
@@ -77,6 +79,8 @@ def choose(wish: Wish, manifest: Manifest, device: str) -> Choice:
     """What `auto` means here. Raises LoadFailed for what this device never does."""
     if manifest.kind == "reranker":
         return _of_reranker(wish)
+    if manifest.kind == "generator" and (wish.runtime not in (AUTO, "torch") or wish.dtype == "int8"):
+        raise _unavailable("a language model is computed by torch, in float32, bfloat16 or float16")
     cuda = memory.on_cuda(device)
     dtype = wish.dtype
     if dtype == AUTO:
@@ -100,11 +104,16 @@ def _of_reranker(wish: Wish) -> Choice:
     return EXACT
 
 
-def load(generation: Generation, wish: Wish, device: str, failures: Failures | None = None) -> Chosen:
-    """As wished, or in torch's float32: in host memory, from where `place` takes it to `device`.
+def load(
+    generation: Generation, wish: Wish, device: str, failures: Failures | None = None, cache_tokens: int = 0
+) -> Chosen:
+    """As wished, or in torch's float32: in host memory, from where `place` takes it to `device`. A language model has
+    room for the keys and values of `cache_tokens`.
 
     Raises LoadFailed where the model itself is at fault, and memory.OutOfMemory. On the thread of loads: one at a time.
     """
+    if generation.manifest.kind == "generator":
+        return _generator(generation, wish, device, cache_tokens)
     failures = Failures() if failures is None else failures
     if generation.manifest.quantization is not None:
         return _as_stored(generation, wish, device, failures)
@@ -146,7 +155,7 @@ def _as_stored(generation: Generation, wish: Wish, device: str, failures: Failur
     return Chosen(runtime, Numerics(*choice, None, why))
 
 
-def predict(generation: Generation, wish: Wish, device: str) -> int:
+def predict(generation: Generation, wish: Wish, device: str, cache_tokens: int = 0) -> int:
     """Bytes that a load takes. One that falls back may take more: others make room then."""
     if generation.manifest.quantization == OPENVINO:
         return int(memory.predict(generation.manifest) * openvino_runtime.SHARES["int8"])
@@ -156,10 +165,27 @@ def predict(generation: Generation, wish: Wish, device: str) -> int:
         choice = choose(wish, generation.manifest, device)
     except LoadFailed:
         choice = EXACT
+    if generation.manifest.kind == "generator":
+        return memory.predict(generation.manifest, choice.dtype) + _cache_bytes(generation, choice, cache_tokens)
     if choice.runtime == "openvino":
         return int(memory.predict(generation.manifest) * openvino_runtime.SHARES[choice.dtype])
     weights = memory.predict(generation.manifest, choice.dtype)
     return weights + launcher.GRAPH_BYTES if memory.on_cuda(device) else weights
+
+
+def _generator(generation: Generation, wish: Wish, device: str, cache_tokens: int) -> Chosen:
+    """As wished: what a number format costs a language model is for who wishes it to know."""
+    choice = choose(wish, generation.manifest, device)
+    network = causal.read(generation, encoder.DTYPES[_torch_dtype(choice)])
+    return Chosen(Generator(network, _cache_bytes(generation, choice, cache_tokens)), Numerics(*choice))
+
+
+def _cache_bytes(generation: Generation, choice: Choice, tokens: int) -> int:
+    return tokens * generation.manifest.cache_width * encoder.DTYPES[_torch_dtype(choice)].itemsize
+
+
+def _torch_dtype(choice: Choice) -> encoder.Dtype:
+    return "bfloat16" if choice.dtype == "bfloat16" else "float16" if choice.dtype == "float16" else "float32"
 
 
 def _proven(generation: Generation, choice: Choice, device: str) -> Chosen:

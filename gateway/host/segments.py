@@ -53,10 +53,11 @@ class Segments:
         return np.where(real, total - before, 0)
 
 
-def lay(batch: Sequence[Integers], rounded: Callable[[int], int]) -> Segments:
-    """Without padding, short texts first; `rounded` says how many rows, fillers included, there are to be."""
+def lay(batch: Sequence[Integers], rounded: Callable[[int], int], kinds: Integers | None = None) -> Segments:
+    """Without padding, short texts first, and of equal ones those of a kind together; `rounded` says how many rows,
+    fillers included, there are to be."""
     lengths = np.fromiter(map(len, batch), dtype=np.int64, count=len(batch))
-    order = np.argsort(lengths, kind="stable")
+    order = np.argsort(lengths, kind="stable") if kinds is None else np.lexsort((kinds, lengths))
     rows = int(lengths.sum())
     ids = np.full(rounded(rows), FILLER, dtype=np.int64)
     np.concatenate([batch[index] for index in order], out=ids[:rows])

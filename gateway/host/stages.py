@@ -7,6 +7,7 @@ missing or of another shape: a random layer would serve noise that looks like ve
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -61,6 +62,20 @@ def activated(scores: Vectors, name: str) -> Vectors:
     with torch.inference_mode():
         found: Vectors = activation(name)(torch.from_numpy(scores)).numpy()
         return found
+
+
+def apart(pooled: Tensor, tails: Sequence[nn.Sequential]) -> Tensor:
+    """What comes of each row [rows, width] behind its own modules, of which all give as many numbers."""
+    places: dict[nn.Sequential, list[int]] = {}
+    for row, tail in enumerate(tails):
+        places.setdefault(tail, []).append(row)
+    if len(places) == 1:
+        vectors: Tensor = tails[0](pooled)
+        return vectors
+    order = torch.tensor([row for rows in places.values() for row in rows], device=pooled.device)
+    parts = torch.split(pooled[order], [len(rows) for rows in places.values()])
+    found = torch.cat([tail(part) for tail, part in zip(places, parts, strict=True)])
+    return torch.empty_like(found).index_copy_(0, order, found)
 
 
 def build(path: str, stages: tuple[Stage, ...], *, mapped: bool = True) -> nn.Sequential:

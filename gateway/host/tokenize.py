@@ -113,6 +113,16 @@ class Tokenizer:
         encodings = self._read_enough(whole, special=False) if own else self._encodings(whole, special=False)
         return [[id for part in self.parts(encoding) for id in part.ids] for encoding in encodings]
 
+    def framed(self, text: str) -> Row:
+        """All ids of a text that a language model continues, with the special tokens before it and none behind."""
+        (body,) = self.bodies([text])
+        return [*self.frame.head, *body]
+
+    @property
+    def backend(self) -> Backend:
+        """What the tokenizers library has."""
+        return self._backend
+
     def parts(self, encoding: Encoding) -> list[Encoding]:
         """An encoding and what was cut off it, in the order of the text."""
         parts = [encoding, *encoding.overflowing]

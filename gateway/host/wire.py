@@ -38,6 +38,21 @@ class Options(msgspec.Struct, frozen=True):
     most_tokens: int = 0
 
 
+class Sampling(msgspec.Struct, frozen=True):
+    """How a language model continues: `max_tokens` at most, 0 for as many as fit. None leaves it to what the model says
+    of itself; a temperature of 0 is greedy, and a `top_k` of 0 is all. Where one of `stop` comes up the text ends
+    before it. Without a `seed` it is another answer each time."""
+
+    max_tokens: int = 0
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    stop: list[str] = []
+    seed: int | None = None
+
+
 class Offer(msgspec.Struct, frozen=True, tag=True):
     """This generation may be asked for from now on, and is wished to be computed so. Nothing is left open in `wish`; a
     generation that is loaded already stays as it is."""
@@ -115,6 +130,27 @@ class Token(msgspec.Struct, frozen=True, array_like=True, gc=False):
     stop: int | None
 
 
+class Turn(msgspec.Struct, frozen=True):
+    """Of a conversation. `role` is system, user or assistant, or what else the model's template knows."""
+
+    role: str
+    content: str
+
+
+class Generate(msgspec.Struct, frozen=True, tag=True):
+    """Continue the text, or the conversation where there are turns. Told in pieces; the rest is as in Embed."""
+
+    id: int
+    digest: str
+    text: str
+    turns: list[Turn]
+    sampling: Sampling
+    alone: bool = False
+    flow: str = ""
+    weight: float = 1.0
+    deadline: float | None = None
+
+
 class Load(msgspec.Struct, frozen=True, tag=True):
     id: int
     digest: str
@@ -158,6 +194,17 @@ class Done(msgspec.Struct, frozen=True, tag=True):
     queue_seconds: float = 0.0
     compute_seconds: float = 0.0
     counts: list[int] = []
+
+
+class Piece(msgspec.Struct, frozen=True, tag=True):
+    """Some more of the answer to request `id`; `tokens` of the answer until here, `prompt` those of what was read.
+    `finish` is stop or length on the last one. A Done comes behind it."""
+
+    id: int
+    text: str
+    prompt: int
+    tokens: int
+    finish: str = ""
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):
@@ -275,9 +322,9 @@ class Batch(msgspec.Struct, frozen=True, tag=True):
     seconds: float
 
 
-Work = Embed | Rerank | Tokenize | Decode  # what is admitted to the queue, or refused
+Work = Embed | Rerank | Tokenize | Decode | Generate  # what is admitted to the queue, or refused
 Command = Offer | Work | Load | Unload | Cancel | Keep
-Report = Ready | Done | Failed | Residency | Loaded | Unloaded | LoadFailure | Batch | FellBack
+Report = Ready | Done | Piece | Failed | Residency | Loaded | Unloaded | LoadFailure | Batch | FellBack
 
 commands: Final[msgspec.msgpack.Decoder[Command]] = msgspec.msgpack.Decoder(Command)
 reports: Final[msgspec.msgpack.Decoder[Report]] = msgspec.msgpack.Decoder(Report)

@@ -33,6 +33,18 @@ class Embedder(Protocol):
         """Token ids -> float32 [rows, dim], which the caller may keep. On the device lane."""
 
 
+class Mixer(Protocol):
+    """What computes rows of several embedders in one device call: a base, its own texts and those of its adapters."""
+
+    @property
+    def packed(self) -> bool: ...
+
+    def embed_mixed(
+        self, rows: Sequence[TokenIds], prompt_tokens: Sequence[int], embedders: Sequence[Embedder]
+    ) -> Vectors:
+        """As `Embedder.embed`, each row by the embedder beside it."""
+
+
 class Work:
     """The texts of one request. Those that still wait are `order[taken:]`; they count `waiting` tokens."""
 
@@ -45,8 +57,10 @@ class Work:
         *,
         now: float,
         deadline: float | None = None,
+        mixer: Mixer | None = None,
     ) -> None:
         self.embedder = embedder
+        self.mixer = mixer  # if works of other embedders may share its calls
         self.request = request
         self.rows = rows
         self.prompt_tokens = prompt_tokens
@@ -64,6 +78,11 @@ class Work:
         self.queue_seconds: float | None = None  # until its first row was on the device
         self.compute_seconds = 0.0
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    @property
+    def computed_by(self) -> Embedder | Mixer:
+        """Works of the same one may share a call."""
+        return self.mixer or self.embedder
 
     @property
     def waiting(self) -> int:
@@ -120,10 +139,10 @@ class Part(NamedTuple):
 
 
 class Call(NamedTuple):
-    """One device call, of one generation."""
+    """One device call: of one embedder, or of several that a mixer computes together."""
 
     key: str
-    embedder: Embedder
+    embedder: Embedder | Mixer
     parts: Sequence[Part]
 
     @property
@@ -153,16 +172,20 @@ class Call(NamedTuple):
         """On the device lane. The rows of each part stand together, in the order of the parts."""
         rows = [part.work.rows[index] for part in self.parts for index in part.indices]
         prompts = [part.work.prompt_tokens for part in self.parts for _ in part.indices]
-        return self.embedder.embed(rows, prompts)
+        first = self.parts[0].work
+        if first.mixer is None or all(part.work.embedder is first.embedder for part in self.parts):
+            return first.embedder.embed(rows, prompts)
+        owners = [part.work.embedder for part in self.parts for _ in part.indices]
+        return first.mixer.embed_mixed(rows, prompts, owners)
 
 
-def calls(key: str, embedder: Embedder, parts: Sequence[Part], most_tokens: int) -> list[Call]:
-    """One batch as device calls: one, unless padding makes several cheaper, or not all of it is the embedder's."""
-    others = [part for part in parts if part.work.embedder is not embedder]
+def calls(key: str, parts: Sequence[Part], most_tokens: int) -> list[Call]:
+    """One batch as device calls: one, unless padding makes several cheaper, or not all of it can share one."""
+    embedder = parts[0].work.computed_by
+    others = [part for part in parts if part.work.computed_by is not embedder]
     if others:
-        same = [part for part in parts if part.work.embedder is embedder]
-        first = calls(key, embedder, same, most_tokens) if same else []
-        return first + calls(key, others[0].work.embedder, others, most_tokens)
+        same = [part for part in parts if part.work.computed_by is embedder]
+        return calls(key, same, most_tokens) + calls(key, others, most_tokens)
     whole = Call(key, embedder, parts)
     padded = whole.padded_tokens
     if embedder.packed or (padded <= most_tokens and not _wasteful(padded, padded - whole.tokens)):

@@ -56,8 +56,10 @@ class Usage:
         self.changed = False
 
     def __call__(self, event: events.Event) -> None:
-        """Hears of every request; those of nobody are nobody's."""
-        if isinstance(event, events.RequestFinished) and event.tenant is not None and event.method not in LOOKING:
+        """Hears of every request, those of nobody being nobody's, and of what knowledge bases embed by themselves."""
+        if isinstance(event, events.ChunksEmbedded):
+            self._add(event)
+        elif isinstance(event, events.RequestFinished) and event.tenant is not None and event.method not in LOOKING:
             self._count(event, event.tenant)
 
     def _count(self, event: events.RequestFinished, tenant: str) -> None:
@@ -70,6 +72,15 @@ class Usage:
             row.texts += event.texts
         elif event.status != GONE:
             row.refusals += 1
+        self.changed = True
+
+    def _add(self, event: events.ChunksEmbedded) -> None:
+        """No request: it was acknowledged before, or nobody asked."""
+        row = self._row(event.owner, event.model)
+        row.last = self._clock()
+        row.texts += event.texts
+        row.tokens += event.tokens
+        row.compute_seconds += event.compute_seconds
         self.changed = True
 
     def _row(self, tenant: str, model: str) -> Row:

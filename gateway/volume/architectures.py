@@ -51,6 +51,9 @@ FAMILIES: Final[dict[str, Family]] = {
 # Families whose cross-encoders transformers runs as it runs their encoders: one pass over both texts.
 RERANKERS: Final = frozenset(FAMILIES) - {name for name, family in FAMILIES.items() if family.decoder} - T5S
 SCORING: Final = "ForSequenceClassification"
+# Families that are served as language models: their keys and values are kept for every token that was read.
+GENERATORS: Final = frozenset(name for name, family in FAMILIES.items() if family.decoder)
+CAUSAL: Final = "ForCausalLM"
 GENERATING: Final = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 HEADLESS: Final = ("ForMaskedLM", "ForPreTraining")  # heads that are left off without a loss
 LONGEST: Final = 32_768  # tokens, where neither the model nor its tokenizer gives an end
@@ -73,13 +76,14 @@ class Architecture:
     max_position_embeddings: int
     positions: int | None
     quantization: str | None
+    cache_width: int = 0  # numbers that a generator keeps of a token: its keys and values in all layers
 
 
 def read_architecture(
-    folder: Folder, path: str, findings: Findings, *, modules: bool, scores: bool = False
+    folder: Folder, path: str, findings: Findings, *, modules: bool, headed: bool = False
 ) -> Architecture:
-    """The config.json in the sub-folder `path`. `modules` says whether a modules.json names this transformer, `scores`
-    whether it is wanted with the head that it has.
+    """The config.json in the sub-folder `path`. `modules` says whether a modules.json names this transformer, `headed`
+    whether it is wanted with the head that it has, which scores or generates.
 
     Raises Unfit (config_missing, config_invalid, kind_not_served, architecture_not_served, custom_code).
     """
@@ -88,11 +92,13 @@ def read_architecture(
         raise unfit("config_missing", f"{name} is missing", name)
     config = Document.read(folder, name, "config_invalid")
     architecture = next(iter(config.texts("architectures")), "")
-    if not modules and not scores:
+    if not modules and not headed:
         _refuse_other_kinds(architecture, name)
-    family = _family(config, findings, modules=modules or scores)
-    if scores and config.text("model_type") not in RERANKERS:
-        message = f"{shown(architecture)} is recognised as a reranker; one of this type is not served by this version"
+    family = _family(config, findings, modules=modules or headed)
+    generates = headed and architecture.endswith(CAUSAL)
+    if headed and config.text("model_type") not in (GENERATORS if generates else RERANKERS):
+        kind = "a language model" if generates else "a reranker"
+        message = f"{shown(architecture)} is recognised as {kind}; one of this type is not served by this version"
         raise unfit("kind_not_served", message, name)
     hidden = config.count(family.width if family.width in config.fields else "hidden_size")
     quantization = findings.attempt(read_quantization, config)
@@ -106,6 +112,7 @@ def read_architecture(
         max_position_embeddings=_longest(config, family),
         positions=_positions(config, family),
         quantization=quantization,
+        cache_width=_cache_width(config) if generates else 0,
     )
 
 
@@ -173,3 +180,9 @@ def _positions(config: Document, family: Family) -> int | None:
     if type(padding) is not int or not 0 <= padding < count - 1:
         raise config.fault(f"pad_token_id is {shown(padding)}, expected a number below max_position_embeddings")
     return count - padding - 1
+
+
+def _cache_width(config: Document) -> int:
+    heads = config.count("num_attention_heads")
+    width = config.count("head_dim", config.count("hidden_size") // max(1, heads))
+    return 2 * config.count("num_hidden_layers") * config.count("num_key_value_heads", heads) * width

@@ -8,11 +8,14 @@ import os
 import re
 import tomllib
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
+
+import msgspec
 
 from gateway.errors import InvalidModelId
-from gateway.model import HUB_CACHE, NAME, PREFIX, ModelId, ModelRef
+from gateway.model import HUB_CACHE, NAME, PREFIX, Generation, ModelId, ModelRef
 from gateway.volume import source
+from gateway.volume.directory import Directory
 from gateway.volume.files import CONFIG_CAP, read_capped
 from gateway.volume.reasons import Unfit
 
@@ -30,13 +33,33 @@ def find_base(references: Sequence[str], root: str) -> ModelId | None:
     By id or path on the volume and by the Hub cache's layout, then by aliases.toml, then by the last part of the
     reference under base/. None when none is there. Blocking; it reads names, and aliases.toml.
     """
+    found = search(references, root)
+    return found.directory.model if found else None
+
+
+class Base(NamedTuple):
+    """The model that an adapter changes, and what that is now. `model` has a version where the adapter names one."""
+
+    model: ModelId
+    generation: Generation
+
+
+class Found(NamedTuple):
+    """`model` has a version only where a reference names one; of several the `directory` is the highest."""
+
+    model: ModelId
+    directory: Directory
+
+
+def search(references: Sequence[str], root: str) -> Found | None:
+    """As `find_base`, and the directory with it."""
     for candidate in _candidates(references, root):
         directory = source.find(root, candidate)
         if directory is None or directory.error:
             continue
         names = {file.path for file in directory.files}
         if names & ANCHORS and ADAPTER not in names:  # an adapter over an adapter is none
-            return directory.model
+            return Found(msgspec.structs.replace(directory.model, version=candidate.version), directory)
     return None
 
 

@@ -23,9 +23,10 @@ import msgspec
 
 from gateway.model import Accepted, Generation, Manifest, Place, Rejected
 from gateway.volume import nesting, reasons
+from gateway.volume.bases import Base
 from gateway.volume.copying import Refused, copy, storing, write_all, writing
 from gateway.volume.directory import Directory, look
-from gateway.volume.manifest import judge
+from gateway.volume.manifest import judge, not_ready
 from gateway.volume.reasons import Unfit
 from gateway.volume.record import IN_PLACE, Record, StoredFile, digest_of, kept_name, may_stay, stands
 from gateway.volume.sums import Sums
@@ -62,8 +63,9 @@ class Store:
         self._copy_budget = copy_budget
         self._in_place = in_place
 
-    def choose(self, directory: Directory, root: str) -> Directory:
+    def choose(self, directory: Directory, root: str, base: Base | None = None) -> Directory:
         """The directory itself, or where it holds another of its name the one of the two that is meant, with a warning.
+        `base` is that of an adapter.
 
         Raises Changed if it changed meanwhile.
         """
@@ -73,56 +75,62 @@ class Store:
         outer = nesting.around(directory, root)
         if outer is None or _changed(directory, root):
             raise Changed(directory.model.path)
-        return nesting.choose(outer, self._fit(outer, root), inner, self._fit(inner, root))
+        return nesting.choose(outer, self._fit(outer, root, base), inner, self._fit(inner, root, base))
 
-    def accept(self, directory: Directory, root: str) -> Generation:
-        """Judges a settled directory and takes a copy; links in it may lead anywhere below `root`.
+    def accept(self, directory: Directory, root: str, base: Base | None = None) -> Generation:
+        """Judges a settled directory and takes a copy; links in it may lead anywhere below `root`. `base` is what an
+        adapter changes, in this store as well.
 
         Of two nested ones it takes the one that `choose` says. Raises Refused, or Changed if it changed meanwhile.
         """
         if directory.error:
             raise Refused((directory.error,))
-        directory = self.choose(directory, root)
+        directory = self.choose(directory, root, base)
         try:
-            return self._accept(directory, root)
+            return self._accept(directory, root, base)
         except Refused as error:
             if _changed(directory, root):  # then the refusal was of a state that is no more
                 raise Changed(directory.model.path) from error
             raise
 
-    def _accept(self, directory: Directory, root: str) -> Generation:
+    def _accept(self, directory: Directory, root: str, base: Base | None) -> Generation:
         sums = self._sums or Sums(root)
-        manifest = self._judge(directory.path, root)
+        manifest = self._judge(directory.path, root, base)
+        if manifest.lora is not None and base is None:  # fit for what lies on the volume, of which there is no copy yet
+            raise Refused((not_ready(manifest.lora.base, "it has not been taken in yet").reason,))
         if reason := sums.check(directory).reason:
             raise Refused((reason,))
         size = _sizes(directory, manifest)
         if self._is_large(size) and may_stay(manifest):
-            return self._take_in_place(directory, manifest, root, sums)
+            return self._take_in_place(directory, manifest, root, sums, base)
         self._make_room(size)
         staging = os.path.join(self._base, "." + secrets.token_hex(8))
         try:
             files = self._copy(directory, manifest, root, staging, sums)
             if _changed(directory, root):
                 raise Changed(directory.model.path)
-            return self._keep(staging, files, manifest)
+            return self._keep(staging, files, manifest, base)
         except Unfit as error:
             raise Refused((error.reason,)) from error
         finally:
             _erase(staging)
 
     def open(self, digest: str) -> Generation | None:
-        """A stored generation, when its record can be read and every file has its size."""
+        """A stored generation, when its record can be read and every file has its size; of an adapter with its base."""
         record = self._record(digest)
         if record is None:
             return None
+        base = self.open(record.base) if record.base else None
+        if record.base and base is None:
+            return None
         if record.path is not None and record.place is not None:
-            return Generation(digest, record.path, record.manifest, record.place) if stands(record) else None
+            return Generation(digest, record.path, record.manifest, record.place, base) if stands(record) else None
         folder = os.path.join(self._base, digest, FILES)
         try:
             whole = all(os.stat(os.path.join(folder, file.path)).st_size == file.size for file in record.files)
         except OSError:
             return None
-        return Generation(digest, folder, record.manifest) if whole else None
+        return Generation(digest, folder, record.manifest, base=base) if whole else None
 
     def bytes(self, digest: str) -> int:
         """What a generation takes on the disk; 0 if there is none, or if it is served in place."""
@@ -162,22 +170,24 @@ class Store:
                 for path in [os.path.join(self._base, name)] if name.startswith(".") else halves:
                     _erase(path)
 
-    def _judge(self, path: str, root: str) -> Manifest:
-        verdict = judge(path, root=root, allow_pickle=self._allow_pickle)
+    def _judge(self, path: str, root: str, base: Base | None) -> Manifest:
+        verdict = judge(path, root=root, allow_pickle=self._allow_pickle, base=base)
         if isinstance(verdict, Rejected):
             raise Refused(verdict.reasons)
         return verdict.manifest
 
-    def _fit(self, directory: Directory, root: str) -> Manifest | None:
+    def _fit(self, directory: Directory, root: str, base: Base | None) -> Manifest | None:
         """What the directory is, if nothing of it alone stands against serving it."""
-        verdict = judge(directory.path, root=root, allow_pickle=self._allow_pickle)
+        verdict = judge(directory.path, root=root, allow_pickle=self._allow_pickle, base=base)
         whole = directory.error is None and (self._sums or Sums(root)).check(directory).reason is None
         return verdict.manifest if isinstance(verdict, Accepted) and whole else None
 
     def _is_large(self, size: int) -> bool:
         return 0 < self._copy_budget < size or (self._in_place and size + SPARE_BYTES > self._free())
 
-    def _take_in_place(self, directory: Directory, manifest: Manifest, root: str, sums: Sums) -> Generation:
+    def _take_in_place(
+        self, directory: Directory, manifest: Manifest, root: str, sums: Sums, base: Base | None
+    ) -> Generation:
         """The same digest as a copy would have, and no copy: every file is read, and none is written."""
         stats = {file.path: file for file in directory.files}
         if not stats.keys() >= set(manifest.files):  # one of them came after the look
@@ -190,16 +200,17 @@ class Store:
             raise Refused((error.reason,)) from error
         if _changed(directory, root):
             raise Changed(directory.model.path)
-        digest = digest_of(files, manifest.wish)
+        below = base.generation if base and manifest.lora else None
+        digest = digest_of(files, manifest.wish, below.digest if below else None)
         stored = self.open(digest)
         if stored is not None and stored.place is None:
             return stored  # a copy, from when there was room for one
         name = directory.model.name
         place = Place(os.path.realpath(root), name, tuple(sorted(directory.apart)), directory.fingerprint)
         manifest = msgspec.structs.replace(manifest, warnings=(*manifest.warnings, IN_PLACE))
-        record = Record(digest, manifest, files, directory.path, place)
+        record = Record(digest, manifest, files, directory.path, place, below.digest if below else None)
         self._write_down(record)
-        return Generation(record.digest, directory.path, manifest, place)
+        return Generation(record.digest, directory.path, manifest, place, below)
 
     def _write_down(self, record: Record) -> None:
         """Keeps the record of a generation that is served in place, for the next start."""
@@ -242,19 +253,21 @@ class Store:
             files.append(StoredFile(kept, *copy(os.path.join(directory.path, name), target, root, name, known)))
         return tuple(sorted(files, key=lambda file: file.path))
 
-    def _keep(self, staging: str, files: tuple[StoredFile, ...], original: Manifest) -> Generation:
+    def _keep(self, staging: str, files: tuple[StoredFile, ...], original: Manifest, base: Base | None) -> Generation:
         """Judges the copy, and gives it its name. What the metadata said, which is not copied, is the `original`'s."""
         folder = os.path.join(staging, FILES)
-        judged = self._judge(folder, folder)
+        judged = self._judge(folder, folder, base)
         manifest = msgspec.structs.replace(judged, wish=original.wish, samples=original.samples)
-        record = Record(digest_of(files, manifest.wish), manifest, files)
+        below = base.generation if base and manifest.lora else None
+        digest = digest_of(files, manifest.wish, below.digest if below else None)
+        record = Record(digest, manifest, files, base=below.digest if below else None)
         with writing(os.path.join(staging, RECORD)) as descriptor:
             write_all(descriptor, msgspec.json.encode(record))
         with storing():
             _seal(folder)
             _sync(staging)
-            self._name(staging, record.digest)
-        return Generation(record.digest, os.path.join(self._base, record.digest, FILES), record.manifest)
+            self._name(staging, digest)
+        return Generation(digest, os.path.join(self._base, digest, FILES), manifest, base=below)
 
     def _name(self, staging: str, digest: str) -> None:
         """First the rename, then the look at what is in its way: two lanes may be taking equal content at once."""

@@ -12,17 +12,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from gateway.model import SUBMODULE, Accepted, Kind, Manifest, Pooling, Rejected, Verdict
+from gateway.model import SUBMODULE, Accepted, Generation, Kind, Manifest, Pooling, Rejected, Verdict
 from gateway.volume import adapters, modules
-from gateway.volume.adapters import read_adapter
-from gateway.volume.architectures import SCORING, Architecture, generates, head, read_architecture
-from gateway.volume.bases import find_base
+from gateway.volume.adapters import Adapter, read_adapter
+from gateway.volume.architectures import CAUSAL, SCORING, Architecture, generates, head, read_architecture
+from gateway.volume.bases import Base, search
+from gateway.volume.conversation import read_conversation
 from gateway.volume.documents import shown
 from gateway.volume.files import Folder
 from gateway.volume.heads import Head, check_head, read_head
 from gateway.volume.metadata import read_metadata, read_samples, read_wish
 from gateway.volume.modules import Module, Pipeline, read_modules, read_pipeline
 from gateway.volume.networks import XML, has_network, read_network
+from gateway.volume.overlay import overlay
 from gateway.volume.prompts import PROMPTS, Prompts, read_prompts
 from gateway.volume.quantized import OPENVINO, demand_library
 from gateway.volume.reasons import Findings, Unfit, unfit
@@ -60,6 +62,7 @@ class Parts:
     prompts: Prompts
     pipeline: Pipeline
     head: Head | None  # of a reranker
+    conversation: tuple[str, ...]  # files of a generator that say how it is spoken to
 
     @property
     def stored(self) -> tuple[Weights, ...]:
@@ -67,17 +70,18 @@ class Parts:
         return (self.weights, *self.pipeline.weights)
 
 
-def judge(directory: str, *, root: str | None = None, allow_pickle: bool = False) -> Verdict:
+def judge(directory: str, *, root: str | None = None, allow_pickle: bool = False, base: Base | None = None) -> Verdict:
     """The verdict on a model directory, from its files alone. Never raises; blocks on the disk.
 
     `root` is the volume: where links may lead, and where the base of an adapter is looked for. Without it links stay in
-    the directory, and no base is looked for. `allow_pickle` lets `.bin` weights count.
+    the directory, and no base is looked for. `base` is one that was found already. `allow_pickle` lets `.bin` weights
+    count.
     """
     folder = Folder(directory, os.path.realpath(root if root is not None else directory))
     findings = Findings()
     if folder.has(adapters.FILE):
-        findings.attempt(_judge_adapter, folder, root, findings, allow_pickle)
-        return Rejected(tuple(findings.reasons))
+        manifest = findings.attempt(_judge_adapter, folder, root, findings, allow_pickle, base)
+        return Accepted(manifest) if manifest and not findings.reasons else Rejected(tuple(findings.reasons))
     layout = findings.attempt(_layout, folder, findings)
     parts = _read(folder, layout, findings, allow_pickle) if layout else None
     if layout is None or parts is None or findings.reasons:
@@ -86,30 +90,42 @@ def judge(directory: str, *, root: str | None = None, allow_pickle: bool = False
     return Accepted(_manifest(layout, parts, metadata, findings.warnings))
 
 
-def _judge_adapter(folder: Folder, root: str | None, findings: Findings, allow_pickle: bool) -> None:
-    """Whether an adapter is whole, and whether its base is there. Raises Unfit: none is served yet."""
+def _judge_adapter(
+    folder: Folder, root: str | None, findings: Findings, allow_pickle: bool, base: Base | None
+) -> Manifest | None:
+    """What an adapter and its base are together. Raises Unfit; None where `findings` has why not."""
     adapter = findings.attempt(read_adapter, folder, allow_pickle=allow_pickle)
     entries = folder.entries()
+    chain = None
     if modules.FILE in entries:
-        findings.attempt(read_modules, folder)
+        chain = findings.attempt(read_modules, folder)
     elif hint := _hint(folder, entries):
         findings.attempt(_missing_modules, hint)
     if "tokenizer.json" in entries:  # one without a tokenizer takes that of its base
         read_tokenizer(folder, "", None, findings, config_required=False)
     if adapter is None or findings.reasons:
-        return
+        return None
+    return overlay(
+        folder, adapter, base or _base(adapter, root, allow_pickle), chain, findings, allow_pickle=allow_pickle
+    )
+
+
+def _base(adapter: Adapter, root: str | None, allow_pickle: bool) -> Base:
+    """As it lies on the volume. Raises Unfit."""
     named = shown(adapter.references[0])
-    base = find_base(adapter.references, root) if root is not None else None
-    if root is not None and base is None:
-        findings.attempt(_missing_base, named)
-    over = f"over {base.path if base else named}, {'a language model' if adapter.generates else 'an encoder'},"
-    message = f"an adapter of rank {adapter.rank} {over} is recognised; this kind is not served by this version"
-    raise unfit("kind_not_served", message, adapters.FILE)
+    found = search(adapter.references, root) if root is not None else None
+    if found is None:
+        where = "is not on the volume by its id, in base/ or in aliases.toml"
+        raise unfit("base_missing", f"it waits for its base {named}, which {where}", adapters.FILE)
+    verdict = judge(found.directory.path, root=root, allow_pickle=allow_pickle)
+    if isinstance(verdict, Rejected):
+        raise not_ready(found.model.path, verdict.reasons[0].message)
+    return Base(found.model, Generation(digest="", path=found.directory.path, manifest=verdict.manifest))
 
 
-def _missing_base(named: str) -> None:
-    message = f"it waits for its base {named}, which is not on the volume by its id, in base/ or in aliases.toml"
-    raise unfit("base_missing", message, adapters.FILE)
+def not_ready(base: str, why: str) -> Unfit:
+    """To be raised: the base is on the volume, and is not served."""
+    return unfit("base_not_ready", f"it waits for its base {base}, which is not served: {why}", adapters.FILE)
 
 
 def _layout(folder: Folder, findings: Findings) -> Layout:
@@ -118,13 +134,14 @@ def _layout(folder: Folder, findings: Findings) -> Layout:
     if modules.FILE in entries:
         chain = read_modules(folder)
         return Layout(_kind(folder, chain), "sentence-transformers", chain[0].path, chain)
-    scores = (head(folder, "") or "").endswith(SCORING)
+    named = head(folder, "") or ""
+    scores = named.endswith(SCORING)
     hint = _hint(folder, entries)
     if scores and hint == README:  # a CrossEncoder had no modules.json before 5.4, and said in its README who made it
         hint = None
     kind: Kind = "reranker" if scores else "encoder"
     if hint is None:
-        return Layout(kind, "transformers", "", None)
+        return Layout("generator" if named.endswith(CAUSAL) else kind, "transformers", "", None)
     findings.attempt(_missing_modules, hint)
     path = "0_Transformer" if "0_Transformer" in entries else ""
     return Layout(kind, "sentence-transformers", path, None)
@@ -164,7 +181,8 @@ def _read(folder: Folder, layout: Layout, findings: Findings, allow_pickle: bool
     ours = layout.library == "sentence-transformers"
     path = layout.transformer
     scores = layout.kind == "reranker"
-    architecture = findings.attempt(read_architecture, folder, path, findings, modules=ours, scores=scores)
+    generator = layout.kind == "generator"
+    architecture = findings.attempt(read_architecture, folder, path, findings, modules=ours, headed=scores or generator)
     if any(found.code == "kind_not_served" for found in findings.reasons):
         if generates(folder, path):  # it will be served one day, and whether it is whole is of interest today
             findings.attempt(find_weights, folder, path, allow_pickle=allow_pickle)
@@ -177,6 +195,7 @@ def _read(folder: Folder, layout: Layout, findings: Findings, allow_pickle: bool
     settings = findings.attempt(read_settings, folder, path, form) if ours else Settings()
     prompts = findings.attempt(read_prompts, folder, findings, layout.kind) if ours else Prompts()
     read_of_head = findings.attempt(read_head, folder, path, findings) if scores else None
+    conversation = findings.attempt(read_conversation, folder, path) if generator else ()
     if architecture is None:
         return None
     if weights is not None:
@@ -185,11 +204,11 @@ def _read(folder: Folder, layout: Layout, findings: Findings, allow_pickle: bool
         if read_of_head is not None:
             findings.attempt(check_head, weights)
     pipeline = findings.attempt(_pipeline, folder, layout, architecture.hidden, allow_pickle)
-    if weights is None or settings is None or prompts is None or pipeline is None:
+    if weights is None or settings is None or prompts is None or pipeline is None or conversation is None:
         return None
     if ours and settings.file is None:
         findings.warn("there is no sentence_bert_config.json: texts may be as long as tokenizer and model allow")
-    return Parts(architecture, weights, tokenizer, settings, prompts, pipeline, read_of_head)
+    return Parts(architecture, weights, tokenizer, settings, prompts, pipeline, read_of_head, conversation)
 
 
 def _weights(folder: Folder, path: str, allow_pickle: bool) -> Weights:
@@ -211,8 +230,8 @@ def _check_form(layout: Layout, architecture: Architecture, weights: Weights) ->
     file = weights.files[0]
     if architecture.quantization and _is_network(weights):
         raise unfit("quantization_not_served", f"config.json says {architecture.quantization}, beside {file}", file)
-    if layout.kind == "reranker":
-        raise unfit("quantization_not_served", f"a reranker whose weights are of {form} is not served", file)
+    if layout.kind != "encoder":
+        raise unfit("quantization_not_served", f"a {layout.kind} whose weights are of {form} is not served", file)
     if not _is_network(weights) and not all(name.endswith(".safetensors") for name in weights.files):
         raise unfit("quantization_not_served", f"weights of {form} are served as safetensors alone", file)
 
@@ -230,7 +249,7 @@ def _manifest(layout: Layout, parts: Parts, metadata: Mapping[str, Any], warning
         model_type=architecture.model_type,
         architecture=architecture.name,
         dim=parts.pipeline.dim,
-        max_tokens=max_tokens(parts.settings, parts.tokenizer.max_length, architecture),
+        max_tokens=_longest(layout, parts),
         vocab_size=architecture.vocab_size,
         transformer_path=layout.transformer,
         tokenizer_path=layout.transformer,
@@ -248,13 +267,22 @@ def _manifest(layout: Layout, parts: Parts, metadata: Mapping[str, Any], warning
         wish=wish,
         samples=read_samples(metadata),
         activation=parts.head.activation if parts.head else "",
+        cache_width=architecture.cache_width,
     )
+
+
+def _longest(layout: Layout, parts: Parts) -> int:
+    """Tokens of a text; of a conversation and its answer as many as the model has positions, whatever its tokenizer
+    says."""
+    if layout.kind == "generator":
+        return parts.architecture.max_position_embeddings
+    return max_tokens(parts.settings, parts.tokenizer.max_length, parts.architecture)
 
 
 def _files(layout: Layout, parts: Parts) -> tuple[str, ...]:
     """What is loaded or decides the vectors, sorted; nothing else may change a generation."""
     files = {parts.architecture.file, parts.settings.file, parts.prompts.file}
-    files |= {*parts.tokenizer.files, *parts.pipeline.files}
+    files |= {*parts.tokenizer.files, *parts.pipeline.files, *parts.conversation}
     for held in parts.stored:
         files |= {*held.files, held.index}
     if layout.chain is not None:
@@ -263,8 +291,8 @@ def _files(layout: Layout, parts: Parts) -> tuple[str, ...]:
 
 
 def _pipeline(folder: Folder, layout: Layout, hidden: int, allow_pickle: bool) -> Pipeline:
-    if layout.kind == "reranker":
-        return Pipeline((), 1, (), ())
+    if layout.kind != "encoder":
+        return Pipeline((), 1 if layout.kind == "reranker" else hidden, (), ())
     if layout.chain is None:  # the mean of all tokens, as sentence-transformers does for a plain directory
         return Pipeline((Pooling(("mean",)),), hidden, (), ())
     return read_pipeline(folder, layout.chain, hidden, allow_pickle=allow_pickle)

@@ -35,6 +35,24 @@ def _number(found: Any) -> bool:
     return isinstance(found, int | float) and not isinstance(found, bool) and 0 <= found < 1e9
 
 
+TYPED: Final = frozenset({"_type", "_version", "_data"})
+
+
+def _is_int8_weights(found: Any) -> bool:
+    """Whether this is int8 for the weights alone, a scale for each row, as torchao spells it since 0.18."""
+    only = found.get("default") if isinstance(found, dict) and len(found) == 1 else None
+    if not isinstance(only, dict) or only.get("_type") != "Int8WeightOnlyConfig" or set(only) - TYPED:
+        return False
+    data = only.get("_data")
+    if not isinstance(data, dict) or set(data) - {"granularity", "group_size", "set_inductor_config"}:
+        return False
+    rows = data.get("granularity")
+    if not isinstance(rows, dict) or set(rows) - TYPED:
+        return False
+    by_row = rows.get("_type") == "PerRow" and rows.get("_data") == {"dim": -1}
+    return by_row and data.get("group_size") is None
+
+
 OF_BITSANDBYTES: Final[Mapping[str, Check]] = {
     "quant_method": _is(BITSANDBYTES),
     **dict.fromkeys(("_load_in_8bit", "_load_in_4bit", "load_in_8bit", "load_in_4bit"), _is(True, False)),
@@ -50,7 +68,7 @@ OF_TORCHAO: Final[Mapping[str, Check]] = {
     "quant_method": _is(TORCHAO),
     "modules_to_not_convert": _names,
     **dict.fromkeys(("include_input_output_embeddings", "untie_embedding_weights"), _is(False)),
-    "quant_type": lambda found: _is_int8_weights(found),
+    "quant_type": _is_int8_weights,
 }
 
 
@@ -86,21 +104,3 @@ def demand_library(method: str, file: str) -> None:
 def _odd(method: str, key: str, value: Any, file: str) -> Unfit:
     message = f"the weights are quantized ({method}) with {shown(key)} = {shown(value)}, which is not served"
     return unfit("quantization_not_served", message, file)
-
-
-def _is_int8_weights(found: Any) -> bool:
-    """Whether this is int8 for the weights alone, a scale for each row, as torchao spells it since 0.18."""
-    only = found.get("default") if isinstance(found, dict) and len(found) == 1 else None
-    if not isinstance(only, dict) or only.get("_type") != "Int8WeightOnlyConfig" or set(only) - TYPED:
-        return False
-    data = only.get("_data")
-    if not isinstance(data, dict) or set(data) - {"granularity", "group_size", "set_inductor_config"}:
-        return False
-    rows = data.get("granularity")
-    if not isinstance(rows, dict) or set(rows) - TYPED:
-        return False
-    by_row = rows.get("_type") == "PerRow" and rows.get("_data") == {"dim": -1}
-    return by_row and data.get("group_size") is None
-
-
-TYPED: Final = frozenset({"_type", "_version", "_data"})

@@ -31,7 +31,10 @@ REASONS: Final[dict[str, tuple[Kind, str]]] = {
     # what the directory is
     "config_missing": ("incomplete", "Copy config.json, which says what the model is."),
     "config_invalid": ("invalid", "Correct {file}, or save the model again with transformers."),
-    "kind_not_served": ("refused", "Serve it elsewhere: this version serves text encoders and rerankers."),
+    "kind_not_served": (
+        "refused",
+        "Serve it elsewhere: this version serves text encoders, rerankers and language models.",
+    ),
     "classifier": ("refused", "Use a cross-encoder with one label; classifiers are not served."),
     "architecture_not_served": ("refused", "Use a model of a type that is served; docs/model-directory.md lists them."),
     "custom_code": ("refused", "Use a model that transformers knows by itself; code from a volume is never run."),
@@ -86,6 +89,15 @@ REASONS: Final[dict[str, tuple[Kind, str]]] = {
     "base_missing": (
         "incomplete",
         "Copy the base model to base/ or to the place of its id, or name it under [bases] in aliases.toml.",
+    ),
+    "base_not_ready": ("incomplete", "See what stands against serving its base; this model follows when it is served."),
+    "base_mismatch": (
+        "invalid",
+        "Name the base that it was trained on under [bases] in aliases.toml, or train it again over this one.",
+    ),
+    "base_not_supported": (
+        "refused",
+        "Merge the adapter into its base (merge_and_unload of peft), and drop the whole model.",
     ),
     # the gateway's own copy of it
     "disk_full": ("unreadable", "Free space under the state directory, or move it to a larger disk (--state-dir)."),

@@ -25,23 +25,27 @@ class StoredFile(msgspec.Struct, frozen=True):
 
 
 class Record(msgspec.Struct, frozen=True):
-    """generation.json. `path` and `place` are those of a generation that is served in place."""
+    """generation.json. `path` and `place` are those of a generation that is served in place; `base` is the digest of
+    an adapter's base."""
 
     digest: str
     manifest: Manifest
     files: tuple[StoredFile, ...]
     path: str | None = None
     place: Place | None = None
+    base: str | None = None
 
 
-def digest_of(files: tuple[StoredFile, ...], wish: Wish) -> str:
+def digest_of(files: tuple[StoredFile, ...], wish: Wish, base: str | None = None) -> str:
     """The name of this content: SHA-256 over sorted "path NUL sha256 newline", and then, if there is a wish,
-    "NUL runtime/dtype newline", which no file can have for its line."""
+    "NUL runtime/dtype newline", and of an adapter "NUL base digest newline", which no file can have for its line."""
     digest = hashlib.sha256()
     for file in sorted(files, key=lambda file: file.path):
         digest.update(f"{file.path}\0{file.sha256}\n".encode(errors="surrogateescape"))
     if wish != Wish():
         digest.update(f"\0{wish.runtime}/{wish.dtype}\n".encode())
+    if base is not None:
+        digest.update(f"\0base {base}\n".encode())
     return digest.hexdigest()
 
 

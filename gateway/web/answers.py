@@ -363,6 +363,18 @@ class ChatCompletion(msgspec.Struct):
     choices: list[ChatChoice]
 
 
+class CompletionChoice(msgspec.Struct):
+    index: int
+    text: str
+    finish_reason: str | None
+
+
+class Completion(msgspec.Struct):
+    model: str
+    choices: list[CompletionChoice]
+    usage: dict[str, int]
+
+
 # Errors.
 
 

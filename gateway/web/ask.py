@@ -119,7 +119,7 @@ def _asked(request: web.Request, body: AskBody) -> AskRequest:
         key=asking.client(request),
         timeout=timeout(request),
     )
-    request.app[ANSWERER].check(asked)
+    request.app[ANSWERER].on_behalf_of(request[SERVICE]).check(asked)
     return asked
 
 
@@ -135,7 +135,7 @@ def _shift(body: AskBody) -> float:
 
 
 def _events(request: web.Request, asked: AskRequest) -> AsyncGenerator[Event]:
-    return request.app[ANSWERER].on_behalf_of(request[SERVICE]).ask(asked)
+    return request.app[ANSWERER].on_behalf_of(asking.metered(request)).ask(asked)
 
 
 async def _answered(request: web.Request, asked: AskRequest) -> Answered:
@@ -153,7 +153,7 @@ def _note(request: web.Request, event: Event) -> None:
         case Found(model=str(model)):
             request[LINE].update(model=model.removeprefix(PREFIX), generation=event.generation)
         case Done(answer=done):
-            request[LINE]["tokens"] = done.spent.total
+            request[LINE]["tokens"] = request[LINE].get("tokens", 0) + done.spent.total  # after those of embedding
 
 
 async def _told(request: web.Request, asked: AskRequest, body: AskBody) -> AsyncGenerator[bytes]:

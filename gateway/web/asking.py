@@ -95,6 +95,20 @@ def _told(request: web.Request, done: Measured) -> Measured:
     return done
 
 
+def metered(request: web.Request) -> Service:
+    """The service, for work of many steps: what they take is added up, for the log and for whoever pays, whatever comes
+    of the request."""
+    line = request[LINE]
+
+    def add(done: Embedding | Reranking) -> None:
+        line.setdefault("model", done.model.path)
+        line["tokens"] = line.get("tokens", 0) + done.tokens
+        line["queue_seconds"] = line.get("queue_seconds", 0.0) + done.load_seconds + done.queue_seconds
+        line["compute_seconds"] = line.get("compute_seconds", 0.0) + done.compute_seconds
+
+    return request[SERVICE].metered(add)
+
+
 def listing(request: web.Request) -> list[dict[str, Any]]:
     """Every model, as `GET /models` shows it."""
     return request[SERVICE].catalog.listing()

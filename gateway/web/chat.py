@@ -12,6 +12,7 @@ import msgspec
 import orjson
 from aiohttp import web
 
+from gateway.ask import local
 from gateway.ask.providers import EXTRACTIVE, Named, Provider
 from gateway.errors import DeadlineExceeded, EmptyInput, GatewayError, ProviderModelNotFound
 from gateway.web import answers, asking, openai, sse
@@ -54,12 +55,12 @@ async def completions(request: web.Request) -> web.StreamResponse:
         raise EmptyInput("`messages` is an empty list", field="messages")
     asking.count(request, [message.content for message in body.messages])
     named = _named(request, body)
-    provider = request.app[ROSTER].find(named)
+    provider = request.app[ROSTER].find(named, request[SERVICE])
     document = {name: value for name, value in orjson.loads(raw).items() if name not in {"model", "stream"}}
     with request[SERVICE].at_work():
         if body.stream:
             chunks = _chunks(request, provider, document, named)
-            return await sse.send(request, chunks, _failed, seconds=timeout(request))
+            return await sse.send(request, chunks, failed, seconds=timeout(request))
         return answer(await _whole(request, provider, document, named))
 
 
@@ -69,7 +70,7 @@ def _named(request: web.Request, body: ChatBody) -> Named:
     if name == EXTRACTIVE:
         message = f"{EXTRACTIVE} answers from a knowledge base: POST /ask; here name a language model, PROVIDER:MODEL"
         raise ProviderModelNotFound(message, llm=name)
-    return Named.parse(name)
+    return local.named(name)
 
 
 async def _whole(request: web.Request, provider: Provider, document: dict[str, Any], named: Named) -> dict[str, Any]:
@@ -101,6 +102,6 @@ def _spent(request: web.Request, found: dict[str, Any]) -> None:
         request[LINE]["tokens"] = total
 
 
-def _failed(error: GatewayError) -> bytes:
+def failed(error: GatewayError) -> bytes:
     """As OpenAI's clients look for it in a stream."""
     return b"data: " + orjson.dumps(openai.refusal(error, status(error, openai.DIALECT)), default=str) + b"\n\n"

@@ -185,7 +185,7 @@ async def search(request: web.Request) -> web.Response:
     body = decode(_search, await read(request))
     wanted = _request(_name(request), body, asking.client(request), timeout(request))
     asking.count(request, [body.query])
-    found = await bases_of(request).retrieve(wanted)
+    found = await request.app[KNOWLEDGE].bases.on_behalf_of(asking.metered(request)).retrieve(wanted)
     request[LINE].update(model=found.model.removeprefix("huggingface:"), generation=found.generation)
     relevance = found.relevance or [None] * len(found.hits)
     response = answer(

@@ -94,7 +94,7 @@ async def older_listing(request: web.Request) -> web.Response:
     show."""
     catalog = request[SERVICE].catalog
     if request.path.endswith("/llms"):
-        return answer({"models": [EXTRACTIVE, *await request.app[asking.ROSTER].offered()]})
+        return answer({"models": [EXTRACTIVE, *await request.app[asking.ROSTER].offered(request[SERVICE])]})
     served = [entry for entry in catalog.listing() if entry["generation"] and entry["kind"] == "encoder"]
     if request.path.endswith("/embeddings"):
         aliases = [alias["id"] for alias in catalog.aliases() if alias["model"] in {entry["id"] for entry in served}]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Final
 
@@ -38,14 +38,15 @@ async def send(
     making = asyncio.create_task(_make(made, queue, seconds))
     response = web.StreamResponse(headers=HEADERS)
     try:
-        while (event := await _next(queue, heartbeat)) is not None:
-            if isinstance(event, Exception):
-                if not response.prepared:
-                    raise event
-                event = tell(_told(request, event))
-            if not response.prepared:
+        whole = False
+        while not whole:
+            events = await _next(queue, heartbeat)
+            whole = events[-1] is None
+            said = _said(request, response, tell, events[:-1] if whole else events)
+            if said and not response.prepared:
                 await _prepare(request, response)
-            await response.write(event)
+            if said:
+                await response.write(said)
     except ConnectionError:
         pass  # the reader has gone
     finally:
@@ -72,13 +73,33 @@ async def _make(made: Events, queue: _Queue, seconds: float | None) -> None:
     await queue.put(None)
 
 
-async def _next(queue: _Queue, heartbeat: float) -> bytes | Exception | None:
-    """The next event; a comment where none comes for a while."""
+async def _next(queue: _Queue, heartbeat: float) -> list[bytes | Exception | None]:
+    """The events that are there, which are written at once; a comment where none comes for a while."""
+    events: list[bytes | Exception | None] = []
+    while not queue.empty():
+        events.append(queue.get_nowait())
+    if events:
+        return events
     try:
         async with asyncio.timeout(heartbeat):
-            return await queue.get()
+            return [await queue.get()]
     except TimeoutError:
-        return COMMENT
+        return [COMMENT]
+
+
+def _said(
+    request: web.Request, response: web.StreamResponse, tell: Tell, events: Sequence[bytes | Exception | None]
+) -> bytes:
+    """What is written of them. Raises what failed before there was anything to write."""
+    said = b""
+    for event in events:
+        if isinstance(event, Exception):
+            if not said and not response.prepared:
+                raise event
+            said += tell(_told(request, event))
+        else:
+            said += event or b""
+    return said
 
 
 def _told(request: web.Request, error: Exception) -> GatewayError:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from gateway.ask import labels
 from gateway.ask.fusion import cosines, fused
 from gateway.ask.passage import Chunk, Claim, Document, Head, Hit, Index, Row, Where, key
-from gateway.ask.store import Vectors
+from gateway.ask.store import Candidates, Choose, Vectors, as_found
 from gateway.errors import DocumentNotFound, IndexGone, KnowledgeBaseExists, KnowledgeBaseNotFound
 
 Kept = tuple[Document, Chunk, NDArray[np.float32]]
@@ -161,6 +161,8 @@ class MemoryStore:
         text: str | None,
         limit: int,
         where: Where | None = None,
+        *,
+        choose: Choose = as_found,
     ) -> list[Hit]:
         kept = {found: entry for found, entry in self._content(index).items() if _matches(entry[0], where)}
         near: dict[str, float] = {}
@@ -169,6 +171,12 @@ class MemoryStore:
             near = dict(zip(kept, values.tolist(), strict=True))
         words = _bm25(text, {found: entry[1].text for found, entry in kept.items()}) if text else {}
         orders = [sorted(scores, key=lambda found: (-scores[found], found)) for scores in (near, words)]
+        best = list(fused(*orders).items())[:limit]
+        candidates = Candidates(
+            np.array([score for _, score in best]),
+            None if vector is None else np.array([near[found] for found, _ in best]),
+            np.array([words.get(found, 0.0) for found, _ in best]) if text else None,
+        )
         return [
             Hit(
                 chunk=kept[found][1],
@@ -179,7 +187,7 @@ class MemoryStore:
                 bm25=words.get(found),
                 fused=score,
             )
-            for found, score in list(fused(*orders).items())[:limit]
+            for found, score in ((best[place][0], score) for place, score in choose(candidates))
         ]
 
     async def vectors(self, index: Index, chunks: Sequence[str]) -> Vectors:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from copy import copy
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -16,12 +17,13 @@ from gateway import events
 from gateway.app import DIALECTS
 from gateway.ask.answer import Answerer
 from gateway.ask.passage import Chunk, Hit, Index
-from gateway.ask.retrieval import Retrieval, RetrieveRequest, above
+from gateway.ask.retrieval import Retrieval, RetrieveRequest
 from gateway.ask.roster import Roster
 from gateway.ask.specs import Key, Spec
-from gateway.errors import KnowledgeBaseNotFound
-from gateway.requests import EmbedRequest
-from gateway.service import Service
+from gateway.errors import KnowledgeBaseNotFound, ModelNotFound
+from gateway.model import ModelId
+from gateway.requests import Embedding, EmbedRequest
+from gateway.service import Meter, Service
 from gateway.settings import Settings
 from gateway.tenants.caller import OPEN
 from gateway.web import ask, asking, chat, errors
@@ -62,7 +64,9 @@ class Passages:
         if request.kb != "physics":
             raise KnowledgeBaseNotFound(f"there is no knowledge base {request.kb}", knowledge_base=request.kb)
         index = Index(id="i", kb="/physics", model=MODEL, generation=GENERATION, dim=4096)
-        return Retrieval(hits=tuple(above(self.hits, request.threshold)[: request.limit]), index=index)
+        least = -1.0 if request.threshold is None else request.threshold
+        hits = [hit for hit in self.hits if hit.cosine is not None and hit.cosine >= least]
+        return Retrieval(hits=tuple(hits[: request.limit]), index=index)
 
 
 class Words:
@@ -73,16 +77,29 @@ class Words:
         self.caller = OPEN
         self.in_flight = 0
         self.embedded: list[str | None] = []
+        self.meter: Meter = lambda done: None
+
+    def metered(self, meter: Meter) -> Words:
+        other = copy(self)
+        other.meter = meter
+        return other
 
     async def find(self, spelling: str | None) -> Any:
         manifest = SimpleNamespace(prompts={}, dim=4096)
         generation = SimpleNamespace(digest=GENERATION, manifest=manifest)
         return SimpleNamespace(model=MODEL, generation=generation)
 
+    def live(self, spelling: str | None) -> Any:
+        raise ModelNotFound(f"no model {spelling!r}", model=spelling, closest=[])
+
     async def embed(self, request: EmbedRequest) -> Any:
         self.embedded.append(request.model)
         vectors = bag(cast(list[str], request.texts))
-        return SimpleNamespace(data=vectors.tobytes(), rows=len(vectors), dim=vectors.shape[1])
+        took = {"tokens": len(vectors), "load_seconds": 0.0, "queue_seconds": 0.0, "compute_seconds": 0.0}
+        made = {"model": ModelId.of(MODEL), "data": vectors.tobytes(), "rows": len(vectors), "dim": vectors.shape[1]}
+        done = SimpleNamespace(**made, **took)
+        self.meter(cast(Embedding, done))
+        return done
 
     @contextmanager
     def at_work(self) -> Any:

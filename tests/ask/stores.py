@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from gateway.ask.passage import Chunk, Document, Index, Page, Row, Value, chunk_id, document_id
+from gateway.ask.passage import Chunk, Document, Hit, Index, Page, Row, Value, chunk_id, document_id
 from gateway.ask.store import Store, Vectors
 
 DIM = 8
@@ -78,3 +79,16 @@ async def indexed(store: Store, row: Row, *documents: Document, vectors: Vectors
 
 def ids(found: Sequence[Chunk]) -> list[str]:
     return [chunk.id for chunk in found]
+
+
+def recalling(uri: str) -> Store:
+    """A store in a directory whose searches wait until the index is held in memory as it is now."""
+    from gateway.ask.lance import LanceStore  # the extra
+
+    class Recalling(LanceStore):
+        async def search(self, index: Index, *arguments: Any, **options: Any) -> list[Hit]:
+            await super().search(index, *arguments, **options)
+            await self._memory.settled()
+            return await super().search(index, *arguments, **options)
+
+    return Recalling(uri, memory=2**26, rest=0.0)

@@ -71,6 +71,16 @@ async def test_the_documented_call_without_a_prompt_succeeds(gateway: Serving) -
     assert gateway.lines[0].tokens == 12
 
 
+async def test_what_is_embedded_for_an_answer_is_charged_beside_what_a_model_has_spoken(gateway: Serving) -> None:
+    await ask(gateway, body("extractive"))
+    embedded = gateway.lines[0].tokens
+    assert embedded > 2, "one for each text of this service: the query and the sentences"
+    told = await stream(gateway, body("extractive"))
+    assert only(told, "complete")["usage"] == {"prompt_tokens": 0, "completion_tokens": 0}
+    assert gateway.lines[1].tokens == embedded
+    assert gateway.lines[1].model == "finetuned/physics"
+
+
 @pytest.mark.parametrize("llm", ["extractive", "local:answers"])
 async def test_an_answer_is_as_it_is_described(gateway: Serving, llm: str) -> None:
     _, found = await ask(gateway, body(llm))

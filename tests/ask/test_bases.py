@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gateway.ask.passage import Hit, Where
-from gateway.ask.retrieval import RetrieveRequest, blended, diverse
+from gateway.ask.passage import Where
+from gateway.ask.retrieval import RetrieveRequest, diverse
+from gateway.ask.store import Candidates
 from gateway.errors import (
     EmptyInput,
     InvalidBody,
@@ -22,7 +23,7 @@ from gateway.errors import (
 )
 from tests import making
 from tests.ask.asked import NOTES, PAPER, SAME, Asked, Reranker
-from tests.ask.stores import chunks, document
+from tests.ask.stores import document
 from tests.catalog.world import M
 
 
@@ -210,18 +211,25 @@ async def test_what_says_the_same_is_given_once_before_anything_else_is_given_tw
     assert len({hit.chunk.text for hit in found.hits}) == 3
 
 
-def _hit(name: str, cosine: float | None, bm25: float | None) -> Hit:
-    (chunk,) = chunks(document(name, "one line"))
-    return Hit(chunk=chunk, name=name, source="", cosine=cosine, bm25=bm25, fused=0.01)
+def _found(*pairs: tuple[float, float]) -> Candidates:
+    cosines, words = zip(*pairs, strict=True)
+    return Candidates(np.arange(len(pairs), 0, -1) / 100, np.array(cosines), np.array(words))
 
 
 def test_meaning_and_words_are_weighed_by_how_much_better_a_hit_is_and_not_by_its_rank() -> None:
-    close, words, neither = _hit("close", 0.9, 1.0), _hit("words", 0.88, 9.0), _hit("neither", 0.2, None)
-    assert [hit.name for hit in blended([neither, close, words])] == ["words", "close", "neither"]
-    far = _hit("words", 0.3, 9.0)
-    assert [hit.name for hit in blended([far, neither, close])] == ["close", "words", "neither"]
-    assert blended([]) == []
-    assert blended([_hit("a", None, 1.0)]) == [_hit("a", None, 1.0)]
+    close, words, neither = (0.9, 1.0), (0.88, 9.0), (0.2, 0.0)
+    request = RetrieveRequest(kb="a", query="b")
+    assert [place for place, _ in request.choose(_found(neither, close, words))] == [2, 1, 0]
+    far = (0.3, 9.0)
+    assert [place for place, _ in request.choose(_found(far, neither, close))] == [2, 0, 1]
+    assert request.choose(Candidates(np.zeros(0), np.zeros(0), np.zeros(0))) == []
+    assert request.choose(Candidates(np.array([0.01]), None, np.array([1.0]))) == [(0, 0.01)]
+
+
+def test_a_threshold_and_a_limit_leave_the_best() -> None:
+    found = _found((0.9, 0.0), (0.5, 5.0), (0.1, 9.0), (0.8, 0.0))
+    request = RetrieveRequest(kb="a", query="b", threshold=0.4, limit=2)
+    assert [place for place, _ in request.choose(found)] == [0, 3]
 
 
 def test_without_diversity_the_order_is_that_of_the_scores() -> None:

@@ -11,7 +11,7 @@ import pytest
 from gateway.ask import extra
 from gateway.errors import AskUnavailable
 
-HEAVY = ("lancedb", "pyarrow", "pypdfium2", "trafilatura", "semantic_text_splitter")
+HEAVY = ("lancedb", "pyarrow", "pypdfium2", "trafilatura", "semantic_text_splitter", "snowballstemmer")
 
 
 def test_a_gateway_that_nobody_asks_has_loaded_nothing_of_the_extra() -> None:

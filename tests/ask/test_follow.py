@@ -13,7 +13,7 @@ from gateway.ask.heartbeat import STILL
 from gateway.ask.holds import Holds
 from gateway.ask.passage import Chunk, Claim, Document, Index
 from gateway.catalog import alias_file
-from gateway.errors import GatewayError, KnowledgeStoreFailed, LoadFailed
+from gateway.errors import DeadlineExceeded, GatewayError, KnowledgeStoreFailed, LoadFailed
 from gateway.model import Generation, ModelId
 from tests.ask.asked import NOTES, PAPER, SAME, Asked
 from tests.ask.memory_store import MemoryStore
@@ -53,6 +53,36 @@ async def test_after_a_swap_the_old_pair_answers_until_the_new_one_does(asked: A
     (started,), (finished,) = asked.heard(events.ReindexStarted), asked.heard(events.ReindexFinished)
     assert (started.kb, started.generation, started.previous) == ("papers", new.short, old[:12])
     assert (finished.generation, finished.documents) == (new.short, 2)
+
+
+async def test_a_new_index_is_charged_to_the_owner_of_the_base(asked: Asked, made: list[str]) -> None:
+    before = len(asked.heard(events.ChunksEmbedded))
+    await asked.world.swap(made[1])
+    row = await asked.store.create("physics", "papers", f"huggingface:{M}")
+    await asked.store.put_documents(row.kb, [PAPER])
+    await asked.follow.look()
+    told = asked.heard(events.ChunksEmbedded)[before:]
+    chunks_of = {owner: sum(each.texts for each in told if each.owner == owner) for owner in ("", "physics")}
+    assert chunks_of["physics"] == 3
+    assert chunks_of[""] >= 5, "and the questions that the new index was tried with"
+    assert {each.model for each in told} == {M}
+
+
+async def test_a_device_that_is_too_slow_for_many_texts_at_once_gets_there(
+    asked: Asked, made: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = asked.world.engine
+    right = engine.embed
+
+    async def slow(generation: Generation, texts: list[str], *arguments: Any, **more: Any) -> Any:
+        if len(texts) > 1:
+            raise DeadlineExceeded("no answer within 60 s")
+        return await right(generation, texts, *arguments, **more)
+
+    (new,) = await asked.world.swap(made[1])
+    monkeypatch.setattr(engine, "embed", slow)
+    await asked.follow.look()
+    assert await found_itself(asked) == new.digest
 
 
 async def test_the_old_pair_answers_however_many_newer_generations_come(asked: Asked, made: list[str]) -> None:

@@ -181,6 +181,14 @@ async def test_a_busy_device_delays_documents_and_loses_none(papers: Desk, refus
     assert await papers.texts() == {"a.txt": LONG}
 
 
+async def test_a_device_that_is_too_slow_for_many_texts_at_once_is_asked_for_few(papers: Desk) -> None:
+    papers.service.most = 2
+    await papers.ingestion.add(papers.bases, "papers", [file("a.txt", LONG)])
+    await papers.settle()
+    assert await papers.texts() == {"a.txt": LONG}
+    assert max(len(texts) for _, texts in papers.service.seen) == 2
+
+
 async def test_no_request_has_more_texts_than_one_may(tmp_path: Path) -> None:
     async with desk(str(tmp_path), max_inputs=3) as papers:
         await papers.ingestion.add(papers.bases, "papers", [file("a.txt", LONG)])
@@ -205,6 +213,21 @@ async def test_progress_is_told_as_events(papers: Desk) -> None:
     told = [each for each in papers.told if isinstance(each, events.DocumentsIndexed)]
     assert [(each.kb, each.owner, each.documents, each.pending) for each in told] == [("papers", "physics", 2, 0)]
     assert told[0].chunks > 2
+
+
+async def test_what_is_embedded_is_charged_to_the_owner_of_the_base(papers: Desk) -> None:
+    for tenant in ("physics", "biology"):
+        await papers.ingestion.add(
+            papers.of(tenant), "papers", [file("a.txt", f"One of {tenant}."), file("b.txt", LONG)]
+        )
+        assert await papers.ingestion.settled(key(tenant, "papers"), [document_id("b.txt")], 60)
+    told = [each for each in papers.told if isinstance(each, events.ChunksEmbedded)]
+    assert {(each.kb, each.model) for each in told} == {("papers", "finetuned/tiny")}
+    for tenant in ("physics", "biology"):
+        embedded = [text for flow, texts in papers.service.seen if flow.endswith(tenant) for text in texts]
+        charged = [each for each in told if each.owner == tenant]
+        assert sum(each.texts for each in charged) == len(embedded) > 2
+        assert sum(each.tokens for each in charged) == sum(len(text.split()) for text in embedded)
 
 
 async def test_bases_of_two_tenants_with_one_name_are_two(papers: Desk) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from email.utils import formatdate
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -13,7 +14,9 @@ from gateway.ask.breaker import FAILURES, PAUSE, Breaker
 from gateway.ask.providers import Named
 from gateway.ask.roster import Roster
 from gateway.ask.specs import specs
+from gateway.service import Service
 from gateway.settings import Settings, SettingsError, load
+from tests.ask.serving import Words
 
 
 def test_a_name_is_a_provider_and_a_model_whose_own_colons_belong_to_it() -> None:
@@ -84,13 +87,13 @@ def test_a_file_that_cannot_be_meant_is_refused_at_the_start(tmp_path: Path, tex
 
 
 def test_a_provider_that_is_not_set_up_is_refused_with_how_to() -> None:
-    roster = Roster({})
+    roster, service = Roster({}), cast(Service, Words(Settings()))
     with pytest.raises(errors.ProviderNotFound, match="OPENAI_API_KEY"):
-        roster.find(Named("openai", "gpt"))
+        roster.find(Named("openai", "gpt"), service)
     with pytest.raises(errors.ProviderNotFound, match="--providers"):
-        roster.find(Named("elsewhere", "gpt"))
-    with pytest.raises(errors.ProviderModelNotFound, match="not served yet"):
-        roster.find(Named("huggingface", "finetuned/talker"))
+        roster.find(Named("elsewhere", "gpt"), service)
+    with pytest.raises(errors.ModelNotFound, match="finetuned/talker"):
+        roster.find(Named("huggingface", "finetuned/talker"), service)
 
 
 def test_an_event_may_come_in_any_pieces() -> None:

@@ -14,12 +14,12 @@ from gateway.ask.store import Store
 from gateway.errors import DocumentNotFound, IndexGone, KnowledgeBaseExists, KnowledgeBaseNotFound
 from tests.ask.buckets import Bucket
 from tests.ask.memory_store import MemoryStore
-from tests.ask.stores import DIM, chunks, document, filled, ids, indexed, spread, toward
+from tests.ask.stores import DIM, chunks, document, filled, ids, indexed, recalling, spread, toward
 
 HOSTILE = ["it's", 'a "b"', "x' OR '1'='1", "a\\'; --", "ä/ö ü", "日本", "..", "%_", "\u2028", "-- drop", "\U0001f600"]
 
 
-@pytest.fixture(params=["memory", "lance", "s3"])
+@pytest.fixture(params=["memory", "lance", "held", "s3"])
 async def pair(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[Store, Store]]:
     """Two openings of one store, as two processes have."""
     stores: tuple[Store, Store]
@@ -31,6 +31,8 @@ async def pair(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
 
         if request.param == "lance":
             stores = (LanceStore(str(tmp_path / "kb")), LanceStore(str(tmp_path / "kb")))
+        elif request.param == "held":
+            stores = (recalling(str(tmp_path / "kb")), recalling(str(tmp_path / "kb")))
         else:
             bucket: Bucket = request.getfixturevalue("bucket")
             uri = bucket.fresh()

@@ -21,10 +21,10 @@ from gateway.ask.parser import Parser
 from gateway.ask.passage import Document, Index
 from gateway.ask.store import Store
 from gateway.catalog.lookup import Found
-from gateway.errors import GatewayError
+from gateway.errors import DeadlineExceeded, GatewayError
 from gateway.model import Generation, ModelId
 from gateway.requests import Embedding, EmbedRequest
-from gateway.service import Service
+from gateway.service import Meter, Service
 from gateway.settings import Settings
 from gateway.tenants.caller import OPEN, Caller
 from tests.ask.memory_store import MemoryStore
@@ -42,7 +42,7 @@ def vector(text: str, dim: int) -> np.ndarray[Any, np.dtype[np.float32]]:
 
 class TinyService:
     """As much of the service as knowledge bases ask for. `gate` holds all embedding back while it is clear; `refusals`
-    are raised first, one for each request. `seen` has who embedded which texts."""
+    are raised first, one for each request; `most` makes it slow. `seen` has who embedded which texts."""
 
     def __init__(self, **settings: Any) -> None:
         self.settings = Settings(models_dir="models", state_dir="state", **settings)
@@ -53,11 +53,18 @@ class TinyService:
         self.begun = asyncio.Event()
         self.refusals: list[GatewayError] = []
         self.seen: list[tuple[str, list[str]]] = []
+        self.most: int | None = None  # texts that are done before the deadline of a request
+        self.meter: Meter = lambda done: None
 
     def on_behalf_of(self, caller: Caller) -> TinyService:
         other = TinyService.__new__(TinyService)
         vars(other).update(vars(self))
         other.caller = caller
+        return other
+
+    def metered(self, meter: Meter) -> TinyService:
+        other = self.on_behalf_of(self.caller)
+        other.meter = meter
         return other
 
     async def find(self, spelling: str | None) -> Found:
@@ -73,10 +80,23 @@ class TinyService:
         if self.refusals:
             raise self.refusals.pop(0)
         texts = cast(list[str], request.texts)
+        if self.most is not None and len(texts) > self.most:
+            raise DeadlineExceeded("no answer within 60 s")
         self.seen.append((self.caller.tenant, texts))
         dim = self.generation.manifest.dim
         data = np.stack([vector(text, dim) for text in texts]).tobytes()
-        return Embedding(model=MODEL, generation=self.generation, data=data, rows=len(texts), dim=dim, normalized=True)
+        tokens = sum(len(text.split()) for text in texts)
+        done = Embedding(
+            model=MODEL,
+            generation=self.generation,
+            data=data,
+            rows=len(texts),
+            dim=dim,
+            normalized=True,
+            tokens=tokens,
+        )
+        self.meter(done)
+        return done
 
 
 class Nobody:
@@ -108,7 +128,7 @@ class Desk:
             self.tasks.append(group.create_task(work))
             return self.tasks[-1]
 
-        self.ingestion = Ingestion(opened, self.parser, Indexer(real, cutter), tell, spawn)
+        self.ingestion = Ingestion(opened, self.parser, Indexer(real, cutter, tell), tell, spawn)
 
     def of(self, tenant: str) -> KnowledgeBases:
         return self.bases.on_behalf_of(cast(Service, self.service.on_behalf_of(Caller(tenant=tenant))))

@@ -110,13 +110,15 @@ async def test_an_adapter_waits_for_its_base_by_name_and_is_judged_again_when_th
 
 async def test_a_base_that_the_aliases_file_names_is_found_with_the_next_try(volume: Volume, made: list[str]) -> None:
     volume.put(made[0], "base/qwen")
-    making.adapter(volume.root / A, base="Qwen/Qwen2.5-3B-Instruct")
+    making.adapter(volume.root / A, base="Qwen/Qwen2.5-3B-Instruct", dim=16, layers=1)
     await volume.look()
     assert volume.shown(A)["state"] == "waiting_for_base"
     (volume.root / "aliases.toml").write_text('[bases]\n"Qwen/Qwen2.5-3B-Instruct" = "base/qwen"\n')
     volume.now += 11.0
     await volume.look()
-    assert volume.shown(A)["state"] == "rejected"
+    assert volume.shown(A)["state"] == "ready"
+    assert volume.shown(A)["base"] == "base/qwen"
+    assert volume.find(A).base == volume.find("base/qwen")
 
 
 async def test_a_legacy_model_a_flat_cache_and_a_training_run_are_served_by_the_ids_that_clients_send(

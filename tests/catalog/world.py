@@ -22,6 +22,7 @@ from gateway.errors import GatewayError, LoadFailed
 from gateway.host.wire import Options
 from gateway.model import SUBMODULE, Generation, ModelId
 from gateway.settings import Settings
+from gateway.volume.bases import Base
 from gateway.volume.directory import Directory, read
 from gateway.volume.generations import Store
 from gateway.volume.settle import Observation, Snapshot
@@ -132,9 +133,9 @@ class CountingStore(Store):
         super().__init__(state_dir)
         self.accepted: list[str] = []
 
-    def accept(self, directory: Directory, root: str) -> Generation:
+    def accept(self, directory: Directory, root: str, base: Base | None = None) -> Generation:
         self.accepted.append(directory.model.path)
-        return super().accept(directory, root)
+        return super().accept(directory, root, base)
 
 
 class World:

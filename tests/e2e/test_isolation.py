@@ -125,7 +125,10 @@ ASKS: Final[dict[str, list[Ask]]] = {
         ]
         for path in ("/ask", "/ask/stream")
     },
-    "POST /v1/chat/completions": [Ask(body={"model": "openai:x", "messages": [{"role": "user", "content": "x"}]})],
+    "POST /v1/completions": [Ask(body={"model": "{model}", "prompt": "x"})],
+    "POST /v1/chat/completions": [
+        Ask(body={"model": model, "messages": [{"role": "user", "content": "x"}]}) for model in ("openai:x", "{model}")
+    ],
     "GET /models/{model}": [Ask(path="/models/{model}")],
     "POST /models/{model}/{verb}": [
         Ask(path=f"/models/{{model}}/{verb}") for verb in ("load", "unload", "pin", "unpin")

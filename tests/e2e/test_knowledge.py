@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -119,6 +120,33 @@ async def test_a_base_says_what_it_is(gateway: RunningGateway) -> None:
     assert said.body in listed.body["knowledge_bases"]
     documents = await ask(gateway, "GET", "/kb/said/documents?offset=1")
     assert (documents.body["total"], [each["name"] for each in documents.body["documents"]]) == (2, ["b.txt"])
+
+
+async def test_documents_searches_and_questions_are_charged_by_the_tokens_that_they_embed(
+    gateway: RunningGateway,
+) -> None:
+    text, query = "The undulator was moved on Monday.", "when was the undulator moved?"
+    answer = await ask(gateway, "POST", "/embed", {"inputs": [query, text]})
+    both = answer.body["usage"]["tokens"]
+    of_query = (await ask(gateway, "POST", "/embed", {"inputs": [query]})).body["usage"]["tokens"]
+    spent = [await used(gateway)]
+    await put(gateway, "charged", {"a.txt": text})
+    spent.append(await used(gateway))
+    await search(gateway, "charged", query)
+    spent.append(await used(gateway))
+    asked = {"query": query, "knowledge_base": "charged", "llm_model": "extractive"}
+    assert (await ask(gateway, "POST", "/ask", asked)).status == 200
+    spent.append(await used(gateway))
+    documents, searched, answered = (after - before for before, after in itertools.pairwise(spent))
+    assert documents == both - of_query
+    assert searched == of_query
+    assert answered >= both, "the query, and the sentences of the passage"
+
+
+async def used(gateway: RunningGateway) -> int:
+    """Tokens that the model has computed so far."""
+    rows = (await ask(gateway, "GET", "/usage")).body["usage"]
+    return sum(row["tokens"] for row in rows if row["model"] == MODEL)
 
 
 async def test_the_same_name_replaces_and_the_same_content_is_left_alone(gateway: RunningGateway) -> None:

@@ -48,7 +48,7 @@ def test_splitting_keeps_every_row_and_bounds_the_padding(lengths: list[int], ot
     async def check() -> None:
         works = [work(each, packed=False) for each in [lengths, *others]]
         parts = [all_of(each) for each in works]
-        made = calls("m", works[0].embedder, parts, MOST)
+        made = calls("m", parts, MOST)
         rows = [(id(part.work), index) for call in made for part in call.parts for index in part.indices]
         assert sorted(rows) == sorted((id(each), index) for each in works for index in range(len(each.rows)))
         for call in made:
@@ -63,8 +63,8 @@ def test_splitting_keeps_every_row_and_bounds_the_padding(lengths: list[int], ot
 def test_what_waits_together_without_waste_is_one_call(lengths: list[int]) -> None:
     async def check() -> None:
         packed, alike = work(lengths, packed=True), work([7] * len(lengths), packed=False)
-        assert len(calls("m", packed.embedder, [all_of(packed)], MOST)) == 1
-        assert len(calls("m", alike.embedder, [all_of(alike)], MOST)) == 1
+        assert len(calls("m", [all_of(packed)], MOST)) == 1
+        assert len(calls("m", [all_of(alike)], MOST)) == 1
 
     asyncio.run(check())
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from tests import making
+from tests.protocols.fuzz_hooks import BASES, NOTE
 from tests.running import RunningGateway
 
 SEED: Final = 5
@@ -68,6 +69,10 @@ async def fuzz(
     async with RunningGateway(base / "models", base / "state", *options) as gateway:
         await gateway.wait_for("huggingface:finetuned/judge", "ready", "loaded")
         await gateway.wait_for("huggingface:finetuned/half", "rejected")
+        for name in BASES:
+            note = {"documents": [{"name": NOTE, "content": "# Beam\n\nThe beam was stable. So was the vacuum."}]}
+            async with gateway.session.post(f"/kb/{name}/documents", json=note) as reply:
+                assert reply.status == 200, await reply.text()
         status, said = await ask(gateway.url, base, examples, phases, seed)
         async with gateway.session.get("/healthz") as reply:
             assert reply.status == 200

@@ -38,7 +38,8 @@ ASKED: Final = (
     "/ask",
     "/ask/stream",
     "/v1/chat/completions",
-)  # tests/ask has them
+    "/v1/completions",
+)  # tests/ask and tests/e2e have them
 
 
 def described() -> Iterator[tuple[str, str, dict[str, Any]]]:

@@ -57,6 +57,16 @@ async def test_a_row_for_each_tenant_and_model(rig: Rig) -> None:
     assert (rows["a", ""].requests, rows["a", ""].refusals, rows["a", ""].texts) == (1, 1, 0)
 
 
+async def test_what_a_base_embeds_by_itself_is_its_owners_and_no_request(rig: Rig) -> None:
+    rig.usage(request())
+    rig.clock.now += 1
+    for kb in ("papers", "notes"):
+        rig.usage(events.ChunksEmbedded(kb=kb, owner="a", model="a/m", texts=3, tokens=40, compute_seconds=0.5))
+    (row,) = rig.usage.rows()
+    assert (row.requests, row.texts, row.tokens, row.compute_seconds, row.last) == (1, 8, 85, 1.25, 101.0)
+    assert rig.usage.changed
+
+
 async def test_looking_and_who_is_nobody_are_not_counted(rig: Rig) -> None:
     rig.usage(request(method="GET"))
     rig.usage(request(None, status=401))

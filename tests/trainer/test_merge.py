@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests import making
-from trainer import lineage, merge, metadata, reload
+from trainer import merge, metadata, reload
 from trainer.bases import find_base
 from trainer.cli import main
 from trainer.errors import InvalidInput, NotAModel, QualityGate
@@ -88,9 +88,9 @@ def test_an_adapter_over_an_older_layout_keeps_its_own_modules(tmp_path: Path, m
 def test_a_base_is_found_by_the_name_and_the_digest_that_were_written_down(base: Path, tmp_path: Path) -> None:
     made = Path(making.adapter(tmp_path / "models/finetuned/x", base="/another/machine/tiny"))
     other = Path(making.encoder(tmp_path / "models/finetuned/tiny", seed=1))
-    metadata.write(made, {"base": {"name": "tiny", "digest": lineage.weights_digest(base)}})
+    metadata.write(made, {"base": {"name": "tiny", "digest": metadata.weights_digest(base)}})
     assert find_base(made).samefile(base)
-    metadata.write(made, {"base": {"name": "tiny", "digest": lineage.weights_digest(other)}})
+    metadata.write(made, {"base": {"name": "tiny", "digest": metadata.weights_digest(other)}})
     assert find_base(made).samefile(other)
 
 

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests import families, making
-from trainer import golden, lineage, metadata, reload
+from trainer import golden, metadata, reload
 from trainer.cli import main
 from trainer.contents import model_files
 from trainer.errors import InvalidInput, NotAModel, QualityGate, TrainerError
@@ -59,7 +59,7 @@ def test_every_form_is_kept_with_what_was_measured(form: str, model: Path, tmp_p
     assert told["quantization"]["form"] == form
     assert told["quantization"]["measured"]["mrr@10"]["after"] == done.measured.retrieval.after
     assert told.get("requirements", []) == list(FORMS[form].requirements)
-    assert told["base"]["digest"] == lineage.weights_digest(model)
+    assert told["base"]["digest"] == metadata.weights_digest(model)
     assert (told["display_name"], "scores" in told, "dtype" in told) == ("Tiny", False, False)
     recorded = golden.Golden.read(told)
     assert recorded is not None

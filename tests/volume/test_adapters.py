@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from gateway.model import ModelId, Reason, Rejected
+from gateway.model import Accepted, Manifest, ModelId, Reason, Rejected
 from gateway.volume.adapters import read_adapter
 from gateway.volume.bases import find_base
 from gateway.volume.files import Folder
@@ -34,9 +34,27 @@ def reasons(path: str | Path, root: Path | None = None, **options: Any) -> dict[
     return {found.code: found for found in verdict.reasons}
 
 
+def accepted(path: str | Path, root: Path, **options: Any) -> Manifest:
+    verdict = judge(str(path), root=str(root), **options)
+    assert isinstance(verdict, Accepted), verdict
+    return verdict.manifest
+
+
 def found(root: Path, *references: str) -> str | None:
     base = find_base(references, str(root))
     return base.path if base else None
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return making.encoder(tmp_path_factory.mktemp("base") / "b", prompts={"query": "q: "})
+
+
+@pytest.fixture
+def based(tmp_path: Path, bert: str) -> Path:
+    """A volume with a base for the adapters that `making` makes."""
+    shutil.copytree(bert, tmp_path / "base/b")
+    return tmp_path
 
 
 @pytest.fixture
@@ -58,13 +76,135 @@ def test_what_an_adapter_says_of_itself_is_read(tmp_path: Path) -> None:
     assert adapter.weights.parameters == 2 * 2 * 2 * 8 * 32
 
 
-@pytest.mark.parametrize("task", ["FEATURE_EXTRACTION", "CAUSAL_LM", None])
-def test_a_whole_adapter_with_its_base_is_recognised_and_not_served_yet(tmp_path: Path, task: str | None) -> None:
-    path = making.adapter(tmp_path / "finetuned/a", base="base/b", task=task)
+def test_an_adapter_for_a_language_model_over_an_encoder_is_told_that_it_is_one(based: Path) -> None:
+    path = making.adapter(based / "finetuned/a", base="base/b", task="CAUSAL_LM")
+    misfit = reasons(path, based)["base_mismatch"]
+    assert "a language model" in misfit.message
+    assert "an encoder" in misfit.message
+
+
+@pytest.mark.parametrize("task", ["FEATURE_EXTRACTION", None])
+def test_an_adapter_is_its_base_with_weights_of_its_own(based: Path, task: str | None) -> None:
+    path = making.adapter(based / "finetuned/a", base="base/b", task=task, config={"use_rslora": True})
+    manifest, base = accepted(path, based), accepted(based / "base/b", based)
+    assert manifest.lora is not None
+    assert (manifest.lora.base, manifest.lora.rank, manifest.lora.alpha) == ("base/b", 4, 8.0)
+    assert (manifest.lora.rslora, manifest.lora.dora, manifest.lora.own_stages) == (True, False, False)
+    assert manifest.files == ("adapter_config.json", "adapter_model.safetensors")
+    assert manifest.parameters == 2 * 2 * 2 * 4 * 32
+    for name in ("kind", "dim", "stages", "max_tokens", "prompts", "model_type"):
+        assert getattr(manifest, name) == getattr(base, name)
+
+
+def test_an_adapter_with_modules_and_a_tokenizer_has_its_own(based: Path) -> None:
+    path = making.adapter(based / "finetuned/a", base="base/b")
+    other = making.encoder(based / "other", pooling="cls", dense=16, normalize=False, prompts={"query": "beam: "})
+    for name in sorted(os.listdir(other)):
+        if name not in {"config.json", "model.safetensors"}:
+            source = Path(other, name)
+            (shutil.copytree if source.is_dir() else shutil.copy)(source, Path(path, name))
+    manifest = accepted(path, based)
+    assert manifest.lora is not None
+    assert manifest.lora.own_stages
+    assert manifest.lora.own_tokenizer
+    assert manifest.dim == 16
+    assert [type(stage).__name__ for stage in manifest.stages] == ["Pooling", "Dense"]
+    assert manifest.prompts["query"] == "beam: "
+    assert {"modules.json", "tokenizer.json", "2_Dense/model.safetensors"} < set(manifest.files)
+
+
+def test_an_adapter_whose_base_is_not_fit_to_be_served_waits_for_it_and_says_why(tmp_path: Path) -> None:
+    path = making.adapter(tmp_path / "finetuned/a", base="base/b")
     drop(tmp_path / "base/b")
-    rejected = reasons(path, tmp_path)
-    assert set(rejected) == {"kind_not_served"}
-    assert "rank 4 over base/b" in rejected["kind_not_served"].message
+    waiting = reasons(path, tmp_path)["base_not_ready"]
+    assert waiting.kind == "incomplete"
+    assert "base/b" in waiting.message
+    assert "config.json" in waiting.message
+
+
+@pytest.mark.parametrize("size", [{"dim": 48}, {"layers": 3}])
+def test_an_adapter_for_a_base_of_another_shape_is_told_what_differs(based: Path, size: dict[str, int]) -> None:
+    path = making.adapter(based / "finetuned/a", base="base/b", **size)  # type: ignore[arg-type]
+    misfit = reasons(path, based)["base_mismatch"]
+    assert misfit.kind == "invalid"
+    assert "base/b" in misfit.message
+    assert ("[32, 32]" in misfit.message) == ("dim" in size)
+    assert "encoder.layer." in misfit.message
+    assert "[bases]" in misfit.remedy
+
+
+@pytest.mark.parametrize("family", ["modernbert", "electra"])
+def test_adapters_over_what_transformers_runs_are_refused_and_may_be_merged(tmp_path: Path, family: str) -> None:
+    making.encoder(tmp_path / "base/b", family=family)
+    path = making.adapter(tmp_path / "finetuned/a", base="base/b")
+    refused = reasons(path, tmp_path)["base_not_supported"]
+    assert refused.kind == "refused"
+    assert family in refused.message
+    assert "merge" in refused.remedy.lower()
+
+
+def test_adapters_over_a_reranker_or_a_pickle_are_refused(tmp_path: Path) -> None:
+    making.reranker(tmp_path / "base/b")
+    making.encoder(tmp_path / "base/c", weights="bin")
+    for name in ("b", "c"):
+        path = making.adapter(tmp_path / f"finetuned/{name}", base=f"base/{name}")
+        assert set(reasons(path, tmp_path, allow_pickle=True)) == {"base_not_supported"}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"bias": "all"},
+        {"lora_bias": True},
+        {"init_lora_weights": "pissa_niter_4"},
+        {"init_lora_weights": "olora"},
+        {"layer_replication": [[0, 1], [0, 2]]},
+        {"trainable_token_indices": [1, 2]},
+        {"target_parameters": ["encoder.weight"]},
+        {"use_qalora": True},
+        {"alora_invocation_tokens": [1]},
+        {"alpha_pattern": {"(.*)*(.*)*x": 3}},
+    ],
+    ids=str,
+)
+def test_what_peft_can_do_and_we_do_not_is_refused_by_its_name(based: Path, config: dict[str, Any]) -> None:
+    path = making.adapter(based / "finetuned/a", base="base/b", config=config)
+    refused = reasons(path, based)["adapter_not_supported"]
+    assert next(iter(config)) in refused.message
+    assert "merge" in refused.remedy
+
+
+def test_modules_that_were_trained_whole_are_refused_unless_no_vector_needs_them(based: Path) -> None:
+    path = making.adapter(based / "finetuned/a", base="base/b")
+    file = Path(path, "adapter_model.safetensors")
+    tensors = load_file(file)
+    first = next(iter(tensors.values()))
+    save_file(tensors | {"base_model.model.pooler.dense.weight": first}, file)
+    accepted(path, based)
+    save_file(tensors | {"base_model.model.encoder.layer.0.output.LayerNorm.weight": first}, file)
+    assert "LayerNorm" in reasons(path, based)["adapter_not_supported"].message
+
+
+def test_a_change_of_the_word_vectors_is_refused(based: Path) -> None:
+    path = making.adapter(based / "finetuned/a", base="base/b", config={"target_modules": None})
+    file = Path(path, "adapter_model.safetensors")
+    first = load_file(file)["base_model.model.encoder.layer.0.attention.self.query.lora_A.weight"]
+    words = "base_model.model.embeddings.word_embeddings.lora_embedding_"
+    save_file({words + "A": first, words + "B": first.T.copy()}, file)
+    assert "word_embeddings" in reasons(path, based)["adapter_not_supported"].message
+
+
+def test_an_adapter_that_lacks_layers_it_says_it_changes_is_not_served_as_half_an_adapter(based: Path) -> None:
+    path = making.adapter(based / "finetuned/a", base="base/b", layers=1)
+    lacking = reasons(path, based)["weights_mismatch"]
+    assert "encoder.layer.1.attention.self.query and 1 more" in lacking.message
+    shutil.rmtree(path)
+    accepted(making.adapter(path, base="base/b", layers=1, config={"layers_to_transform": [0]}), based)
+
+
+def test_magnitudes_without_dora_and_dora_without_magnitudes_are_no_adapter(based: Path) -> None:
+    path = making.adapter(based / "finetuned/a", base="base/b", config={"use_dora": True})
+    assert "lacks DoRA's magnitudes" in reasons(path, based)["weights_mismatch"].message
 
 
 def test_an_adapter_whose_base_is_not_there_waits_for_it_by_name(tmp_path: Path) -> None:
@@ -78,8 +218,8 @@ def test_an_adapter_whose_base_is_not_there_waits_for_it_by_name(tmp_path: Path)
 
 
 def test_an_adapter_by_itself_names_its_base_and_looks_for_none(adapter: str) -> None:
-    assert set(reasons(adapter)) == {"kind_not_served"}
-    assert "base/b" in reasons(adapter)["kind_not_served"].message
+    assert set(reasons(adapter)) == {"base_missing"}
+    assert "base/b" in reasons(adapter)["base_missing"].message
 
 
 @pytest.mark.parametrize("kept", [0, 7, 200, 5000, -1])
@@ -101,10 +241,10 @@ def test_the_partial_adapters_of_an_earlier_system_say_that_their_weights_are_mi
     assert {"json_invalid", "weights_missing"} >= set(reasons(adapter))
 
 
-def test_pickled_adapters_count_only_when_the_operator_allows_them(tmp_path: Path) -> None:
-    path = making.adapter(tmp_path / "a", base="base/b", weights="bin")
+def test_pickled_adapters_count_only_when_the_operator_allows_them(based: Path) -> None:
+    path = making.adapter(based / "a", base="base/b", weights="bin")
     assert reasons(path)["pickle_weights"].kind == "refused"
-    assert set(reasons(path, allow_pickle=True)) == {"kind_not_served"}
+    assert accepted(path, based, allow_pickle=True).weights == ("adapter_model.bin",)
 
 
 @pytest.mark.parametrize("kind", ["IA3", "PREFIX_TUNING", "lora", "", None, 7])
@@ -139,9 +279,12 @@ def test_a_configuration_that_makes_no_sense_is_invalid_and_names_the_key(
     ],
     ids=str,
 )
-def test_weights_and_configuration_are_of_one_adapter(tmp_path: Path, config: dict[str, Any], fits: bool) -> None:
-    path = making.adapter(tmp_path / "a", base="base/b", config=config)
-    assert set(reasons(path)) == {"kind_not_served" if fits else "weights_mismatch"}
+def test_weights_and_configuration_are_of_one_adapter(based: Path, config: dict[str, Any], fits: bool) -> None:
+    path = making.adapter(based / "a", base="base/b", config=config)
+    if fits:
+        accepted(path, based)
+    else:
+        assert set(reasons(path, based)) == {"weights_mismatch"}
 
 
 def test_half_a_pair_of_factors_and_weights_without_any_are_refused(adapter: str) -> None:

@@ -442,13 +442,31 @@ def test_a_decoder_is_served_only_with_modules_json(tmp_path: Path) -> None:
     assert accepted(path).model_type == "qwen3"
 
 
-def test_a_language_model_that_is_not_whole_says_so_although_it_is_not_served(tmp_path: Path) -> None:
+def test_a_language_model_is_a_generator_by_its_head(tmp_path: Path) -> None:
     path = making.encoder(tmp_path, family="qwen3", plain=True, shards=3)
     edit(path, "config.json", put(architectures=["Qwen3ForCausalLM"]))
-    assert set(rejected(path)) == {"kind_not_served"}
+    found = accepted(path)
+    assert (found.kind, found.stages) == ("generator", ())
+    config = json.loads((tmp_path / "config.json").read_text())
+    heads = config["num_key_value_heads"] * config["head_dim"]
+    assert found.cache_width == 2 * config["num_hidden_layers"] * heads
     os.remove(tmp_path / "model-00002-of-00003.safetensors")
     os.truncate(tmp_path / "tokenizer.json", 100)
-    assert list(rejected(path)) == ["kind_not_served", "shards_missing", "json_invalid"]
+    assert set(rejected(path)) == {"shards_missing", "json_invalid"}
+
+
+def test_what_a_language_model_is_spoken_to_with_belongs_to_it(tmp_path: Path) -> None:
+    path = making.encoder(tmp_path, family="qwen3", plain=True)
+    edit(path, "config.json", put(architectures=["Qwen3ForCausalLM"]))
+    before = accepted(path).files
+    (tmp_path / "chat_template.jinja").write_text("{{ messages }}")
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [1, 2]}')
+    assert set(accepted(path).files) - set(before) == {"chat_template.jinja", "generation_config.json"}
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": "one"}')
+    assert set(rejected(path)) == {"config_invalid"}
+    (tmp_path / "generation_config.json").unlink()
+    (tmp_path / "chat_template.jinja").write_bytes(b"\xff\xfe")
+    assert set(rejected(path)) == {"config_invalid"}
 
 
 def test_a_table_of_tokens_that_is_narrower_than_the_model_is_taken_where_the_configuration_says_so(

@@ -68,18 +68,15 @@ def _without_the_same(examples: Iterable[Example]) -> tuple[list[Example], int, 
     return kept, exact, conflicting
 
 
-def _without_near(examples: Iterable[Example]) -> list[Example]:
+def _without_near(examples: Sequence[Example]) -> list[Example]:
     from trainer.data.near import Near  # noqa: PLC0415  numpy is loaded only where it is asked for
 
-    near = Near()
-    kept: list[Example] = []
-    for example in examples:
-        texts = (example.query, "\n".join(example.positives))
-        found = near.find(*texts)
-        if found is None or kept[found].score != example.score:
-            near.add(*texts)
-            kept.append(example)
-    return kept
+    near = {score: Near() for score in {example.score for example in examples}}
+    return [
+        example
+        for example in examples
+        if near[example.score].find_or_keep(example.query, "\n".join(example.positives)) is None
+    ]
 
 
 def _merged(examples: Iterable[Example]) -> list[Example]:

@@ -53,6 +53,10 @@ ROW_FAULTS: Final = {
     "too_many_columns": "more columns than the header, or than three",
     "unbalanced_quote": "a quote that is opened and never closed",
     "stray_quote": "text behind a closing quote",
+    "blank_text": "a query or a document of a corpus without a text",
+    "duplicate_id": "an `_id` that is there twice",
+    "unknown_query": "a line of the qrels names a query that is not there",
+    "unknown_document": "a line of the qrels names a document that is not there",
 }
 
 

@@ -57,22 +57,24 @@ class Near:
         self._buckets: dict[tuple[int, bytes], list[int]] = {}
 
     def find(self, *texts: str) -> int | None:
-        """The number of an added row that is near this one."""
+        """The number of a kept row that is near this one."""
         parts = [shingles(text) for text in texts]
-        seen: set[int] = set()
-        for bucket in _buckets(parts):
-            for index in self._buckets.get(bucket, [])[:LOOKED_AT]:
-                if index not in seen and self._is_near(parts, index):
-                    return index
-                seen.add(index)
-        return None
+        return self._find(parts, _buckets(parts))
 
-    def add(self, *texts: str) -> int:
-        """Its number, from 0."""
-        for bucket in _buckets([shingles(text) for text in texts]):
-            self._buckets.setdefault(bucket, []).append(len(self._kept))
-        self._kept.append(texts)
-        return len(self._kept) - 1
+    def find_or_keep(self, *texts: str) -> int | None:
+        """The number of a kept row that is near this one; None where there is none: then this one is kept too."""
+        parts = [shingles(text) for text in texts]
+        buckets = _buckets(parts)
+        found = self._find(parts, buckets)
+        if found is None:
+            for bucket in buckets:
+                self._buckets.setdefault(bucket, []).append(len(self._kept))
+            self._kept.append(texts)
+        return found
+
+    def _find(self, parts: list[Hashes], buckets: list[tuple[int, bytes]]) -> int | None:
+        candidates = dict.fromkeys(index for bucket in buckets for index in self._buckets.get(bucket, [])[:LOOKED_AT])
+        return next((index for index in candidates if self._is_near(parts, index)), None)
 
     def _is_near(self, parts: list[Hashes], index: int) -> bool:
         others = (shingles(text) for text in self._kept[index])
@@ -81,5 +83,5 @@ class Near:
 
 def _buckets(parts: list[Hashes]) -> list[tuple[int, bytes]]:
     together = np.concatenate([_mix(part + np.uint64(place)) for place, part in enumerate(parts)])
-    least = _mix(together * _FACTORS + _OFFSETS).min(axis=1).reshape(BANDS, ROWS)
+    least = (together * _FACTORS + _OFFSETS).min(axis=1).reshape(BANDS, ROWS)
     return [(band, row.tobytes()) for band, row in enumerate(least)]

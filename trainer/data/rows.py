@@ -91,7 +91,7 @@ def _objects(lines: Iterator[Line]) -> Iterator[Row]:
 
 def _object(text: str, number: int, unended: bool) -> dict[str, Any] | Broken:
     try:
-        return _checked(json.loads(text, object_pairs_hook=_pairs), number)
+        return _checked(_decoder.decode(text), number)
     except Broken as broken:
         broken.line = number
         return broken
@@ -118,6 +118,9 @@ def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+_decoder: Final = json.JSONDecoder(object_pairs_hook=_pairs)
+
+
 def _array(lines: Iterator[Line]) -> Iterator[Row]:
     """One value after another, so that each has its line; the text itself is in memory as a whole."""
     kept = list(lines)
@@ -125,12 +128,11 @@ def _array(lines: Iterator[Line]) -> Iterator[Row]:
         if isinstance(text, Broken):
             raise Broken("broken_array", f"{text.code}: {text.reason}", number)
     text, first = "\n".join(str(text) for _, text, _ in kept), kept[0][0]
-    decoder = json.JSONDecoder(object_pairs_hook=_pairs)
     at, line, counted, end = _space(text, text.index("[") + 1), first, 0, len(text)
     while at < end and text[at] != "]":
         line, counted = line + text.count("\n", counted, at), at
         try:
-            found, at = decoder.raw_decode(text, at)
+            found, at = _decoder.raw_decode(text, at)
             at = _space(text, at)
         except Broken as broken:
             raise Broken("broken_array", f"{broken.code}: {broken.reason}", line) from broken

@@ -115,9 +115,17 @@ def _text(value: Any, key: str) -> str:
     if not isinstance(value, str):
         told = "null" if value is None else type(value).__name__
         raise Broken("not_text", f"`{key}` is {told}, expected a text in quotes")
-    if any("\ud800" <= each <= "\udfff" for each in value):
+    if not _is_unicode(value):
         raise Broken("lone_surrogate", f"`{key}` has half of a surrogate pair, such as \\ud800")
     return value.strip()
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _once(texts: Iterable[str]) -> tuple[str, ...]:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
-from trainer.console import say
+from trainer.console import progress, say
+from trainer.errors import InvalidInput, QualityGate
 from trainer.verbs import publishing
 
 if TYPE_CHECKING:
+    from trainer.gate import Verdict
     from trainer.publish import Plan
+
+CANDIDATE: Final = "-candidate"
 
 HELP = "make a model appear on the volume, whole and proven or not at all"
 
@@ -34,18 +39,34 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base", type=Path, metavar="DIR", help="of an adapter: where its base model is")
     parser.add_argument("--display-name", metavar="TEXT", help="what people see; else made from the name")
     parser.add_argument("--description", metavar="TEXT", help="what the model is for")
+    gate = parser.add_argument_group("gate", "publish only what is better than the model that answers for the name now")
+    gate.add_argument("--gate", action="store_true", help="else publish beside it as NAME-candidate, and exit with 3")
+    gate.add_argument("--data", type=Path, action="append", metavar="F", help="held-out questions with their answers")
+    gate.add_argument("--metric", default="mrr@10", metavar="M", help="what is compared; mrr@10 by default")
+    gate.add_argument(
+        "--margin", type=float, default=0.01, metavar="X", help="the gain that is asked for; 0.01 by default"
+    )
     parser.add_argument("--dry-run", action="store_true", help="say what would be copied, and copy nothing")
     parser.add_argument("--json", action="store_true", help="the result as JSON")
 
 
 def run(options: argparse.Namespace) -> int:
-    from trainer.proof import describing  # noqa: PLC0415  keeps `--help` instant
-
     planned = _plan(options)
     if options.dry_run:
         return _show(planned, options.json)
+    if not options.gate:
+        return _publish(options, {}, verdict=None)
+    verdict, fields = _judged(options, planned)
+    if verdict is not None and not verdict.passed:
+        options.model, options.version_number, options.replace = f"{options.model}{CANDIDATE}", None, True
+    return _publish(options, fields, verdict)
+
+
+def _publish(options: argparse.Namespace, fields: Mapping[str, Any], verdict: Verdict | None) -> int:
+    from trainer.proof import describing  # noqa: PLC0415  keeps `--help` instant
+
     asked = options.version_number
-    number = int(planned.target.name) if asked else None
+    number = int(_plan(options).target.name) if asked else None
     given = {
         "display_name": options.display_name,
         "description": options.description,
@@ -57,14 +78,35 @@ def run(options: argparse.Namespace) -> int:
         options.models_dir,
         version=number,
         replace=options.replace and asked != "next",  # somebody else's next one may have been faster
-        describe=describing(options.directory, given, base=options.base, tell=say),
+        describe=describing(options.directory, given | dict(fields), base=options.base, tell=say),
     )
     if options.json:
         told = {"model": done.model, "path": str(done.path), "files": done.files, "bytes": done.bytes}
-        print(json.dumps(told | {"replaced": done.replaced}))
+        print(json.dumps(told | {"replaced": done.replaced, "gate": verdict and verdict.to_json()}))
     else:
         publishing.tell(done)
-    return 0
+    return 0 if verdict is None or verdict.passed else QualityGate.exit_status
+
+
+def _judged(options: argparse.Namespace, planned: Plan) -> tuple[Verdict | None, Mapping[str, Any]]:
+    """Against the model that answers for the name now; nothing where none does."""
+    from trainer import gate  # noqa: PLC0415
+    from trainer.data.read import read  # noqa: PLC0415
+    from trainer.questions import from_examples  # noqa: PLC0415
+
+    if not options.data:
+        raise InvalidInput("--gate needs --data: questions that neither model was trained on")
+    questions = from_examples(read(options.data).examples)
+    live = gate.live_model(options.model, options.models_dir)
+    if live is None:
+        say(f"trainer: nothing answers for {options.model} yet: there is nothing to be better than")
+        return None, {}
+    with progress("comparing", "texts") as advance:
+        verdict = gate.judge(
+            planned.directory, live, questions, metric=options.metric, margin=options.margin, progress=advance
+        )
+    say(f"trainer: {verdict.line()}")
+    return verdict, gate.described(verdict, live)
 
 
 def _plan(options: argparse.Namespace) -> Plan:

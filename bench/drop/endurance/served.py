@@ -18,7 +18,9 @@ from typing import Any, Final, Self
 
 import aiohttp
 
-DEADLINE: Final = 120.0  # seconds; generous, it only ends a run that hangs
+DEADLINE: Final = (
+    600.0  # seconds; generous, it only ends a run that hangs: a shared machine may take minutes for a host
+)
 GLANCE: Final = 0.01  # seconds between looks at what cannot be waited for
 PROMPT: Final = ("--settle-seconds=0.05", "--settle-in-place-seconds=0.3", "--settle-writer-seconds=0.05")
 ALARMS: Final = (b"ledger_unreadable", b"judge_failed", b'"level":"error"')

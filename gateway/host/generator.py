@@ -1,0 +1,206 @@
+"""A causal language model on the device, and the rows that it continues: all of them a token further with each call.
+
+Rows come and go between calls, so that nobody waits for the longest answer (continuous batching: Yu et al. 2022,
+"Orca"). A prompt is read in slices, between which the others go on. Nothing here waits, and nothing knows a client.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from gateway.errors import LoadFailed
+from gateway.host import kv, memory, padded, sampling
+from gateway.host.branches import Branches, Rowwise
+from gateway.host.sampling import Sampler
+from gateway.host.wire import Sampling
+
+SLICE: Final = 512  # tokens of prompts that one call reads
+PROBE: Final = 4  # tokens, the first of the vocabulary
+
+
+class Row:
+    """A text that is being continued, by the model as an adapter changes it. `read` of its prompt's tokens are in the
+    cache."""
+
+    def __init__(self, number: int, prompt: Sequence[int], sampler: Sampler, branches: Branches | None = None) -> None:
+        self.number = number
+        self.branches = branches
+        self.prompt = list(prompt)
+        self.sampler = sampler
+        self.read = 0
+        self.cache: Any = None  # its own, until its prompt has been read
+
+    @property
+    def tokens(self) -> int:
+        """In the cache, once it runs: the token that was chosen last is not."""
+        return len(self.prompt) + max(0, len(self.sampler.tokens) - 1)
+
+    @property
+    def left(self) -> int:
+        """Tokens of the prompt that are still to be read."""
+        return len(self.prompt) - self.read
+
+
+class Generator:
+    """The network and its running rows. All methods are for the device lane."""
+
+    def __init__(self, network: nn.Module, cache_bytes: int = 0) -> None:
+        """In host memory. `cache_bytes` are set aside on the device for keys and values."""
+        self.network = network
+        self.device = torch.device("cpu")
+        self._cache_bytes = cache_bytes
+        self.bytes = memory.tensor_bytes(network) + cache_bytes
+        self._rowwise = Rowwise(network)
+        config: Any = network.config
+        self._layers: int = config.get_text_config().num_hidden_layers
+        self._reading: list[Row] = []
+        self._running: list[Row] = []
+        self._cache: Any = None  # of the running rows, in their order
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That the network computes in."""
+        return next(self.network.parameters()).dtype
+
+    @property
+    def rows(self) -> int:
+        return len(self._reading) + len(self._running)
+
+    def advance(self, joining: Sequence[Row], leaving: frozenset[int] = frozenset()) -> list[tuple[int, int]]:
+        """Each running row gets its next token: (number of the row, token). Those whose prompt is read to its end get
+        their first one. A row goes on until it is among those that leave. Raises memory.OutOfMemory, and then nothing
+        is left of any row."""
+        try:
+            with torch.inference_mode(), memory.guarded():
+                self._leave(leaving)
+                self._reading += [row for row in joining if row.number not in leaving]
+                stepped = self._step()
+                return stepped + self._read()
+        except BaseException:
+            self.clear()
+            raise
+
+    def clear(self) -> None:
+        self._reading, self._running, self._cache = [], [], None
+
+    def place(self, device: str) -> None:
+        """To `device`, from wherever it is. Raises memory.OutOfMemory, and then holds nothing anywhere."""
+        self.clear()
+        try:
+            with memory.guarded():
+                self.network.to(device)
+        except memory.OutOfMemory:
+            self.close()
+            raise
+        self.device = torch.device(device)
+
+    def park(self) -> None:
+        """Off the device, into host memory."""
+        self.place("cpu")
+
+    def close(self) -> None:
+        """Frees the weights, also where a reference to the network is left somewhere."""
+        self.clear()
+        padded.empty(self.network)
+        self.bytes = 0
+        memory.release(str(self.device))
+
+    def probe(self, branches: Branches | None = None) -> None:
+        """Raises LoadFailed where the logits are no numbers."""
+        row = Row(0, range(PROBE), Sampler(Sampling(), self.device), branches)
+        with torch.inference_mode(), memory.guarded():
+            logits = self._forward([row], [row.prompt], [0], kv.empty(self._layers))
+        if not torch.isfinite(logits).all():
+            raise LoadFailed("logits are not finite: the weights hold NaN or overflow", reason="probe_not_finite")
+        if not float(logits.std()):
+            raise LoadFailed("all tokens are equally likely", reason="probe_same")
+
+    def _leave(self, leaving: frozenset[int]) -> None:
+        self._reading = [row for row in self._reading if row.number not in leaving]
+        staying = [place for place, row in enumerate(self._running) if row.number not in leaving]
+        if len(staying) == len(self._running):
+            return
+        self._running = [self._running[place] for place in staying]
+        longest = max((row.tokens for row in self._running), default=0)
+        self._cache = kv.kept(self._cache, staying, longest) if staying else None
+
+    def _step(self) -> list[tuple[int, int]]:
+        if not self._running:
+            return []
+        ids = [[row.sampler.tokens[-1]] for row in self._running]
+        logits = self._forward(self._running, ids, [row.tokens for row in self._running], self._cache)
+        return self._choose(self._running, logits)
+
+    def _read(self) -> list[tuple[int, int]]:
+        """A slice of the prompts that wait: several short ones together, or a part of a long one."""
+        if not self._reading:
+            return []
+        first = self._reading[0]
+        if first.left > SLICE or first.read:
+            done = self._read_slice(first)
+        else:
+            done = self._read_whole(_together(self._reading))
+        self._reading = [row for row in self._reading if row.left]
+        return done
+
+    def _read_slice(self, row: Row) -> list[tuple[int, int]]:
+        row.cache = row.cache or kv.empty(self._layers)
+        part = row.prompt[row.read : row.read + SLICE]
+        logits = self._forward([row], [part], [row.read], row.cache)
+        row.read += len(part)
+        return [] if row.left else self._join([row], row.cache, logits)
+
+    def _read_whole(self, rows: Sequence[Row]) -> list[tuple[int, int]]:
+        cache = kv.empty(self._layers)
+        logits = self._forward(rows, [row.prompt for row in rows], [0] * len(rows), cache)
+        for row in rows:
+            row.read = len(row.prompt)
+        return self._join(rows, cache, logits)
+
+    def _join(self, rows: Sequence[Row], cache: Any, logits: Tensor) -> list[tuple[int, int]]:
+        chosen = self._choose(rows, logits)
+        self._cache = kv.joined([self._cache, cache]) if self._running else cache
+        self._running += rows
+        for row in rows:
+            row.cache = None
+        return chosen
+
+    def _forward(self, rows: Sequence[Row], ids: Sequence[Sequence[int]], before: Sequence[int], cache: Any) -> Tensor:
+        """The next tokens of each row, which has so many `before` them in the cache -> logits after the last one,
+        [rows, words]. Rows stand to the right."""
+        longest = max(map(len, ids))
+        whole = longest + (kv.width(cache) if max(before) else 0)
+        padded = [[0] * (longest - len(row)) + list(row) for row in ids]
+        ends = [have + len(row) for have, row in zip(before, ids, strict=True)]
+        given: dict[str, Any] = {"input_ids": torch.tensor(padded, device=self.device)}
+        if min(ends) < whole:
+            columns = torch.arange(whole)
+            mask = columns >= whole - torch.tensor(ends)[:, None]
+            given["attention_mask"] = mask.long().to(self.device)
+        positions = torch.tensor(ends)[:, None] - longest + torch.arange(longest)
+        given["position_ids"] = positions.clamp(min=0).to(self.device)
+        with self._rowwise.rows([row.branches for row in rows]):
+            found = self.network(**given, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        logits: Tensor = found.logits[:, -1]
+        return logits
+
+    @staticmethod
+    def _choose(rows: Sequence[Row], logits: Tensor) -> list[tuple[int, int]]:
+        tokens = sampling.choose([row.sampler for row in rows], logits)
+        return [(row.number, token) for row, token in zip(rows, tokens, strict=True)]
+
+
+def _together(waiting: Sequence[Row]) -> list[Row]:
+    """The first rows that fit into one call with their padding."""
+    chosen: list[Row] = []
+    longest = 0
+    for row in waiting:
+        longest = max(longest, row.left)
+        if row.read or (chosen and longest * (len(chosen) + 1) > SLICE):
+            break
+        chosen.append(row)
+    return chosen
