@@ -23,6 +23,7 @@ MAX_ID_BYTES: Final = 512
 WIDEST: Final = 4  # bytes of a number that is computed with, unless it is one of these
 PARTLY_WIDE: Final = ("deberta", "mt5", "t5", "umt5")  # some of their layers stay in float32
 WIDTHS: Final = {"bfloat16": 2, "float16": 2}
+AS_STORED: Final = ("bitsandbytes", "torchao")
 
 
 class ModelId(msgspec.Struct, frozen=True, order=True):
@@ -229,7 +230,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     def bytes_as(self, dtype: str) -> int:
         """What this model takes once it is loaded: every number as wide as `dtype`, whatever it is on disk. What is
         computed in fewer bits than 16 keeps layers that are wider. Tables that code makes and no file has, of rotary
-        positions, are some hundred bytes more."""
+        positions, are some hundred bytes more. Weights that a library quantized stay as they are stored."""
+        if self.quantization in AS_STORED:
+            return self.stored_bytes
         width = WIDEST if self.model_type in PARTLY_WIDE else WIDTHS.get(dtype, WIDEST)
         return self.parameters * width + _behind_pooling(self.stages) * (WIDEST - width)
 

@@ -27,6 +27,7 @@ VERBS: Final = (
     "finetune",
     "evaluate",
     "merge",
+    "quantize",
     "publish",
     "alias",
     "push",

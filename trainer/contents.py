@@ -19,6 +19,7 @@ WANTED: Final = re.compile(r".+\.(safetensors|json|txt|model)|README\.md|chat_te
 PICKLED_WEIGHTS: Final = re.compile(r"(pytorch|adapter)_model.*\.bin")
 UNWANTED: Final = re.compile(r"trainer_state\.json|training_progress\.json|training_args\..*")
 RUN_FOLDERS: Final = re.compile(r"checkpoints|checkpoint-.*|eval|logs|lost\+found")
+OPENVINO: Final = ("openvino/openvino_model.xml", "openvino/openvino_model.bin")  # weights, where no others stand
 MODULE_FOLDER: Final = re.compile(r"\d+_[A-Z][A-Za-z]*")  # as sentence-transformers names them: 1_Pooling
 CONFIGS: Final = ("config.json", "adapter_config.json", "modules.json")
 
@@ -45,6 +46,8 @@ def model_files(directory: Path) -> list[PurePosixPath]:
     found = _wanted(directory, PurePosixPath())
     for folder in _module_folders(directory):
         found += _wanted(directory, folder)
+    if not any(len(path.parts) == 1 and path.suffix in {".safetensors", ".bin"} for path in found):
+        found += [PurePosixPath(name) for name in OPENVINO if (directory / name).is_file()]
     if not any(path.suffix in {".safetensors", ".bin"} for path in found):
         raise NotAModel(f"{directory}: no weights: neither *.safetensors nor pytorch_model.bin is there")
     return sorted(set(found))

@@ -8,8 +8,11 @@ In goes `input_ids` and `attention_mask`, out come token vectors; pooling and wh
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,8 +29,7 @@ def is_one(directory: Path) -> bool:
 
 
 def library() -> Any:
-    """The module. A package beside it tells the library's maker of each conversion, over the network; without it
-    nothing is told."""
+    """The module. A package beside it tells the library's maker of each conversion, over the network; not here."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # None: it is not to be found
     import openvino  # noqa: PLC0415  an extra
 
@@ -54,3 +56,44 @@ def _module(directory: Path, entry: dict[str, Any]) -> Any:
 
     kind = import_from_string(entry["type"])
     return kind.load(str(directory), subfolder=entry["path"], local_files_only=True)
+
+
+def write(network: Any, directory: Path) -> None:
+    """The network of a transformers model with int8 weights, as the two files in `directory`. Computed with are float32
+    numbers: only what lies on the disk, and is read for each product, is int8."""
+    openvino = library()
+    import logging  # noqa: PLC0415
+
+    import nncf  # noqa: PLC0415  an extra
+
+    nncf.set_log_level(logging.ERROR)
+    with contextlib.redirect_stdout(io.StringIO()):  # nncf draws its bar there
+        model = nncf.compress_weights(_converted(network, openvino), mode=nncf.CompressWeightsMode.INT8_ASYM)
+    (directory / FOLDER).mkdir()
+    openvino.save_model(model, str(directory / FOLDER / XML), compress_to_fp16=False)
+
+
+def _converted(network: Any, openvino: Any) -> Any:
+    """Traced over two texts of different lengths, so that nothing of either's length stays in it."""
+    import torch  # noqa: PLC0415  seconds
+
+    class Tokens(torch.nn.Module):
+        """Ids and mask in, token vectors out."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network.eval()
+
+        def forward(self, input_ids: Any, attention_mask: Any) -> Any:
+            return self.network(input_ids=input_ids, attention_mask=attention_mask, return_dict=True)[0]
+
+    pad = getattr(network.config, "pad_token_id", None) or 0
+    ids = torch.tensor([[pad + 1] * 5, [pad + 1] * 3 + [pad] * 2])
+    mask = torch.tensor([[1] * 5, [1] * 3 + [0] * 2])
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # advice on tracing: what it would get wrong, the measuring finds
+        return openvino.convert_model(
+            Tokens(),
+            example_input=dict(zip(INPUTS, (ids, mask), strict=True)),
+            input=[(name, [-1, -1], openvino.Type.i64) for name in INPUTS],
+        )

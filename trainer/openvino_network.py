@@ -13,8 +13,14 @@ from torch import Tensor
 
 from trainer.openvino_model import BIN, FOLDER, INPUTS, XML, library
 
-# what is not set here OpenVINO chooses for itself, such as to compute in bfloat16 where the processor can
-EXACT = {"INFERENCE_PRECISION_HINT": "f32", "ENABLE_CPU_PINNING": False, "NUM_STREAMS": 1}
+# What is not set here OpenVINO chooses for itself: to compute in bfloat16 where the processor can, and to round what it
+# computes with to int8 where the weights are, so that a vector depends on the texts beside it.
+EXACT = {
+    "INFERENCE_PRECISION_HINT": "f32",
+    "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
+    "ENABLE_CPU_PINNING": False,
+    "NUM_STREAMS": 1,
+}
 
 
 class OpenVinoTransformer(InputModule):  # type: ignore[misc]  # the library ships no types

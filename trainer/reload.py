@@ -11,9 +11,10 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,14 @@ from trainer.errors import NotAModel, TrainerError
 
 SECONDS: Final = 900.0  # a process that hangs is ended
 Matrix = npt.NDArray[np.float32]
+Role = Literal["", "query", "document"]  # which of a model's own prompts is meant; "" is its default
+
+
+class Answer(NamedTuple):
+    """`seconds` is what the vectors took, without the loading."""
+
+    vectors: Matrix
+    seconds: float
 
 
 def vectors(directory: Path, texts: Sequence[str], *, base: Path | None = None, device: str = "cpu") -> Matrix:
@@ -31,7 +40,15 @@ def vectors(directory: Path, texts: Sequence[str], *, base: Path | None = None, 
     `base` is the directory of an adapter's base. Raises NotAModel when the model does not load or embed, TrainerError
     when the process that tried was killed or took too long.
     """
+    return answered(directory, texts, base=base, device=device).vectors
+
+
+def answered(
+    directory: Path, texts: Sequence[str], *, role: Role = "", base: Path | None = None, device: str = "cpu"
+) -> Answer:
+    """As `vectors`, with what it took."""
     wanted = {"directory": str(directory), "texts": list(texts), "base": base and str(base), "device": device}
+    wanted |= {"role": role}
     command = [sys.executable, "-c", "from trainer.reload import answer; answer()"]
     try:
         done = subprocess.run(
@@ -48,8 +65,8 @@ def vectors(directory: Path, texts: Sequence[str], *, base: Path | None = None, 
         raise TrainerError(f"{directory}: the process that loaded it was ended by signal {-done.returncode}")
     if done.returncode > 0:
         raise NotAModel(f"{directory}: does not load: {_last_line(done.stderr)}")
-    found: Matrix = np.load(io.BytesIO(done.stdout), allow_pickle=False)
-    return found
+    with np.load(io.BytesIO(done.stdout), allow_pickle=False) as found:
+        return Answer(found["vectors"], float(found["seconds"]))
 
 
 def _environment() -> dict[str, str]:
@@ -65,29 +82,38 @@ def _last_line(told: bytes) -> str:
 
 
 def answer() -> None:
-    """The other process: what is wanted comes on stdin, the vectors go to stdout as a .npy file."""
+    """The other process: what is wanted comes on stdin, the vectors go to stdout as a .npz file."""
     results = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a library that prints must not spoil them
     wanted = json.load(sys.stdin)
     base = Path(wanted["base"]) if wanted["base"] else None
     try:
-        made = embed(Path(wanted["directory"]), wanted["texts"], base=base, device=wanted["device"])
+        model = _model(Path(wanted["directory"]), base, wanted["device"])
+        encode(model, wanted["texts"][:1])  # what happens at the first call alone is not what a text takes
+        started = time.perf_counter()
+        made = encode(model, wanted["texts"], wanted["role"])
+        seconds = time.perf_counter() - started
     except Exception as error:
         sys.exit(" ".join(f"{type(error).__name__}: {error}".split()))  # the last line is what is told
     found = io.BytesIO()
-    np.save(found, made)  # into memory first: it asks where it is in a file, and a pipe does not know
+    np.savez(found, vectors=made, seconds=seconds)  # into memory first: it asks for positions, and a pipe has none
     with results:
         results.write(found.getvalue())
 
 
 def embed(directory: Path, texts: Sequence[str], *, base: Path | None = None, device: str = "cpu") -> Matrix:
     """The vectors, made in this process."""
-    return encode(_adapted(directory, base, device) if _is_adapter(directory) else load(directory, device), texts)
+    return encode(_model(directory, base, device), texts)
 
 
-def encode(model: Any, texts: Sequence[str]) -> Matrix:
+def _model(directory: Path, base: Path | None, device: str) -> Any:
+    return _adapted(directory, base, device) if _is_adapter(directory) else load(directory, device)
+
+
+def encode(model: Any, texts: Sequence[str], role: Role = "") -> Matrix:
     """One row for each text: the same calls wherever it is done, so that equal models answer equally to the bit."""
-    made = model.encode(list(texts), convert_to_numpy=True, show_progress_bar=False)
+    call = {"": model.encode, "query": model.encode_query, "document": model.encode_document}[role]
+    made = call(list(texts), convert_to_numpy=True, show_progress_bar=False)
     return np.asarray(made, dtype=np.float32)
 
 

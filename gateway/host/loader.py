@@ -20,7 +20,6 @@ from gateway.host.chat import Template
 from gateway.host.device import Device
 from gateway.host.generator import Generator
 from gateway.host.halving import column, halving
-from gateway.host.openvino_runtime import OpenVino
 from gateway.host.recorder import LOADS, Recorder
 from gateway.host.slot import Runtime
 from gateway.host.speaker import Came, Speaker
@@ -46,7 +45,7 @@ class Model:
     def __init__(
         self,
         generation: Generation,
-        runtime: encoder.Encoder | OpenVino,
+        runtime: runtimes.Embedding,
         numerics: wire.Numerics,
         tokenizer: Tokenizer,
     ) -> None:
@@ -85,7 +84,7 @@ class Model:
 class TokenEmbedder:
     """A loaded generation where vectors of single tokens are wanted. It shares its model's queue."""
 
-    def __init__(self, runtime: encoder.Encoder | OpenVino) -> None:
+    def __init__(self, runtime: runtimes.Embedding) -> None:
         self._runtime = runtime
 
     @property
@@ -138,7 +137,8 @@ class Loader:
         """It may be asked for, and is to be computed like this when it is loaded next."""
         self._wishes[generation.digest] = wish
         manifest = generation.manifest
-        without = manifest.model_type in WITHOUT_LIBRARY and manifest.kind == "encoder"
+        plain = manifest.kind == "encoder" and manifest.quantization is None
+        without = manifest.model_type in WITHOUT_LIBRARY and plain
         if self._library is not None and not without:
             self._background(self._import(self._library))
             self._library = None
@@ -255,7 +255,7 @@ class Loader:
     def _wished(self, generation: Generation) -> Wish:
         return self._wishes.get(generation.digest) or Wishes().of((), generation.manifest.wish)
 
-    def _tidy(self, runtime: encoder.Encoder | OpenVino | Generator) -> None:
+    def _tidy(self, runtime: runtimes.Loaded) -> None:
         """Behind the back of the requests that the model was brought back for."""
         if isinstance(runtime, encoder.Encoder):
             self._background(self._disk.run(runtime.tidy))

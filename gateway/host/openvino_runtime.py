@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -135,6 +136,32 @@ def load(generation: Generation, dtype: str) -> OpenVino:
         return OpenVino(model, tail.eval(), generation.manifest, dtype)
 
 
+def opened(generation: Generation) -> OpenVino:
+    """A network that the model itself brings, as it is, computed in float32. Raises LoadFailed, ImportError,
+    memory.OutOfMemory."""
+    manifest = generation.manifest
+    xml, weights = (os.path.join(generation.path, name) for name in manifest.weights)
+    with memory.guarded(), _guarded():
+        tail = stages.build(generation.path, manifest.stages, mapped=generation.place is None)
+        try:
+            model = _library().Core().read_model(xml, weights)
+            model.set_rt_info(str(_pad_id(generation)), PAD_ID)
+            return OpenVino(model, tail.eval(), manifest, "float32")
+        except RuntimeError as error:
+            if any(word in str(error) for word in ALLOCATION):
+                raise
+            said = str(error).strip().splitlines()[-1:] or [""]
+            message = f"OpenVINO does not load the network: {said[0][:300]}"
+            raise LoadFailed(message, reason="weights_unreadable", generation=generation.short) from error
+
+
+def _pad_id(generation: Generation) -> int:
+    path = os.path.join(generation.path, generation.manifest.transformer_path, "config.json")
+    with open(path, "rb") as stream:
+        told = msgspec.json.decode(stream.read(), type=dict[str, Any]).get("pad_token_id")
+    return told if isinstance(told, int) else 0
+
+
 def _library() -> Any:
     # A package beside it tells the library's maker of each conversion, over the network; without it nothing is told.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # None: it is not to be found
@@ -213,6 +240,7 @@ def _compile(model: Any, dtype: str) -> Any:
         "NUM_STREAMS": 1,
         "CPU_RUNTIME_CACHE_CAPACITY": SHAPES,
         "ENABLE_CPU_PINNING": False,  # the cores are shared with the gateway, and with who knows whom
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,  # else int8 weights have each call's numbers rounded to int8 too
     }
     compiled = _library().Core().compile_model(model, "CPU", config)
     got = compiled.get_property("INFERENCE_PRECISION_HINT")
@@ -228,7 +256,7 @@ def _bytes(model: Any, dtype: str) -> int:
     for node in model.get_ordered_ops():
         if node.get_type_name() == "Constant":
             stored += node.get_byte_size()
-            if node.get_element_type().get_type_name() == "i8" and not _feeds_product(node):
+            if node.get_element_type().get_type_name() in ("i8", "u8") and not _feeds_product(node):
                 packed += 4 * int(np.prod(node.get_output_shape(0)))  # the table of word vectors, unpacked to float32
         elif node.get_type_name() == "MatMul":
             weights, itself = _weights(node)

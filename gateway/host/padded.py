@@ -78,7 +78,10 @@ def network(generation: Generation, dtype: torch.dtype, *, head: Head = "") -> n
         config = transformers.AutoConfig.from_pretrained(path, **library.LOCAL)
         config.use_cache = head == "generates"
         kind = _class(transformers, config, head)
-        found, report = kind.from_pretrained(**_source(generation, path), **_options(kind, config, dtype))
+        options = _options(kind, config, dtype)
+        if generation.manifest.quantization is not None:  # its library makes the tensors, where they are to be
+            options["device_map"] = {"": "cpu"}
+        found, report = kind.from_pretrained(**_source(generation, path), **options)
     except (torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:  # the library has no list of what it raises
@@ -112,8 +115,10 @@ def _class(transformers: Any, config: Any, head: Head) -> Any:
 
 
 def _source(generation: Generation, path: str) -> dict[str, Any]:
-    """Where the weights come from: mapped by us, or unpickled by the library."""
+    """Where the weights come from: mapped by us, or read by the library where they are no plain tensors."""
     weights = generation.manifest.weights
+    if generation.manifest.quantization is not None:
+        return {"pretrained_model_name_or_path": path, "use_safetensors": True}
     if any(name.endswith(".bin") for name in weights):
         return {"pretrained_model_name_or_path": path, "use_safetensors": False}
     paths = [os.path.join(generation.path, name) for name in weights]

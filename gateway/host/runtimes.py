@@ -16,10 +16,11 @@ import torch
 from cachetools import LRUCache
 
 from gateway.errors import LoadFailed
-from gateway.host import causal, encoder, launcher, memory, openvino_runtime, precision, shelf
+from gateway.host import causal, encoder, launcher, memory, openvino_runtime, precision, quantized, shelf
 from gateway.host.encoder import Encoder, Runtime
 from gateway.host.generator import Generator
 from gateway.host.openvino_runtime import OpenVino
+from gateway.host.quantized import Quantized
 from gateway.host.tokenize import TokenIds, shared
 from gateway.host.wire import FellBack, Numerics, Precision
 from gateway.model import Generation, Manifest
@@ -33,6 +34,10 @@ REMEMBERED: Final = 1024  # failures
 TOGETHER: Final = 8  # texts of one call, when they are measured
 
 
+Embedding = Encoder | OpenVino | Quantized
+Loaded = Embedding | Generator
+
+
 class Choice(NamedTuple):
     runtime: str
     dtype: str
@@ -41,10 +46,11 @@ class Choice(NamedTuple):
 class Chosen(NamedTuple):
     """A runtime in host memory, and what it is."""
 
-    runtime: Encoder | OpenVino | Generator
+    runtime: Loaded
     numerics: Numerics
 
 
+OPENVINO: Final = "openvino"  # as a manifest says of weights
 EXACT: Final = Choice("torch", "float32")
 
 
@@ -109,6 +115,8 @@ def load(
     if generation.manifest.kind == "generator":
         return _generator(generation, wish, device, cache_tokens)
     failures = Failures() if failures is None else failures
+    if generation.manifest.quantization is not None:
+        return _as_stored(generation, wish, device, failures)
     why = failures.why(generation.digest, wish)
     if not why:
         try:
@@ -125,8 +133,34 @@ def load(
     return Chosen(exact, Numerics(*EXACT, None, why))
 
 
+def _as_stored(generation: Generation, wish: Wish, device: str, failures: Failures) -> Chosen:
+    """Weights that are stored in fewer bits have one way to be computed, whatever is wished; nothing stands in."""
+    form = generation.manifest.quantization
+    if memory.on_cuda(device):
+        raise _unavailable(f"weights of {form} are served on the CPU alone: serve the model that they were made from")
+    try:
+        if form == OPENVINO:
+            runtime: Loaded = openvino_runtime.opened(generation)
+            choice = Choice("openvino", "float32")
+        else:
+            runtime = library = quantized.load(generation)
+            choice = Choice("torch", library.dtype)
+    except ImportError as error:
+        raise _unavailable(_said(error)) from error
+    why = ""
+    if wish.runtime not in ("", AUTO, choice.runtime) or wish.dtype not in ("", AUTO, choice.dtype):
+        why = f"its weights are of {form}, which has one way to be computed"
+        if not failures.why(generation.digest, wish):
+            failures.add(generation.digest, wish, why)
+    return Chosen(runtime, Numerics(*choice, None, why))
+
+
 def predict(generation: Generation, wish: Wish, device: str, cache_tokens: int = 0) -> int:
     """Bytes that a load takes. One that falls back may take more: others make room then."""
+    if generation.manifest.quantization == OPENVINO:
+        return int(memory.predict(generation.manifest) * openvino_runtime.SHARES["int8"])
+    if generation.manifest.quantization is not None:
+        return memory.predict(generation.manifest)
     try:
         choice = choose(wish, generation.manifest, device)
     except LoadFailed:

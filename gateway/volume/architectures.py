@@ -11,6 +11,7 @@ from typing import Final, Literal
 
 from gateway.volume.documents import Document, shown
 from gateway.volume.files import Folder
+from gateway.volume.quantized import read_quantization
 from gateway.volume.reasons import Findings, unfit
 
 Positions = Literal["absolute", "after_padding", "unbounded"]
@@ -100,9 +101,7 @@ def read_architecture(
         message = f"{shown(architecture)} is recognised as {kind}; one of this type is not served by this version"
         raise unfit("kind_not_served", message, name)
     hidden = config.count(family.width if family.width in config.fields else "hidden_size")
-    quantization = _quantization(config)
-    if quantization is not None:
-        findings.attempt(_refuse_quantization, quantization, name)
+    quantization = findings.attempt(read_quantization, config)
     return Architecture(
         file=name,
         model_type=config.text("model_type"),
@@ -187,14 +186,3 @@ def _cache_width(config: Document) -> int:
     heads = config.count("num_attention_heads")
     width = config.count("head_dim", config.count("hidden_size") // max(1, heads))
     return 2 * config.count("num_hidden_layers") * config.count("num_key_value_heads", heads) * width
-
-
-def _quantization(config: Document) -> str | None:
-    if not config.given("quantization_config"):
-        return None
-    return config.inner("quantization_config").text("quant_method", "unknown")
-
-
-def _refuse_quantization(method: str, name: str) -> None:
-    message = f"the weights are quantized ({shown(method)}), which this version does not serve"
-    raise unfit("quantization_not_served", message, name)

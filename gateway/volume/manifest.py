@@ -23,8 +23,10 @@ from gateway.volume.files import Folder
 from gateway.volume.heads import Head, check_head, read_head
 from gateway.volume.metadata import read_metadata, read_samples, read_wish
 from gateway.volume.modules import Module, Pipeline, read_modules, read_pipeline
+from gateway.volume.networks import XML, has_network, read_network
 from gateway.volume.overlay import overlay
 from gateway.volume.prompts import PROMPTS, Prompts, read_prompts
+from gateway.volume.quantized import OPENVINO, demand_library
 from gateway.volume.reasons import Findings, Unfit, unfit
 from gateway.volume.tokenizer import Tokenizer, read_tokenizer
 from gateway.volume.transformer import ENCODER, NAMES, RERANKER, Settings, max_tokens, read_settings
@@ -186,7 +188,7 @@ def _read(folder: Folder, layout: Layout, findings: Findings, allow_pickle: bool
             findings.attempt(find_weights, folder, path, allow_pickle=allow_pickle)
             read_tokenizer(folder, path, None, findings, config_required=False)
         return None
-    weights = findings.attempt(find_weights, folder, path, allow_pickle=allow_pickle)
+    weights = findings.attempt(_weights, folder, path, allow_pickle)
     vocab_size = architecture.vocab_size if architecture else None
     tokenizer = read_tokenizer(folder, path, vocab_size, findings, config_required=ours)
     form = RERANKER if scores else ENCODER
@@ -197,6 +199,7 @@ def _read(folder: Folder, layout: Layout, findings: Findings, allow_pickle: bool
     if architecture is None:
         return None
     if weights is not None:
+        findings.attempt(_check_form, layout, architecture, weights)
         findings.attempt(_check_embedding, architecture, weights)
         if read_of_head is not None:
             findings.attempt(check_head, weights)
@@ -206,6 +209,35 @@ def _read(folder: Folder, layout: Layout, findings: Findings, allow_pickle: bool
     if ours and settings.file is None:
         findings.warn("there is no sentence_bert_config.json: texts may be as long as tokenizer and model allow")
     return Parts(architecture, weights, tokenizer, settings, prompts, pipeline, read_of_head, conversation)
+
+
+def _weights(folder: Folder, path: str, allow_pickle: bool) -> Weights:
+    """As safetensors or pickles; a network of OpenVINO's counts where there are none. Raises Unfit."""
+    try:
+        return find_weights(folder, path, allow_pickle=allow_pickle)
+    except Unfit as error:
+        if error.reason.code != "weights_missing" or not has_network(folder, path):
+            raise
+    demand_library(OPENVINO, f"{path}/{XML}" if path else XML)
+    return read_network(folder, path)
+
+
+def _check_form(layout: Layout, architecture: Architecture, weights: Weights) -> None:
+    """Whether weights that are no plain numbers go with the rest of it. Raises Unfit (quantization_not_served)."""
+    form = OPENVINO if _is_network(weights) else architecture.quantization
+    if form is None:
+        return
+    file = weights.files[0]
+    if architecture.quantization and _is_network(weights):
+        raise unfit("quantization_not_served", f"config.json says {architecture.quantization}, beside {file}", file)
+    if layout.kind != "encoder":
+        raise unfit("quantization_not_served", f"a {layout.kind} whose weights are of {form} is not served", file)
+    if not _is_network(weights) and not all(name.endswith(".safetensors") for name in weights.files):
+        raise unfit("quantization_not_served", f"weights of {form} are served as safetensors alone", file)
+
+
+def _is_network(weights: Weights) -> bool:
+    return weights.files[0].endswith(".xml")
 
 
 def _manifest(layout: Layout, parts: Parts, metadata: Mapping[str, Any], warnings: Sequence[str]) -> Manifest:
@@ -227,7 +259,7 @@ def _manifest(layout: Layout, parts: Parts, metadata: Mapping[str, Any], warning
         parameters=sum(held.parameters for held in parts.stored),
         stored_bytes=sum(held.stored_bytes for held in parts.stored),
         stored_dtype=parts.weights.dtype,
-        quantization=architecture.quantization,
+        quantization=OPENVINO if _is_network(parts.weights) else architecture.quantization,
         lower_case=parts.settings.lower_case,
         prompts=parts.prompts.texts,
         default_prompt_name=parts.prompts.default,
@@ -270,11 +302,16 @@ def _check_embedding(architecture: Architecture, weights: Weights) -> None:
     """The table of token vectors has the size that config.json says, so that the two are of one model."""
     if weights.shapes is None:
         return
-    tables = [shape for name, shape in weights.shapes.items() if WORD_EMBEDDING.search(name) and len(shape) == 2]
     file = weights.index or weights.files[0]
+    expected = {(architecture.vocab_size, width) for width in (architecture.hidden, architecture.embedding)}
+    if _is_network(weights):  # whose constants may have any name
+        if not expected & set(weights.shapes.values()):
+            message = f"{file} has no table of {list(min(expected))}, which the configuration says"
+            raise unfit("weights_mismatch", message, file)
+        return
+    tables = [shape for name, shape in weights.shapes.items() if WORD_EMBEDDING.search(name) and len(shape) == 2]
     if not tables:
         raise unfit("weights_mismatch", f"{file} has no word embedding, which every text encoder has", file)
-    expected = {(architecture.vocab_size, width) for width in (architecture.hidden, architecture.embedding)}
     if tables[0] not in expected:
         message = f"{file} has a word embedding of {list(tables[0])}, and the configuration says {list(min(expected))}"
         raise unfit("weights_mismatch", message, file)

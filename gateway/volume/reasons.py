@@ -38,7 +38,13 @@ REASONS: Final[dict[str, tuple[Kind, str]]] = {
     "classifier": ("refused", "Use a cross-encoder with one label; classifiers are not served."),
     "architecture_not_served": ("refused", "Use a model of a type that is served; docs/model-directory.md lists them."),
     "custom_code": ("refused", "Use a model that transformers knows by itself; code from a volume is never run."),
-    "quantization_not_served": ("refused", "Save the model without quantization (float32, float16 or bfloat16)."),
+    "quantization_not_served": (
+        "refused",
+        "Quantize the model with 'trainer quantize', or save it without quantization (float32, float16 or bfloat16).",
+    ),
+    "library_missing": ("refused", "Run pip install '{file}' where the gateway runs, and start it again."),
+    "network_invalid": ("invalid", "Copy {file} again, or convert the model again: it is not what OpenVINO wrote."),
+    "network_not_served": ("refused", "Convert the model with 'trainer quantize --form openvino-int8'."),
     "setting_not_supported": ("refused", "Remove the setting from {file} if the model does not need it."),
     # weights
     "weights_missing": ("incomplete", "Copy model.safetensors, or its index and every shard."),
@@ -118,15 +124,16 @@ def codes() -> dict[str, str]:
     return {code: kind for code, (kind, _) in REASONS.items()}
 
 
-def reason(code: str, message: str, file: str | None = None) -> Reason:
-    """The reason of this code; the remedy comes from the table. `file` is relative to the model."""
+def reason(code: str, message: str, file: str | None = None, *, heals: str = "") -> Reason:
+    """The reason of this code; the remedy comes from the table. `file` is relative to the model, and what heals it
+    where nothing else does."""
     kind, remedy = REASONS[code]
-    return Reason(code=code, kind=kind, message=message, remedy=remedy.format(file=file), file=file)
+    return Reason(code=code, kind=kind, message=message, remedy=remedy.format(file=heals or file), file=file)
 
 
-def unfit(code: str, message: str, file: str | None = None) -> Unfit:
+def unfit(code: str, message: str, file: str | None = None, *, heals: str = "") -> Unfit:
     """To be raised."""
-    return Unfit(reason(code, message, file))
+    return Unfit(reason(code, message, file, heals=heals))
 
 
 class Findings:
