@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Final
+
+import pytest
 
 ROOT: Final = Path(__file__).parents[1]
 
@@ -96,6 +98,25 @@ ORDER: Final = [
     ),
     *("app", "life", "examples", "check", "pull", "remote", "evaluate", "kb", "question", "keys", "cli", "__main__"),
 ]
+TRAINER_ORDER: Final = [
+    *("errors", "console", "run", "exchange", "output", "printable", "quiet", "config_file", "config"),
+    "config_template",
+    *("data.example", "data.fault", "data.normal", "data.near", "data.lengths", "data.split", "data.lines"),
+    *("data.shapes", "data.rows", "data.read", "data.duplicates", "data.leakage", "data.statistics"),
+    *("data.write", "data.check"),
+    *("contents", "metadata", "lineage", "openvino_files", "openvino_network", "openvino_model", "sizes"),
+    *("reload", "golden", "proof", "bases", "hardware", "modelling"),
+    *("questions", "scores", "bootstrap", "comparison", "limits", "evaluate", "texts", "drift", "remote", "tables"),
+    "data.beir",
+    *("lora", "losses", "mining", "plan", "checkpoints", "best", "stopping", "journal"),
+    *("standing", "material", "record", "charts", "report_style", "report", "picture", "loop", "card", "merge"),
+    *("final", "train"),
+    *("forms", "quantize", "publish", "gate", "aliases", "hub", "pull"),
+    *("documents", "endpoint", "pairs", "book", "qa"),
+    *("verbs.publishing", "verbs.config", "verbs.data", "verbs.qa", "verbs.mine", "verbs.finetune"),
+    *("verbs.evaluate", "verbs.merge", "verbs.quantize", "verbs.publish", "verbs.alias", "verbs.push", "verbs.pull"),
+    *("verbs.runs", "verbs.report", "cli", "__main__"),
+]
 THREADS: Final = {"threading", "_thread", "concurrent", "multiprocessing"}
 
 
@@ -108,6 +129,11 @@ def modules(package: str) -> dict[str, ast.Module]:
 
 GATEWAY: Final = modules("gateway")
 TRAINER: Final = modules("trainer")
+programs: Final = pytest.mark.parametrize(
+    ("program", "order", "modules"),
+    [("gateway", ORDER, GATEWAY), ("trainer", TRAINER_ORDER, TRAINER)],
+    ids=["gateway", "trainer"],
+)
 
 
 def imports(tree: ast.Module) -> Iterator[str]:
@@ -142,32 +168,41 @@ def is_written(node: ast.Subscript) -> bool:
     return isinstance(node.ctx, ast.Store)
 
 
-def own(name: str) -> str | None:
+def own(name: str, known: Container[str]) -> str | None:
     """The module of ours that an imported name means: `gateway.host.wire.Options` is `host.wire`."""
     parts = name.split(".")[1:]
-    return next((known for end in range(len(parts), 0, -1) if (known := ".".join(parts[:end])) in GATEWAY), None)
+    return next((found for end in range(len(parts), 0, -1) if (found := ".".join(parts[:end])) in known), None)
 
 
-def test_the_reading_order_has_every_module_once() -> None:
-    assert sorted(ORDER) == sorted(GATEWAY)
+@programs
+def test_the_reading_order_has_every_module_once(
+    program: str, order: list[str], modules: dict[str, ast.Module]
+) -> None:
+    assert sorted(order) == sorted(modules)
 
 
-def test_a_module_imports_only_what_stands_above_it() -> None:
-    place = {name: index for index, name in enumerate(ORDER)}
+@programs
+def test_a_module_imports_only_what_stands_above_it(
+    program: str, order: list[str], modules: dict[str, ast.Module]
+) -> None:
+    place = {name: index for index, name in enumerate(order)}
     upward = [
         f"{name} imports {target}"
-        for name, tree in GATEWAY.items()
-        for target in {own(found) for found in imports(tree) if found.startswith("gateway.")} - {None}
+        for name, tree in modules.items()
+        for target in {own(found, modules) for found in imports(tree) if found.startswith(f"{program}.")} - {None}
         if place[str(target)] >= place[name]
     ]
     assert upward == []
 
 
-def test_the_architecture_page_shows_the_same_order() -> None:
+@programs
+def test_the_architecture_page_shows_the_same_order(
+    program: str, order: list[str], modules: dict[str, ast.Module]
+) -> None:
     page = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| `gateway/(\w*)/?` \| ((?:`\w+`,? ?)+)\|", page, re.MULTILINE)
+    rows = re.findall(rf"^\| `{program}/(\w*)/?` \| ((?:`\w+`,? ?)+)\|", page, re.MULTILINE)
     shown = [f"{folder}.{name}".lstrip(".") for folder, names in rows for name in re.findall(r"`(\w+)`", names)]
-    assert shown == ORDER
+    assert shown == order
 
 
 def test_only_hosts_import_torch_and_transformers() -> None:

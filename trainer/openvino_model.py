@@ -11,29 +11,16 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import sys
 import warnings
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from trainer.errors import NotAModel
-
-FOLDER: Final = "openvino"
-XML: Final = "openvino_model.xml"
-BIN: Final = "openvino_model.bin"
-INPUTS: Final = ("input_ids", "attention_mask")
+from trainer.openvino_files import FOLDER, INPUTS, XML, library
 
 
 def is_one(directory: Path) -> bool:
     return (directory / FOLDER / XML).is_file() and not (directory / "model.safetensors").is_file()
-
-
-def library() -> Any:
-    """The module. A package beside it tells the library's maker of each conversion, over the network; not here."""
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # None: it is not to be found
-    import openvino  # noqa: PLC0415  an extra
-
-    return openvino
 
 
 def load(directory: Path) -> Any:

@@ -11,7 +11,7 @@ import torch
 from sentence_transformers.base.modules import InputModule
 from torch import Tensor
 
-from trainer.openvino_model import BIN, FOLDER, INPUTS, XML, library
+from trainer.openvino_files import BIN, FOLDER, INPUTS, XML, library
 
 # What is not set here OpenVINO chooses for itself: to compute in bfloat16 where the processor can, and to round what it
 # computes with to int8 where the weights are, so that a vector depends on the texts beside it.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from trainer.openvino_model import BIN, FOLDER
+from trainer.openvino_files import BIN, FOLDER
 
 TABLE: Final = re.compile(r"(?:^|\.)(?:word_embeddings|tok_embeddings|embed_tokens|shared)\.weight$")
 
