@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +18,7 @@ from trainer.bootstrap import Difference, paired
 from trainer.config import Config
 from trainer.console import progress
 from trainer.data.example import Example
-from trainer.errors import Interrupted, InvalidInput, QualityGate
+from trainer.errors import Interrupted, InvalidInput, QualityGate, TrainerError
 from trainer.evaluate import evaluate
 from trainer.hardware import Hardware, find, in_turn
 from trainer.journal import Journal
@@ -103,16 +103,30 @@ def finetune(config: Config, sources: Mapping[str, str]) -> Outcome:
 
 @contextmanager
 def _ending(journal: Journal) -> Iterator[None]:
-    """However it ends, the progress file says how."""
+    """However it ends, the progress file says how; what the machine lacks is told in a line."""
     try:
         yield
     except (Interrupted, KeyboardInterrupt):
         journal.end("interrupted")
         raise
     except BaseException as error:
-        journal.note(f"{type(error).__name__}: {error}", logging.ERROR)
-        journal.end("failed", error=str(error) or type(error).__name__)
+        told = _of_the_machine(error)
+        with suppress(OSError):  # a full disk: the error itself says so
+            journal.note(f"{type(error).__name__}: {error}", logging.ERROR)
+            journal.end("failed", error=str(told or error) or type(error).__name__)
+        if told:
+            raise told from error
         raise
+
+
+def _of_the_machine(error: BaseException) -> TrainerError | None:
+    from torch import OutOfMemoryError  # noqa: PLC0415  heavy
+
+    if isinstance(error, OSError):
+        return TrainerError(f"{error.filename or 'the disk'}: {error.strerror or error}; the same command goes on")
+    if isinstance(error, OutOfMemoryError | MemoryError):
+        return TrainerError("out of memory: a smaller --batch-size, or the cached loss with a --mini-batch-size")
+    return None
 
 
 def _train(config: Config, hardware: Hardware, run: RunDirectory, journal: Journal) -> Outcome:

@@ -316,6 +316,17 @@ def test_broken_data_ends_the_run_as_failed_with_its_reason(files: Files, capsys
     assert "broken.jsonl" in told["error"]
 
 
+def test_a_disk_that_cannot_be_written_is_told_in_a_line(files: Files, capsys: pytest.CaptureFixture[str]) -> None:
+    (files.folder / "full-disk").mkdir()
+    (files.folder / "full-disk" / "training_metrics.jsonl").mkdir()  # nothing can be appended to a folder
+    (files.folder / "full-disk" / "checkpoints").mkdir()
+    assert files.run("full-disk") == 1
+    told = capsys.readouterr().err
+    assert "training_metrics.jsonl: Is a directory" in told
+    assert "Traceback" not in told
+    assert files.progress("full-disk")["status"] == "failed"
+
+
 def test_a_directory_that_is_no_model_is_refused(files: Files, capsys: pytest.CaptureFixture[str]) -> None:
     assert files.run("nothing", "--base-model", str(files.folder)) == 2
     assert "no model" in capsys.readouterr().err
