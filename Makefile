@@ -70,6 +70,7 @@ torture: $(DEV_STAMP)  ## the long proofs of docs/reliability.md, hours of them;
 	$(BIN)/python -m bench.drop.endurance --out reports
 	$(BIN)/python -m bench.drop.kills --kills 50 --out reports/kills.json
 	$(BIN)/python -m bench.drop.deaths --kills 50 --out reports/deaths.json
+	$(BIN)/python -m bench.drop.trainings --kills 50 --out reports/trainings.json
 
 fuzz: $(DEV_STAMP)  ## 20,000 requests and more that the API's own description allows, and some it does not; ARGS='--examples 50'
 	$(BIN)/python -m tests.protocols.fuzz $(ARGS)

@@ -163,6 +163,7 @@ def summary(answers: list[Answer]) -> dict[str, float]:
         "requests": len(answers) - broken,
         "seconds": max((answer.ended for answer in answers), default=0.0),
         "p50": percentile(good, 0.5),
+        "p95": percentile(good, 0.95),
         "p99": percentile(good, 0.99),
         "refused": len(answers) - broken - len(good),
         "broken": broken,

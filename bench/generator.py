@@ -52,8 +52,8 @@ def has_wrk() -> bool:
 
 
 def drive(aim: Target, connections: int, seconds: float, server: Server | None = None, *, wrk: bool = False) -> Figures:
-    """texts_per_second, p50 and p99 in seconds, refused and broken requests, and what it cost: CPU of the generator
-    and of `server`, in cores. Raises RuntimeError when nothing was answered."""
+    """texts_per_second, p50, p95 and p99 in seconds, refused and broken requests, and what it cost: CPU of the
+    generator and of `server`, in cores. Raises RuntimeError when nothing was answered."""
     used = server.cpu_seconds() if server else 0.0
     before = _children()
     with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as file:
@@ -72,6 +72,7 @@ def drive(aim: Target, connections: int, seconds: float, server: Server | None =
         "texts_per_second": answered * aim.texts / told["seconds"],
         "requests_per_second": answered / told["seconds"],
         "p50": told["p50"],
+        "p95": told["p95"],
         "p99": told["p99"],
         "refused": told["refused"],
         "broken": told["broken"],

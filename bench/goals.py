@@ -50,9 +50,11 @@ def verdicts(report: Mapping[str, Any]) -> list[Verdict]:
     rows = [*_http(parts.get("http")), *_peers(parts.get("peers")), *_models(parts.get("models"))]
     return [
         *rows,
+        *_adapters(parts.get("adapters")),
         *_loads(parts.get("loads")),
         *_overload(parts.get("overload")),
         *_idle(parts.get("memory")),
+        *_knowledge(parts.get("knowledge"), parts.get("ingestion")),
         *_training(parts.get("training")),
     ]
 
@@ -106,7 +108,20 @@ def _models(part: Parts | None) -> Iterator[Verdict]:
         note = ", ".join(f"{count}: {value:.2f}" for count, value in found.items())
         title = f"4. models in turn over one model, {shape.removesuffix(', json')}, the least"
         yield Verdict(title, min(found.values(), default=None), "at least", 0.95, note=note)
-    yield Verdict("4. 32 adapters over one base", None, "at least", 0.8, note="adapters are not served yet")
+
+
+def _adapters(part: Parts | None) -> Iterator[Verdict]:
+    cells: dict[str, Cell] = part["cells"] if part else {}
+    found = {name.partition(" ")[0]: ratio(cell, "mixed", "base") for name, cell in cells.items() if "base" in cell}
+    note = ", ".join(f"{count}: {value:.2f}" for count, value in found.items())
+    yield Verdict("4. 32 adapters over one base, of the base alone", found.get("32"), "at least", 0.8, note=note)
+    swapped = ratio(cells["one at a time"], "mixed", "swapped") if cells else None
+    yield Verdict("4. 32 adapters together, over one slot that is swapped", swapped, "at least", 5)
+    late = ratio(cells["registered"], "many", "few", "p95") if cells else None
+    note = f"{part['registered']} adapters in {part['slots']} slots, over 10 that are loaded" if part else ""
+    yield Verdict("4. p95 of more adapters than slots, as Zipf has it", late, "at most", 2, note=note)
+    size = part["bytes"]["on_device"] / part["bytes"]["tensors"] if part else None
+    yield Verdict("4. bytes of an adapter, over those of its tensors", size, "at most", 1.1)
 
 
 def _loads(part: Parts | None) -> Iterator[Verdict]:
@@ -154,3 +169,14 @@ def _training(part: Parts | None) -> Iterator[Verdict]:
     if part is not None:
         measured = statistics.median(part["ratios"])
         yield Verdict("training: steps per second over plain sentence-transformers", measured, "at least", 0.97)
+
+
+def _knowledge(part: Parts | None, ingestion: Parts | None) -> Iterator[Verdict]:
+    recall = min(row["recall"] for row in part["rows"]) if part else None
+    most = f"up to {part['rows'][-1]['chunks']:,} chunks" if part else ""
+    yield Verdict("8. recall@10 of a knowledge base against a full comparison", recall, "at least", 0.95, note=most)
+    rounds = ingestion["rounds"] if ingestion else []
+    rate = (
+        statistics.median(each["embed"]["seconds"] / each["ingest"]["seconds"] for each in rounds) if rounds else None
+    )
+    yield Verdict("8. ingestion into a knowledge base, over embedding the same chunks", rate, "at least", 0.8)

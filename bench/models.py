@@ -1,7 +1,7 @@
 """Many models on one device against one of them: does sharing cost anything?
 
 All models are loaded in one gateway. The same load goes to one of them, and then, request by request, to K in turn.
-Adapters over one base come into this part when the gateway serves them.
+Adapters over one base have a part of their own.
 """
 
 from __future__ import annotations

@@ -249,6 +249,8 @@ def knowledge(part: Part) -> str:
             "chunks",
             "search p50, p99",
             "hybrid",
+            "in memory",
+            "made in",
             "filtered",
             "numpy, all",
             "recall@10",
@@ -260,7 +262,11 @@ def knowledge(part: Part) -> str:
         [
             (
                 f"{row['chunks']:,}",
-                *(f"{1e3 * row[kind]['p50']:.1f}, {1e3 * row[kind]['p99']:.1f} ms" for kind in ("vector", "hybrid")),
+                *(
+                    f"{1e3 * row[kind]['p50']:.1f}, {1e3 * row[kind]['p99']:.1f} ms"
+                    for kind in ("vector", "hybrid", "held")
+                ),
+                f"{row['held_made']:.1f} s",
                 *(f"{1e3 * row[kind]['p50']:.1f} ms" for kind in ("filtered", "brute")),
                 f"{row['recall']:.3f}",
                 f"{row['put_per_second']:,.0f}/s",
@@ -288,16 +294,54 @@ def training(part: Part) -> str:
     return f"{beside}\n{table(('pairs, one epoch', 'steps', 'seconds', 'seconds for 1,000'), sizes)}"
 
 
+def _quantiles(seconds: Mapping[str, float]) -> str:
+    return f"{1e3 * seconds['p50']:.1f}, {1e3 * seconds['p99']:.1f} ms"
+
+
+def ingestion(part: Part) -> str:
+    rows = []
+    for name, way in (("into a knowledge base", "ingest"), ("embedded alone", "embed")):
+        rates = [each["chunks"] / each[way]["seconds"] for each in part["rounds"]]
+        cpu = [[1000 * seconds / each["chunks"] for seconds in each[way]["cpu"].values()] for each in part["rounds"]]
+        own, others = (statistics.median(values) for values in zip(*cpu, strict=True))
+        rows.append((name, f"{statistics.median(rates):,.0f}", f"{own:.2f} ms", f"{others:.2f} ms"))
+    chunks = part["rounds"][0]["chunks"]
+    made = table((f"{part['documents']} documents, {chunks:,} chunks", "chunks/s", "CPU, gateway", "CPU, others"), rows)
+    over = statistics.median(each["embed"]["seconds"] / each["ingest"]["seconds"] for each in part["rounds"])
+    return f"{made}\nOver the embedding alone, the middle of the rounds: {over:.2f}.\n"
+
+
+def adapters(part: Part) -> str:
+    rows = [
+        (
+            f"{name}: {side}",
+            f"{median(figures, 'texts_per_second'):,.0f}",
+            f"{1000 * median(figures, 'p50'):.1f}",
+            f"{1000 * median(figures, 'p95'):.1f}",
+        )
+        for name, cell in part["cells"].items()
+        for side, figures in cell.items()
+    ]
+    size = part["bytes"]
+    text = table(("64 connections of one short text", "texts/s", "p50 ms", "p95 ms"), rows)
+    return text + (
+        f"\nAn adapter takes {size['on_device']:,} bytes on the device, its tensors {size['tensors']:,}. "
+        f"Registered: {part['registered']:,} adapters in {part['slots']} slots.\n"
+    )
+
+
 BLOCKS: Final[dict[str, tuple[str, Callable[[Part], str]]]] = {
     "limit": ("limit", limit),
     "in process": ("inprocess", inprocess),
     "through http": ("http", http),
     "peers": ("peers", peers),
     "many models": ("models", models),
+    "adapters": ("adapters", adapters),
     "loads": ("loads", loads),
     "swaps": ("loads", swaps),
     "overload": ("overload", overload),
     "idle": ("memory", idle),
     "knowledge": ("knowledge", knowledge),
     "training": ("training", training),
+    "ingestion": ("ingestion", ingestion),
 }

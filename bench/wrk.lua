@@ -21,8 +21,8 @@ end
 function done(summary, latency)
   local errors = summary.errors
   io.write(string.format(
-    '\nJSON {"requests":%d,"seconds":%f,"bytes":%d,"p50":%f,"p99":%f,"refused":%d,"broken":%d}\n',
+    '\nJSON {"requests":%d,"seconds":%f,"bytes":%d,"p50":%f,"p95":%f,"p99":%f,"refused":%d,"broken":%d}\n',
     summary.requests, summary.duration / 1e6, summary.bytes,
-    latency:percentile(50) / 1e6, latency:percentile(99) / 1e6,
+    latency:percentile(50) / 1e6, latency:percentile(95) / 1e6, latency:percentile(99) / 1e6,
     errors.status, errors.connect + errors.read + errors.write + errors.timeout))
 end

@@ -1,46 +1,38 @@
-"""The one place where the parts are put together, started and stopped.
+"""The one place where the parts are put together.
 
-Start: log, store, catalog, engine, server; the port answers before models or hosts are ready, and `/readyz` says
-when. Stop: not ready, finish what is in flight, close the server, end the hosts. A background task that fails ends
-the process with its exception: a gateway that looks alive and follows nothing is worse than one that restarts.
+A background task that fails ends the process with its exception: a gateway that looks alive and follows nothing is
+worse than one that restarts.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
-import signal
-import socket
-import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, Final, TextIO
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final
 
 import msgspec
 from aiohttp import web
 
-from gateway import __version__, events, heap
+from gateway import events, heap
 from gateway.ask import extra
 from gateway.ask.answer import Answerer
 from gateway.ask.first_use import FirstUse
 from gateway.ask.holds import Holds
 from gateway.ask.knowledge import Knowledge
 from gateway.ask.roster import Roster
-from gateway.ask.specs import specs
 from gateway.catalog.catalog import Catalog
 from gateway.catalog.warm import Warm
-from gateway.engine.devices import find_devices
 from gateway.engine.process import ProcessEngine
 from gateway.engine.supervisor import HOST_COMMAND, HostProcess
-from gateway.log import Log
 from gateway.model import Generation, ModelId
 from gateway.service import Service
-from gateway.settings import BUCKET, Settings, SettingsError
+from gateway.settings import BUCKET, Settings
 from gateway.telemetry import Metrics
 from gateway.tenants.audit import Audit, AuditFile
-from gateway.tenants.keyring import Keyring, opened
+from gateway.tenants.keyring import Keyring
 from gateway.tenants.usage import Keeper, Usage, UsageFile
 from gateway.volume.follower import Follower
 from gateway.volume.generations import Store
@@ -65,7 +57,6 @@ from gateway.web import (
     openapi,
     pull,
     rerank,
-    server,
     stream,
     tei,
     triton,
@@ -86,7 +77,6 @@ DIALECTS: Final = (
     ollama.DIALECT,
     triton.DIALECT,
 )  # the first that is spoken on a path counts
-CLOSE_SECONDS: Final = 2.0  # for connections that are idle or stream events, once the work is done
 
 
 class Gateway:
@@ -158,6 +148,7 @@ class Gateway:
         self.usage = Usage(self._is_there)
         self.keeper = Keeper(self.usage, UsageFile(settings.state_dir), tell)
         self.metrics = Metrics(self.engine, self.catalog.models_of, self.usage)
+        self.metrics.knowledge_bytes.set_function(self.knowledge.memory_bytes)
         self.stopping = asyncio.Event()
         tell.subscribe(self.metrics)
         tell.subscribe(self.usage)
@@ -274,89 +265,6 @@ class Gateway:
                 self.events.emit(events.Notice(code="unexpected_dimension", message=message))
 
 
-async def run(
-    settings: Settings,
-    *,
-    on_ready: Callable[[Gateway, str], Coroutine[Any, Any, None]] | None = None,
-    host_command: Sequence[str] = HOST_COMMAND,
-) -> None:
-    """Serves until SIGTERM or SIGINT. `on_ready` is given the gateway and its URL once the port is open;
-    `host_command` starts a host process. Raises SettingsError for what an operator must change first."""
-    heap.prepare()
-    tell = events.Events()
-    tell.subscribe(Log(settings))
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    why: list[str] = []
-
-    def end(name: str) -> None:
-        why.append(name)
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, end, number.name)
-    async with AsyncExitStack() as stack:
-        stack.enter_context(_alone(settings.state_dir))
-        devices = find_devices(settings.device)  # outside the group, which would wrap what an operator must change
-        keyring = opened(settings, tell)
-        roster = Roster(specs(settings))
-        stack.push_async_callback(roster.close)
-        audit_file = _audit_file(settings)
-        listener = stack.enter_context(_listen(settings))
-        _refuse_exposure(settings, keyring, listener)
-        group = await stack.enter_async_context(asyncio.TaskGroup())
-        gateway = Gateway(
-            settings,
-            devices,
-            tell,
-            group,
-            keyring=keyring,
-            roster=roster,
-            audit_file=audit_file,
-            host_command=host_command,
-        )
-        if gateway.audit is not None:
-            stack.push_async_callback(gateway.audit.close)
-        runner = web.AppRunner(gateway.web(), handler_cancellation=True, shutdown_timeout=CLOSE_SECONDS)
-        await runner.setup()
-        stack.push_async_callback(runner.cleanup)
-        await _site(settings, tell, runner, listener).start()
-        await stack.enter_async_context(gateway.running())
-        tell.emit(
-            events.Listening(
-                url=_url(listener),
-                version=__version__,
-                models_dir=settings.models_dir,
-                state_dir=settings.state_dir,
-                pid=os.getpid(),
-            )
-        )
-        heap.settle()
-        if on_ready is not None:
-            gateway.spawn(on_ready(gateway, _url(listener)))
-        await stop.wait()
-        await _drain(gateway, why[0])
-
-
-def _site(settings: Settings, tell: events.Events, runner: web.AppRunner, listener: socket.socket) -> web.BaseSite:
-    most = server.most_connections(settings.max_connections)
-
-    def full() -> None:
-        message = f"{most} connections are open, as many as there may be: more are refused"
-        tell.emit(events.Notice(code="connections_full", message=message))
-
-    return server.Site(
-        runner,
-        listener,
-        most=most,
-        full=full,
-        header_seconds=settings.header_timeout,
-        keepalive_timeout=settings.idle_timeout,
-        access_log=None,
-        logger=errors.complaints(tell),
-    )
-
-
 def _knowledge_place(settings: Settings) -> str:
     return settings.knowledge_dir or os.path.join(settings.state_dir, "knowledge")
 
@@ -367,18 +275,6 @@ def _is_worth_opening(place: str) -> bool:
         return place.startswith(BUCKET) or bool(os.listdir(place))
     except OSError:
         return False
-
-
-def _audit_file(settings: Settings) -> AuditFile | None:
-    """Raises SettingsError where it cannot be written."""
-    if not settings.audit_log:
-        return None
-    file = AuditFile(settings.audit_log, settings.audit_log_bytes, settings.audit_log_files)
-    try:
-        file.append(b"")
-    except OSError as error:
-        raise SettingsError(f"--audit-log {settings.audit_log}: {error.strerror}") from error
-    return file
 
 
 def _tidy(event: events.Event) -> None:
@@ -394,61 +290,6 @@ async def _tidy_when_quiet(service: Service) -> None:
         if service.quiet and service.served != served:
             served = service.served
             heap.tidy()
-
-
-async def _drain(gateway: Gateway, why: str) -> None:
-    began = time.monotonic()
-    gateway.events.emit(events.Stopping(why=why, seconds=gateway.settings.drain_timeout))
-    try:
-        await asyncio.wait_for(gateway.service.drain(), gateway.settings.drain_timeout)
-        drained = True
-    except TimeoutError:
-        drained = False
-    gateway.stopping.set()
-    gateway.events.emit(events.Stopped(drained=drained, seconds=time.monotonic() - began))
-
-
-def _listen(settings: Settings) -> socket.socket:
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    try:
-        return socket.create_server((settings.host, settings.port), family=family, backlog=server.BACKLOG)
-    except (OSError, UnicodeError) as error:  # the second: a host that no name server could be asked for
-        raise SettingsError(
-            f"cannot listen on {settings.host}:{settings.port}: {getattr(error, 'strerror', None) or error}; choose "
-            f"another with --port or DROPGATE_PORT, or another address with --host"
-        ) from error
-
-
-def _refuse_exposure(settings: Settings, keyring: Keyring, listener: socket.socket) -> None:
-    """Raises SettingsError where other machines could come in and nobody would ask who they are."""
-    address = listener.getsockname()[0]
-    if keyring.empty and not settings.insecure and not cors.is_local(address):
-        raise SettingsError(
-            f"--host {settings.host}: other machines could use this gateway, and there is no API key; make one with "
-            f"`gateway keys create NAME --keys-file {keyring.path}`, or say --insecure (DROPGATE_INSECURE=true) where "
-            "something else keeps others out"
-        )
-
-
-def _url(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-@contextlib.contextmanager
-def _alone(state_dir: str) -> Iterator[None]:
-    """One gateway to a state directory: two would delete each other's generations."""
-    try:
-        os.makedirs(state_dir, exist_ok=True)
-        lock: TextIO = open(os.path.join(state_dir, "lock"), "w")  # noqa: SIM115  # held until the process ends
-    except OSError as error:
-        raise SettingsError(f"--state-dir {state_dir}: {error.strerror}") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise SettingsError(f"--state-dir {state_dir} is used by another gateway") from error
-        yield
 
 
 def _host_config(settings: Settings, device: str) -> bytes:

@@ -80,10 +80,10 @@ def _serve(options: argparse.Namespace) -> int:
     chosen = _settings(options)
     import uvloop  # noqa: PLC0415  # help and errors are instant
 
-    from gateway import app  # noqa: PLC0415  # likewise
+    from gateway import life  # noqa: PLC0415  # likewise
     from gateway.examples import show  # noqa: PLC0415  # likewise
 
-    uvloop.run(app.run(chosen, on_ready=show if options.examples else None))
+    uvloop.run(life.run(chosen, on_ready=show if options.examples else None))
     sys.stdout.flush()
     os._exit(0)  # all is closed; a thread that still copies a model must not hold the end up, and the next start sweeps
 
@@ -203,13 +203,14 @@ def _add_check(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("directory")
     verb.add_argument("--allow-pickle", action="store_true", help="judge as a gateway that serves pytorch_model.bin")
     verb.add_argument("--json", action="store_true", help="the verdict as JSON")
+    verb.add_argument("--bases", metavar="DIR", help="a models root, where the base of an adapter is looked for")
     verb.set_defaults(run=_check)
 
 
 def _check(options: argparse.Namespace) -> int:
     from gateway import check  # noqa: PLC0415  # likewise
 
-    return check.run(options.directory, allow_pickle=options.allow_pickle, as_json=options.json)
+    return check.run(options.directory, allow_pickle=options.allow_pickle, as_json=options.json, bases=options.bases)
 
 
 def _add_keys(verb: argparse.ArgumentParser) -> None:

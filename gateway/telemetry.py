@@ -173,6 +173,9 @@ class Metrics:
         self.audit_lost = Counter(
             "dropgate_audit_lines_lost", "Lines of the audit log that the disk did not take.", registry=registry
         )
+        self.knowledge_bytes = Gauge(
+            "dropgate_knowledge_memory_bytes", "Bytes of knowledge bases in the gateway's memory.", registry=registry
+        )
         self._answers: dict[tuple[str, str, int], Counter] = {}
         self._routes: dict[str, Histogram] = {}
         self._models: dict[str, tuple[Counter, Counter, Histogram]] = {}

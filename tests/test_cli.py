@@ -93,7 +93,7 @@ def test_help_imports_nothing_that_takes_time(arguments: list[str]) -> None:
 
 def test_the_gateway_process_itself_never_imports_torch() -> None:
     heavy = {"torch", "transformers", "sentence_transformers", "huggingface_hub"}
-    assert not heavy & set(imported("import gateway.app"))
+    assert not heavy & set(imported("import gateway.life"))
 
 
 def test_checking_a_directory_needs_neither_torch_nor_a_server(made: str) -> None:
@@ -167,6 +167,17 @@ def test_every_reason_is_told_at_once(model: Path, capsys: pytest.CaptureFixture
     shown = capsys.readouterr().out
     assert "weights_truncated" in shown
     assert "tokenizer_missing" in shown
+
+
+def test_an_adapter_is_checked_with_its_base_where_that_is_said_to_be(
+    made: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(made, tmp_path / "models/base/b")
+    path = making.adapter(tmp_path / "a", base="Org/b", dim=16, layers=1)
+    assert status("check", path) == 1
+    assert "base_missing" in capsys.readouterr().out
+    assert status("check", "--bases", str(tmp_path / "models"), path) == 0
+    assert "base/b" in capsys.readouterr().out
 
 
 def test_the_verdict_is_there_as_json(model: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -94,7 +94,7 @@ ORDER: Final = [
         "web.usage",
         "web.server",
     ),
-    *("app", "examples", "check", "pull", "remote", "evaluate", "kb", "question", "keys", "cli", "__main__"),
+    *("app", "life", "examples", "check", "pull", "remote", "evaluate", "kb", "question", "keys", "cli", "__main__"),
 ]
 THREADS: Final = {"threading", "_thread", "concurrent", "multiprocessing"}
 
@@ -179,7 +179,7 @@ def test_only_hosts_import_torch_and_transformers() -> None:
 def test_only_the_edge_speaks_http() -> None:
     # a provider elsewhere is spoken to over HTTP too, by aiohttp's client: the one that is there already
     clients = {"ask.offer", "ask.upstream", "ask.roster"}
-    assert {name.partition(".")[0] for name in importers("aiohttp") - clients} == {"app", "web"}
+    assert {name.partition(".")[0] for name in importers("aiohttp") - clients} == {"app", "life", "web"}
 
 
 def test_only_one_module_knows_the_hub() -> None:

@@ -81,15 +81,18 @@ def load(path: str | Path, device: str = "cpu") -> Any:
 
 
 def _check(directory: Path) -> None:
-    if not (directory / "config.json").is_file():
-        if (directory / "adapter_config.json").is_file():
-            raise NotAModel(f"{directory}: an adapter; `trainer merge` makes a model of it, which can be trained")
-        raise NotAModel(f"{directory}: no model: it has no config.json")
+    config = directory / "config.json"
+    if (directory / "adapter_config.json").is_file() and not config.is_file():
+        raise NotAModel(f"{directory}: an adapter; `trainer merge` makes a model of it, which can be trained")
+    if not config.is_file():
+        if not (directory / "modules.json").is_file():  # older ones have the transformer in a folder
+            raise NotAModel(f"{directory}: no model: it has neither config.json nor modules.json")
+        return
     try:
-        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        fields = json.loads(config.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise NotAModel(f"{directory / 'config.json'}: {error}") from error
-    if isinstance(config, dict) and config.get("quantization_config"):
+        raise NotAModel(f"{config}: {error}") from error
+    if isinstance(fields, dict) and fields.get("quantization_config"):
         raise NotAModel(f"{directory}: quantized; train from the model that it was made of")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -67,10 +67,10 @@ class Task:
     plan: Plan
     questions: Questions | None
 
-    def scored(self, what: str = "evaluating") -> Scores:
-        """The held-out scores of the model as it is now."""
+    def scored(self, what: str = "") -> Scores:
+        """The held-out scores of the model as it is now; with a bar of its own, unless the loop's stands there."""
         assert self.questions is not None
-        with progress(what, "texts") as advance:
+        with progress(what, "texts") if what else nullcontext() as advance:
             return evaluate(
                 self.model,
                 self.questions,
@@ -117,6 +117,8 @@ def _ending(journal: Journal) -> Iterator[None]:
 
 def _train(config: Config, hardware: Hardware, run: RunDirectory, journal: Journal) -> Outcome:
     material = gather(config, journal.tell)
+    if config.fail_below is not None and material.questions is None:
+        raise InvalidInput("fail_below: nothing is held out, so there would be no score")
     sizes = len(material.train), len(material.held_out)
     journal.learn(train_examples=sizes[0], eval_examples=sizes[1])
 
@@ -137,9 +139,8 @@ def _train(config: Config, hardware: Hardware, run: RunDirectory, journal: Journ
     before = _before(task)
     _prepare(task)
     log = _loop(task, rows)
-    outcome = Outcome(
-        run, "mrr@10" if config.best_by == "last" else config.best_by, chosen.steps, *sizes, hardware.first
-    )
+    metric = "mrr@10" if config.best_by == "last" else config.best_by
+    outcome = Outcome(run, metric, int(log[-1]["step"]), *sizes, hardware.first)
     return _finish(task, base, log, before, outcome) if hardware.first else outcome
 
 
@@ -281,10 +282,8 @@ def _finish(task: Task, base: Path, log: best.Log, before: Scores | None, outcom
 
 
 def _pass_gate(config: Config, outcome: Outcome) -> None:
-    if config.fail_below is None:
+    if config.fail_below is None or outcome.after is None:
         return
-    if outcome.after is None:
-        raise InvalidInput("fail_below: nothing was held out, so there is no score")
     score = outcome.after.of(outcome.metric)
     if score < config.fail_below:
         raise QualityGate(

@@ -71,14 +71,15 @@ def _cited(answer: str, span: Span, ground: Ground) -> Citation:
     statement = MARK.sub("", answer[start:end])
     wanted = sentences.words(statement)
     parts = sentences.split(ground.text[:LOOKED_AT]) or [(0, len(ground.text))]
-    best = max(parts, key=lambda part: len(wanted & sentences.words(ground.text[slice(*part)])))
+    shared = [wanted & sentences.words(ground.text[slice(*part)]) for part in parts]
+    best = parts[max(range(len(parts)), key=lambda place: len(shared[place]))]
     return Citation(
         ground=ground,
         start=start,
         end=end,
         quote_start=best[0],
         quote_end=best[1],
-        overlap=round(sentences.overlap(statement, ground.text[:LOOKED_AT]), 3),
+        overlap=round(len(set[str]().union(*shared)) / len(wanted), 3) if wanted else 0.0,
     )
 
 

@@ -32,6 +32,11 @@ class FirstUse:
         """Whether a knowledge base may be there."""
         return self._store is not None or self._expected()
 
+    @property
+    def memory_bytes(self) -> int:
+        """Of indexes that this process holds in memory."""
+        return 0 if self._store is None else self._store.memory_bytes
+
     async def close(self) -> None:
         if self._store is not None:
             await self._store.close()

@@ -45,6 +45,10 @@ class Knowledge:
         self.bases = KnowledgeBases(service, opened, holds, self.cutter.label, self.follower)
         self.ingestion = Ingestion(opened, self._parser, Indexer(service, self.cutter, tell), tell, spawn)
 
+    def memory_bytes(self) -> int:
+        """Of indexes that are held in this process."""
+        return self._opened.memory_bytes
+
     def watched(self) -> Watched | None:
         """What follows the directory of documents, if there is one."""
         settings = self._service.settings

@@ -86,6 +86,16 @@ class LanceStore:
         if self._indexes is not self._tables:
             await self._indexes.close()
 
+    @property
+    def memory_bytes(self) -> int:
+        return self._memory.bytes
+
+    async def settled(self) -> None:
+        """Returns when nothing is being made to search faster: what is held, and copies of a bucket's."""
+        await self._memory.settled()
+        if self._copies is not None:
+            await self._copies.settled()
+
     async def _sweep(self) -> None:
         """Drops what a drop that did not live to its end has left. Read in the order in which things go, which is the
         opposite of that in which they come: what another process makes meanwhile is nothing that is left."""

@@ -108,7 +108,10 @@ class Memory:
     def follow(self, index: Index, version: int, read: Read) -> None:
         """Begins to make one of what is `read`, unless it is being made or was made just now. None is read where the
         index has no room."""
-        if not self.budget or index.id in self._making or time.monotonic() < self._not_before.get(index.id, 0.0):
+        held = self._held.get(index.id)
+        if not self.budget or index.id in self._making or (held is not None and held.version >= version):
+            return
+        if time.monotonic() < self._not_before.get(index.id, 0.0):
             return
         task = asyncio.create_task(self._make(index, version, read))
         self._making[index.id] = task

@@ -49,7 +49,7 @@ class Resident:
         self._order[np.argsort(ids.astype(str))] = np.arange(len(ids))
         self._labelled = _labelled(table["labels"])
         self._postings = Postings(table["text"])
-        self._rows = table.select(columns.SHOWN)
+        self._rows = table.select(columns.SHOWN).combine_chunks()
         self._read: dict[int, dict[str, Any]] = {}
         known = LABEL_BYTES * (len(ids) + len(self._labelled)) + sum(each.nbytes for each in self._labelled.values())
         self.bytes = self._vectors.nbytes + self._rows.nbytes + self._postings.bytes + known + 12 * len(ids)

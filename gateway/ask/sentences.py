@@ -44,12 +44,6 @@ def words(text: str) -> set[str]:
     return found | set(WIDE.findall(text))
 
 
-def overlap(statement: str, text: str) -> float:
-    """The share of a statement's words that a text has too, 0 to 1."""
-    wanted = words(statement)
-    return len(wanted & words(text)) / len(wanted) if wanted else 0.0
-
-
 def _ends(text: str) -> Iterator[int]:
     """Where sentences end, in order, the end of the text last."""
     stops = {found.end() for found in STOP.finditer(text) if not _goes_on(text, found)}

@@ -42,6 +42,10 @@ def as_found(found: Candidates) -> list[tuple[int, float]]:
 
 
 class Store(Protocol):
+    @property
+    def memory_bytes(self) -> int:
+        """Of indexes that this process holds in memory, to search them faster."""
+
     async def open(self) -> None:
         """Before anything else. Raises KnowledgeDirUnsuitable where nothing can be kept, and AskUnavailable where a
         package is missing; both say what to do."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, nullcontext, suppress
 from typing import Any, Final
 
 import aiohttp
@@ -132,7 +132,7 @@ class Upstream:
     async def _place(self, limits: Limits) -> AsyncIterator[None]:
         """One of so many at once; who waits too long for one is told to come back."""
         try:
-            async with asyncio.timeout_at(limits.first):
+            async with asyncio.timeout_at(limits.first) if self._places.locked() else nullcontext():
                 await self._places.acquire()
         except TimeoutError as error:
             message = f"{self.name} has {self._spec.max_concurrency} requests in flight"

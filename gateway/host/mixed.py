@@ -58,12 +58,27 @@ class ByRuns:
             change.apply(x[begin:end], y[begin:end])
 
 
+class Copies:
+    """Numbers on a device, each list of them brought there once: blocks of a network have the same ones."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._made: dict[tuple[int, ...], Tensor] = {}
+
+    def of(self, numbers: Sequence[int]) -> Tensor:
+        key = tuple(numbers)
+        if key not in self._made:
+            self._made[key] = torch.tensor(key, device=self._device)
+        return self._made[key]
+
+
 class ByOwner:
     """One block, for rows that lie anyhow on a device where each product costs a launch: the products of all adapters
     at once, and of each row those of others taken out. `owners` [rows] are places in `loras`."""
 
-    def __init__(self, block: int, owners: Tensor, loras: Sequence[Lora | None]) -> None:
+    def __init__(self, block: int, owners: Tensor, loras: Sequence[Lora | None], copies: Copies) -> None:
         self._owners = owners
+        self._copies = copies
         self._found: dict[Place, list[tuple[int, Change]]] = {}
         for number, lora in enumerate(loras):
             for place, change in (lora.blocks[block] if lora else {}).items():
@@ -80,10 +95,9 @@ class ByOwner:
         if not (found := self._found.get(place)):
             return
         low = x @ torch.cat([change.first for _, change in found]).t()
-        ranks = torch.tensor([len(change.first) for _, change in found])
-        owning = torch.tensor([number for number, _ in found]).repeat_interleave(ranks).to(x.device)
-        low = low.mul_(self._owners[:, None] == owning)
-        begins = [0, *accumulate(ranks.tolist())]
+        owning = [number for number, change in found for _ in range(len(change.first))]
+        low.mul_(self._owners[:, None] == self._copies.of(owning))
+        begins = [0, *accumulate(len(change.first) for _, change in found)]
         pieces: dict[tuple[int, int], list[tuple[int, int, Piece]]] = {}
         for (number, change), begin in zip(found, begins, strict=False):
             for piece in change.pieces:
@@ -101,8 +115,8 @@ class ByOwner:
                 assert piece.shift is not None, "a gain comes with it"
                 gains[number], shifts[number] = piece.gain, piece.shift
             y.mul_(gains[self._owners]).add_(shifts[self._owners])
-        ranks = torch.cat([torch.arange(begin + each.ranks.start, begin + each.ranks.stop) for _, begin, each in parts])
-        chosen = low if len(ranks) == low.shape[1] else low[:, ranks.to(low.device)]
+        ranks = [rank for _, begin, each in parts for rank in range(begin + each.ranks.start, begin + each.ranks.stop)]
+        chosen = low if len(ranks) == low.shape[1] else low[:, self._copies.of(ranks)]
         y.addmm_(chosen, torch.cat([piece.second for _, _, piece in parts], dim=1).t())
 
 
@@ -135,7 +149,8 @@ class Changes:
     def by_owner(self, texts: Tensor, count: int) -> list[Changed]:
         """For each block of the network, of rows that are of these `texts`."""
         owners = torch.from_numpy(self.numbers).to(texts.device)[texts]
-        return [ByOwner(block, owners, self.loras) for block in range(count)]
+        copies = Copies(texts.device)
+        return [ByOwner(block, owners, self.loras, copies) for block in range(count)]
 
 
 def _runs(lengths: Sequence[int], numbers: Sequence[int], loras: Sequence[Lora | None]) -> list[Run]:

@@ -26,6 +26,8 @@ Kept = tuple[Document, Chunk, NDArray[np.float32]]
 
 
 class MemoryStore:
+    memory_bytes = 0  # all of it, and none to search faster
+
     def __init__(self, shared: MemoryStore | None = None) -> None:
         self._rows: dict[str, Row] = shared._rows if shared else {}
         self._documents: dict[str, dict[str, Document]] = shared._documents if shared else {}

@@ -66,7 +66,7 @@ class Passages:
         index = Index(id="i", kb="/physics", model=MODEL, generation=GENERATION, dim=4096)
         least = -1.0 if request.threshold is None else request.threshold
         hits = [hit for hit in self.hits if hit.cosine is not None and hit.cosine >= least]
-        return Retrieval(hits=tuple(hits[: request.limit]), index=index)
+        return Retrieval(hits=tuple(hits[: request.limit]), index=index, vector=bag([request.query])[0])
 
 
 class Words:
@@ -77,6 +77,7 @@ class Words:
         self.caller = OPEN
         self.in_flight = 0
         self.embedded: list[str | None] = []
+        self.texts: list[str] = []
         self.meter: Meter = lambda done: None
 
     def metered(self, meter: Meter) -> Words:
@@ -94,6 +95,7 @@ class Words:
 
     async def embed(self, request: EmbedRequest) -> Any:
         self.embedded.append(request.model)
+        self.texts += cast(list[str], request.texts)
         vectors = bag(cast(list[str], request.texts))
         took = {"tokens": len(vectors), "load_seconds": 0.0, "queue_seconds": 0.0, "compute_seconds": 0.0}
         made = {"model": ModelId.of(MODEL), "data": vectors.tobytes(), "rows": len(vectors), "dim": vectors.shape[1]}

@@ -112,6 +112,15 @@ async def test_without_a_language_model_the_best_sentences_are_quoted(gateway: S
     assert gateway.upstream.asked == []
 
 
+async def test_a_question_is_embedded_once_by_retrieving_or_by_quoting_from_files(gateway: Serving) -> None:
+    await ask(gateway, body("extractive"))
+    assert gateway.service.texts
+    assert body()["query"] not in gateway.service.texts, "its vector came with the passages"
+    files = [{"name": "log.txt", "content": "The beam was lost at noon on Friday."}]
+    await ask(gateway, body("extractive", use_rag=False, files=files))
+    assert gateway.service.texts.count(body()["query"]) == 1
+
+
 async def test_what_nothing_answers_nobody_knows(gateway: Serving) -> None:
     _, found = await ask(gateway, body("extractive", query="who won the cup?"))
     assert (found["refused"], found["supported"], found["citations"]) == (True, False, [])
@@ -173,7 +182,7 @@ async def test_instructions_in_a_document_change_nothing_but_what_is_quoted() ->
         ({}, (400, "invalid_body", "query")),
         (body("nobody:x"), (400, "provider_not_found", "local")),
         (body("local"), (400, "provider_model_not_found", "PROVIDER:MODEL")),
-        (body("huggingface:finetuned/talker"), (400, "provider_model_not_found", "not served yet")),
+        (body("huggingface:finetuned/talker"), (404, "model_not_found", "finetuned/talker")),
         (body("local:unheard-of"), (400, "provider_model_not_found", "answers")),
         (body(fallback_model="nobody:x"), (400, "provider_not_found", "local")),
         (body(knowledge_base="papers"), (404, "knowledge_base_not_found", "papers")),

@@ -16,7 +16,7 @@ HEAVY = ("lancedb", "pyarrow", "pypdfium2", "trafilatura", "semantic_text_splitt
 
 def test_a_gateway_that_nobody_asks_has_loaded_nothing_of_the_extra() -> None:
     program = (
-        f"import sys, gateway.app, gateway.cli, gateway.ask.extra; print([n for n in {HEAVY} if n in sys.modules])"
+        f"import sys, gateway.life, gateway.cli, gateway.ask.extra; print([n for n in {HEAVY} if n in sys.modules])"
     )
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"

@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gateway import app, events
+from gateway import events, life
+from gateway.app import Gateway
 from gateway.ask.bases import KnowledgeBases
 from gateway.ask.first_use import FirstUse
 from gateway.ask.follow import Follow
@@ -50,7 +51,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 class Knowing:
     """A gateway that runs, and its knowledge bases."""
 
-    def __init__(self, gateway: app.Gateway) -> None:
+    def __init__(self, gateway: Gateway) -> None:
         self.gateway = gateway
         self.store = MemoryStore()
         self.service = gateway.service
@@ -136,14 +137,14 @@ async def running(tmp_path: Path, check: Callable[[Knowing], Awaitable[None]]) -
     )
     Path(settings.models_dir).mkdir()
 
-    async def on_ready(gateway: app.Gateway, url: str) -> None:
+    async def on_ready(gateway: Gateway, url: str) -> None:
         try:
             await check(Knowing(gateway))
         finally:
             os.kill(os.getpid(), signal.SIGTERM)  # as whoever runs a gateway ends it
 
     async with asyncio.timeout(120):
-        await app.run(settings, on_ready=on_ready)
+        await life.run(settings, on_ready=on_ready)
 
 
 async def test_over_twenty_swaps_no_query_of_a_thousand_meets_an_index_of_another_generation(

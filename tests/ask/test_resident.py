@@ -205,3 +205,12 @@ async def test_an_index_that_changes_all_the_time_is_not_made_anew_each_time(sto
     await remembered(store, index)
     assert not await held(store, index)
     assert len(await store.search(index, toward(1), "one", 5)) == 2
+
+
+async def test_what_is_held_is_not_replaced_by_an_earlier_version(store: LanceStore) -> None:
+    index = await filled(store, document("a", "one"))
+    await remembered(store, index)
+    version = await (await store._indexes.table(f"index-{index.id}")).version()
+    store._memory.follow(index, version - 1, lambda: store._snapshot(index, version - 1))
+    await store._memory.settled()
+    assert await held(store, index)

@@ -34,7 +34,7 @@ def met(report: dict[str, Any], begins: str) -> list[bool | None]:
 def test_what_was_not_measured_is_neither_met_nor_missed() -> None:
     verdicts = goals.verdicts(EMPTY)
     assert {verdict.met for verdict in verdicts} == {None}
-    assert {verdict.goal[0] for verdict in verdicts} == set("1234567")
+    assert {verdict.goal[0] for verdict in verdicts} == set("12345678")
     assert all(verdict.row()[2] == "not measured" for verdict in verdicts)
 
 

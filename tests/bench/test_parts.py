@@ -9,11 +9,26 @@ from pathlib import Path
 import pytest
 
 from bench import __main__ as command
-from bench import directories, goals, http, inprocess, knowledge, limit, loads, memory, models, overload, tables
+from bench import (
+    directories,
+    goals,
+    http,
+    ingestion,
+    inprocess,
+    knowledge,
+    limit,
+    loads,
+    memory,
+    models,
+    overload,
+    tables,
+    training,
+)
 from bench.environments import NotInstalled, demand
 from bench.setting import Setting
 from gateway.model import Accepted
 from gateway.volume.manifest import judge
+from tests import making
 
 
 @pytest.fixture
@@ -96,7 +111,35 @@ def test_a_knowledge_base_is_searched_as_it_grows(setting: Setting, monkeypatch:
         assert row["filtered_short"] == 0
         assert row["disk"] > row["raw"]
         assert row["resident"] > row["resident_empty"]
+        assert row["held_bytes"] > row["raw"]
     assert "2,000" in tables.knowledge(found)
+
+
+def test_the_chunks_that_go_into_a_knowledge_base_are_embedded_alone_too(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingestion, "QUICK", 2)
+    monkeypatch.setattr(ingestion, "SENTENCES", 15)
+    found = ingestion.run(setting)
+    assert len(found["rounds"]) == setting.rounds
+    assert all(each["chunks"] >= 4 for each in found["rounds"])
+    assert all(each[way]["seconds"] > 0 for each in found["rounds"] for way in ("ingest", "embed"))
+    assert "2 documents" in tables.ingestion(found)
+
+
+def test_the_trainers_loop_is_measured_beside_the_librarys(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    base = making.encoder(tmp_path / "tiny")
+    monkeypatch.setattr(making, "minilm", lambda: base)
+    monkeypatch.setattr(training, "PAIRS", {True: 32})
+    monkeypatch.setattr(training, "SIZES", {True: (16, 32)})
+    found = training.run(setting)
+    assert len(found["ratios"]) == setting.rounds
+    assert all(ratio > 0 for ratio in found["ratios"])
+    assert [row["steps"] for row in found["sizes"]] == [1, 2]
+    assert training.PLAIN in tables.training(found)
+    assert any("training" in verdict.goal for verdict in goals.verdicts({"parts": {"training": found}}))
 
 
 def test_a_report_is_printed_written_and_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

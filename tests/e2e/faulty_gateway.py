@@ -6,10 +6,10 @@ from __future__ import annotations
 import functools
 import sys
 
-from gateway import app, cli
+from gateway import cli, life
 
 HOST_COMMAND = (sys.executable, "-m", "tests.engine.faulty_host")
 
 if __name__ == "__main__":
-    app.run = functools.partial(app.run, host_command=HOST_COMMAND)
+    life.run = functools.partial(life.run, host_command=HOST_COMMAND)
     sys.exit(cli.main())

@@ -36,14 +36,14 @@ def volume(root: Path) -> None:
     (Path(making.encoder(root / "finetuned" / "half", seed=5)) / "model.safetensors").write_bytes(b"")
 
 
-async def ask(url: str, base: Path, examples: int, phases: str, seed: int) -> tuple[int, str]:
+async def ask(url: str, base: Path, examples: int, phases: str, *, seed: int, only: str) -> tuple[int, str]:
     """schemathesis's exit status, and what it says."""
     (base / "schemathesis.toml").write_text(CONFIG)
     command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(base / "schemathesis.toml"), "run"]
     command += [
         f"{url}/openapi.json",
         f"--seed={seed}",
-        "--workers=2",
+        "--workers=1",  # of two threads in ast.parse, which Hypothesis calls, CPython 3.11 fails one now and then
         f"--max-examples={examples}",
         f"--phases={phases}",
     ]
@@ -51,6 +51,7 @@ async def ask(url: str, base: Path, examples: int, phases: str, seed: int) -> tu
     command += [f"--request-timeout={PATIENCE}", "--continue-on-failure", "--no-color", "--warnings=off"]
     command += ["--suppress-health-check=all", "--generation-database=none"]
     command += ["--exclude-path=/events"]  # which does not end
+    command += [f"--include-path-regex={only}"] if only else []
     environment = {**os.environ, "SCHEMATHESIS_HOOKS": "tests.protocols.fuzz_hooks", "COLUMNS": "200"}
     process = await asyncio.create_subprocess_exec(
         *command, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
@@ -61,7 +62,7 @@ async def ask(url: str, base: Path, examples: int, phases: str, seed: int) -> tu
 
 
 async def fuzz(
-    base: Path, examples: int, phases: str = "examples,coverage,fuzzing", seed: int = SEED
+    base: Path, examples: int, phases: str = "examples,coverage,fuzzing", seed: int = SEED, only: str = ""
 ) -> tuple[int, int, str]:
     """Requests that were answered, schemathesis's exit status, and all that was found wrong."""
     volume(base / "models")
@@ -73,7 +74,7 @@ async def fuzz(
             note = {"documents": [{"name": NOTE, "content": "# Beam\n\nThe beam was stable. So was the vacuum."}]}
             async with gateway.session.post(f"/kb/{name}/documents", json=note) as reply:
                 assert reply.status == 200, await reply.text()
-        status, said = await ask(gateway.url, base, examples, phases, seed)
+        status, said = await ask(gateway.url, base, examples, phases, seed=seed, only=only)
         async with gateway.session.get("/healthz") as reply:
             assert reply.status == 200
         lines = [record for record in gateway.log if record.get("event") == "request"]
@@ -85,9 +86,10 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--examples", type=int, default=520, help="requests for each operation, at most")
     parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--only", default="", metavar="REGEX", help="of paths: '^/(kb|ask)'; all without")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as base:
-        count, status, said = asyncio.run(fuzz(Path(base), asked.examples, seed=asked.seed))
+        count, status, said = asyncio.run(fuzz(Path(base), asked.examples, seed=asked.seed, only=asked.only))
     print(said)
     print(f"{count} requests, seed {asked.seed}: {'all is well' if status == 0 else 'something is wrong'}")
     return status

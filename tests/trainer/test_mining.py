@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from tests import families, making
+from trainer.cli import main
 from trainer.data.example import Example
+from trainer.data.read import read
 from trainer.errors import InvalidInput
 from trainer.mining import Rules, mine
 
@@ -109,3 +115,26 @@ def test_prompts_stand_before_queries_and_documents() -> None:
 def test_rules_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput, match="mining"):
         Rules(**wrong)
+
+
+def test_mined_examples_are_written_in_a_form_that_reading_gives_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        {"question": f"{one} {other}", "answer": f"{other} {one} {other}"}
+        for one, other in itertools.pairwise(families.WORDS[10:22])
+    ]
+    data, out, more = tmp_path / "pairs.jsonl", tmp_path / "mined.jsonl", tmp_path / "more.txt"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    more.write_text("light\n\nwater\n")
+    base = making.encoder(tmp_path / "m")
+    command = ["mine", "--data", str(data), "--corpus", str(more), "--base-model", base, "--out", str(out)]
+    assert main([*command, "--threads", "1", "--device", "cpu", "--count", "2", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    examples = read([out]).examples
+    assert told["examples"] == len(examples) == len(rows)
+    assert told["negatives"] == sum(len(example.negatives) for example in examples) > 0
+    known = {row["answer"] for row in rows} | {"light", "water"}
+    assert all(set(example.negatives) <= known - set(example.positives) for example in examples)
+    assert main([*command, "--threads", "1", "--device", "cpu"]) == 2
+    assert "is there already" in capsys.readouterr().err

@@ -271,6 +271,18 @@ def test_a_verb_that_makes_a_model_tells_beforehand_that_it_could_not_be_publish
     assert publish_if_asked(argparse.Namespace(publish="", models_dir=None), tmp_path) is None
 
 
+def test_a_verb_that_makes_a_model_publishes_it_and_leaves_stdout_to_its_own_result(
+    model: Path, volume: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(reload, "vectors", reload.embed)
+    done = publish_if_asked(argparse.Namespace(publish="finetuned/x", models_dir=volume), model, {"form": "plain"})
+    assert done is not None
+    assert metadata.read(done.path)["form"] == "plain"
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "published finetuned/x" in printed.err
+
+
 def test_the_digest_of_weights_depends_on_them_and_on_nothing_else(tmp_path: Path) -> None:
     one, same, other = (
         Path(making.encoder(tmp_path / name, seed=seed)) for name, seed in (("a", 0), ("b", 0), ("c", 1))

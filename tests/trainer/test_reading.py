@@ -36,6 +36,8 @@ BROKEN: list[tuple[str, bytes, list[tuple[int, str]], int]] = [
     ("empty.jsonl", b"", [(0, "empty_file")], 0),
     ("blank.jsonl", b"\n\r\n  \n", [(0, "no_rows")], 0),
     ("header.csv", b"question,answer\n", [(0, "no_rows")], 0),
+    ("header-below.csv", b"\n\nquestion,answer\n , \n", [(0, "no_rows")], 0),
+    ("commas.csv", b"\n,\n", [(0, "no_rows")], 0),
     ("bom.jsonl", b"\xef\xbb\xbf", [(0, "no_rows")], 0),
     ("sheet.xlsx", b"PK\x03\x04 and so on", [(0, "unknown_format")], 0),
     ("odd.bin", b"one line of words\n", [(0, "unknown_format")], 0),

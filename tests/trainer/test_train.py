@@ -291,6 +291,12 @@ def test_a_score_below_what_was_demanded_exits_3_and_keeps_the_model(
     assert not list(volume.iterdir())
 
 
+def test_a_score_cannot_be_demanded_where_nothing_is_held_out(files: Files, capsys: pytest.CaptureFixture[str]) -> None:
+    assert files.run("unjudged", "--fail-below", "0.5", "--split", "0") == 2
+    assert "nothing is held out" in capsys.readouterr().err
+    assert not (files.folder / "unjudged" / "final_model").exists()
+
+
 def test_a_finished_model_is_published_if_asked(files: Files) -> None:
     volume = files.folder / "published"
     volume.mkdir()
@@ -343,6 +349,22 @@ def test_threads_are_those_that_a_run_was_begun_with(tmp_path: Path) -> None:
     (tmp_path / "lineage.json").write_text(json.dumps({"identity": {"threads": 3}}))
     assert standing.threads_before(Config(output=tmp_path)) == 3
     assert standing.threads_before(Config(output=tmp_path, overwrite=True)) is None
+
+
+def test_two_processes_train_one_model_and_the_first_alone_writes(files: Files) -> None:
+    output = files.folder / "two"
+    flags = ["--epochs", "2", "--batch-size", "4", "--max-seq-length", "16", "--device", "cpu", "--lr", "1e-3"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "trainer"]
+    given = ["finetune", "--data", str(files.data), "--base-model", files.base, "--output", str(output), *flags]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*launch, *given], capture_output=True, text=True, check=False, timeout=600, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("model: ") == 1
+    learned = [entry["step"] for entry in files.metrics("two") if "loss" in entry]
+    assert learned == sorted(set(learned))
+    assert files.lineage("two")["identity"]["processes"] == 2
+    assert files.progress("two")["status"] == "completed"
+    assert load(output / "final_model").encode(["light"]).shape == (1, 32)
 
 
 def test_killed_runs_end_with_the_weights_of_undisturbed_ones() -> None:

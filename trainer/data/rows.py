@@ -208,20 +208,20 @@ def _parsed(taken: list[str], number: int) -> list[str] | Broken | None:
 
 def _named(found: Iterator[tuple[int, list[str] | Broken]]) -> Iterator[Row]:
     names: list[str] | None = None
-    header = False
+    header = is_any = False
     for number, cells in found:
         if isinstance(cells, Broken):
+            is_any = True
             yield number, cells
-            continue
-        if not any(cell.strip() for cell in cells):
-            continue
-        if names is None:
-            header, names = _columns(cells, number)
-            if header:
-                continue
-        yield number, _row(names, cells, number, header)
-    if header and number == 1:
-        raise Broken("no_rows", "it has a header and nothing below")
+        elif any(cell.strip() for cell in cells):
+            if names is None:
+                header, names = _columns(cells, number)
+                if header:
+                    continue
+            is_any = True
+            yield number, _row(names, cells, number, header)
+    if not is_any:
+        raise Broken("no_rows", "it has a header and nothing below" if header else "it has only blank lines")
 
 
 def _columns(cells: list[str], number: int) -> tuple[bool, list[str]]:

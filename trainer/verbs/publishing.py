@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -65,7 +65,7 @@ def publish_if_asked(asked: Asked, directory: Path, metadata: Mapping[str, Any] 
     done = publish_showing(
         directory, asked.publish, asked.models_dir, describe=describing(directory, metadata or {}, tell=say)
     )
-    tell(done)
+    tell(done, say)  # the verb's own result has stdout for itself
     return done
 
 
@@ -85,11 +85,11 @@ def publish_showing(
         return publish(source, model, models_dir, version=version, replace=replace, describe=describe, progress=advance)
 
 
-def tell(done: Published) -> None:
+def tell(done: Published, show: Callable[[str], None] = print) -> None:
     """What is there now, and how to ask for it."""
     verb = "replaced" if done.replaced else "published"
-    print(f"{verb} {done.model}: {done.files} files, {done.bytes / 1e6:.1f} MB, in {done.path}")
+    show(f"{verb} {done.model}: {done.files} files, {done.bytes / 1e6:.1f} MB, in {done.path}")
     body = json.dumps({"model": f"huggingface:{done.model}", "inputs": ["a sentence"]})
-    print(f"ask for it: curl -s http://127.0.0.1:8001/embed -H 'content-type: application/json' -d '{body}'")
+    show(f"ask for it: curl -s http://127.0.0.1:8001/embed -H 'content-type: application/json' -d '{body}'")
     if done.leftover:
         say(f"trainer: the replaced model could not be removed: {done.leftover}")

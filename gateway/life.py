@@ -1,0 +1,184 @@
+"""A gateway's life, from the lock on its state directory to the last answer.
+
+Start: log, store, catalog, engine, server; the port answers before models or hosts are ready, and `/readyz` says
+when. Stop: not ready, finish what is in flight, close the server, end the hosts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import AsyncExitStack
+from typing import Any, Final, TextIO
+
+from aiohttp import web
+
+from gateway import __version__, events, heap
+from gateway.app import Gateway
+from gateway.ask.roster import Roster
+from gateway.ask.specs import specs
+from gateway.engine.devices import find_devices
+from gateway.engine.supervisor import HOST_COMMAND
+from gateway.log import Log
+from gateway.settings import Settings, SettingsError
+from gateway.tenants.audit import AuditFile
+from gateway.tenants.keyring import Keyring, opened
+from gateway.web import cors, errors, server
+
+CLOSE_SECONDS: Final = 2.0  # for connections that are idle or stream events, once the work is done
+
+
+async def run(
+    settings: Settings,
+    *,
+    on_ready: Callable[[Gateway, str], Coroutine[Any, Any, None]] | None = None,
+    host_command: Sequence[str] = HOST_COMMAND,
+) -> None:
+    """Serves until SIGTERM or SIGINT. `on_ready` is given the gateway and its URL once the port is open;
+    `host_command` starts a host process. Raises SettingsError for what an operator must change first."""
+    heap.prepare()
+    tell = events.Events()
+    tell.subscribe(Log(settings))
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    why: list[str] = []
+
+    def end(name: str) -> None:
+        why.append(name)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, end, number.name)
+    async with AsyncExitStack() as stack:
+        stack.enter_context(_alone(settings.state_dir))
+        devices = find_devices(settings.device)  # outside the group, which would wrap what an operator must change
+        keyring = opened(settings, tell)
+        roster = Roster(specs(settings))
+        stack.push_async_callback(roster.close)
+        audit_file = _audit_file(settings)
+        listener = stack.enter_context(_listen(settings))
+        _refuse_exposure(settings, keyring, listener)
+        group = await stack.enter_async_context(asyncio.TaskGroup())
+        gateway = Gateway(
+            settings,
+            devices,
+            tell,
+            group,
+            keyring=keyring,
+            roster=roster,
+            audit_file=audit_file,
+            host_command=host_command,
+        )
+        if gateway.audit is not None:
+            stack.push_async_callback(gateway.audit.close)
+        runner = web.AppRunner(gateway.web(), handler_cancellation=True, shutdown_timeout=CLOSE_SECONDS)
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        await _site(settings, tell, runner, listener).start()
+        await stack.enter_async_context(gateway.running())
+        tell.emit(
+            events.Listening(
+                url=_url(listener),
+                version=__version__,
+                models_dir=settings.models_dir,
+                state_dir=settings.state_dir,
+                pid=os.getpid(),
+            )
+        )
+        heap.settle()
+        if on_ready is not None:
+            gateway.spawn(on_ready(gateway, _url(listener)))
+        await stop.wait()
+        await _drain(gateway, why[0])
+
+
+def _site(settings: Settings, tell: events.Events, runner: web.AppRunner, listener: socket.socket) -> web.BaseSite:
+    most = server.most_connections(settings.max_connections)
+
+    def full() -> None:
+        message = f"{most} connections are open, as many as there may be: more are refused"
+        tell.emit(events.Notice(code="connections_full", message=message))
+
+    return server.Site(
+        runner,
+        listener,
+        most=most,
+        full=full,
+        header_seconds=settings.header_timeout,
+        keepalive_timeout=settings.idle_timeout,
+        access_log=None,
+        logger=errors.complaints(tell),
+    )
+
+
+def _audit_file(settings: Settings) -> AuditFile | None:
+    """Raises SettingsError where it cannot be written."""
+    if not settings.audit_log:
+        return None
+    file = AuditFile(settings.audit_log, settings.audit_log_bytes, settings.audit_log_files)
+    try:
+        file.append(b"")
+    except OSError as error:
+        raise SettingsError(f"--audit-log {settings.audit_log}: {error.strerror}") from error
+    return file
+
+
+async def _drain(gateway: Gateway, why: str) -> None:
+    began = time.monotonic()
+    gateway.events.emit(events.Stopping(why=why, seconds=gateway.settings.drain_timeout))
+    try:
+        await asyncio.wait_for(gateway.service.drain(), gateway.settings.drain_timeout)
+        drained = True
+    except TimeoutError:
+        drained = False
+    gateway.stopping.set()
+    gateway.events.emit(events.Stopped(drained=drained, seconds=time.monotonic() - began))
+
+
+def _listen(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        return socket.create_server((settings.host, settings.port), family=family, backlog=server.BACKLOG)
+    except (OSError, UnicodeError) as error:  # the second: a host that no name server could be asked for
+        raise SettingsError(
+            f"cannot listen on {settings.host}:{settings.port}: {getattr(error, 'strerror', None) or error}; choose "
+            f"another with --port or DROPGATE_PORT, or another address with --host"
+        ) from error
+
+
+def _refuse_exposure(settings: Settings, keyring: Keyring, listener: socket.socket) -> None:
+    """Raises SettingsError where other machines could come in and nobody would ask who they are."""
+    address = listener.getsockname()[0]
+    if keyring.empty and not settings.insecure and not cors.is_local(address):
+        raise SettingsError(
+            f"--host {settings.host}: other machines could use this gateway, and there is no API key; make one with "
+            f"`gateway keys create NAME --keys-file {keyring.path}`, or say --insecure (DROPGATE_INSECURE=true) where "
+            "something else keeps others out"
+        )
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+@contextlib.contextmanager
+def _alone(state_dir: str) -> Iterator[None]:
+    """One gateway to a state directory: two would delete each other's generations."""
+    try:
+        os.makedirs(state_dir, exist_ok=True)
+        lock: TextIO = open(os.path.join(state_dir, "lock"), "w")  # noqa: SIM115  # held until the process ends
+    except OSError as error:
+        raise SettingsError(f"--state-dir {state_dir}: {error.strerror}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise SettingsError(f"--state-dir {state_dir} is used by another gateway") from error
+        yield
