@@ -56,6 +56,8 @@ class Holdings:
         self._writes = Lane("ledger")
         self._summoned: LRUCache[str, Generation] = LRUCache(SUMMONED)
         self._prunings = 0
+        self._writing = False
+        self._unwritten = False  # something has changed since the ledger was last begun to be written
 
     async def restore(self) -> list[Entry]:
         """What was believed when the gateway last ran."""
@@ -93,7 +95,8 @@ class Holdings:
         over = _bases(live.values())
         live |= {digest: base for digest, (base, _) in over.items()}
         self.by_digest = {digest: tuple(models) for digest, models in named.items()}
-        self.owners = {digest: self._keepers(digest) for digest in live} | self.by_digest
+        others = live.keys() - self.by_digest.keys()  # few: for each of them all entries are looked through
+        self.owners = self.by_digest | {digest: self._keepers(digest) for digest in others}
         for digest, (_, adapters) in over.items():  # a base that has gone is its adapters'
             self.owners[digest] = self.owners[digest] or tuple(m for each in adapters for m in self.owners[each])
         pinned = {e.live.digest: e.live for e in self._entries.values() if e.live and e.pinned and e.swapping is None}
@@ -116,16 +119,27 @@ class Holdings:
             named={*self._named(), *self.held()},
         )
         self.publish()
-        self._spawn(self._record())
+        self._unwritten = True
+        if not self._writing:  # else whoever writes does it once more: many changes at once are one write
+            self._writing = True
+            self._spawn(self._record())
 
     async def _record(self) -> None:
+        try:
+            while self._unwritten:
+                self._unwritten = False
+                await self._write()
+        finally:
+            self._writing = False
+
+    async def _write(self) -> None:
         records = [found for entry in self._entries.values() if (found := recall.record(entry))]
         try:
             await self._writes.run(self._ledger.write, records)
         except OSError as error:
             self._events.emit(events.Notice(code="ledger_unwritable", message=str(error)))
             return
-        await self._prune()
+        self._spawn(self._prune())
 
     async def _prune(self) -> None:
         """Frees the disk from what nobody wants. Never while new content arrives: nobody wants that yet."""

@@ -102,10 +102,10 @@ async def test_an_adapter_waits_for_its_base_by_name_and_is_judged_again_when_th
     volume.put(made[0], "base/Qwen2.5-3B-Instruct")
     await volume.look()
     assert volume.shown(A)["state"] == "rejected"
-    assert [reason["code"] for reason in volume.shown(A)["reasons"]] == ["kind_not_served"]
+    assert [reason["code"] for reason in volume.shown(A)["reasons"]] == ["base_mismatch"]
     assert "base/Qwen2.5-3B-Instruct" in volume.shown(A)["reasons"][0]["message"]
     told = [event for event in volume.heard(events.ModelRejected) if event.model == A]
-    assert [event.reasons[0].code for event in told] == ["base_missing", "kind_not_served"]
+    assert [event.reasons[0].code for event in told] == ["base_missing", "base_mismatch"]
 
 
 async def test_a_base_that_the_aliases_file_names_is_found_with_the_next_try(volume: Volume, made: list[str]) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from gateway.catalog.ledger import Kept, Ledger, Record, Seen
+from gateway.model import ModelId
+from tests.catalog.world import M, World
 
 LIVE = Kept(digest="a" * 64, version=3, number=7, since=1.5, bytes=100)
 FIRST = Record(
@@ -76,3 +78,19 @@ def test_a_half_written_file_of_a_killed_process_is_not_read_and_not_in_the_way(
 def test_a_state_directory_that_is_not_there_is_an_os_error(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No such file"):
         Ledger(str(tmp_path / "nowhere")).write([FIRST])
+
+
+async def test_many_changes_at_once_are_few_writes_and_the_last_of_them_is_what_stays(
+    tmp_path: Path, made: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(tmp_path)
+    world.put(made[0])
+    await world.look()
+    writes: list[int] = []
+    write = Ledger.write
+    monkeypatch.setattr(Ledger, "write", lambda ledger, records: (writes.append(len(records)), write(ledger, records)))
+    for number in range(41):
+        world.catalog.pin(ModelId.of(M), pinned=number % 2 == 0)
+    await world.quiet()
+    assert 1 <= len(writes) <= 2
+    assert [record.pinned for record in Ledger(str(world.state)).read()] == [True]
