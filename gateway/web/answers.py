@@ -191,7 +191,7 @@ class OpenAIEmbeddings(msgspec.Struct):
 
 
 class OpenAIModel(msgspec.Struct):
-    """`root` is what an alias leads to, `parent` what the model's metadata names as its base."""
+    """`root` is what an alias leads to, `parent` an adapter's base, or what the metadata names as one."""
 
     id: str
     object: Literal["model"]

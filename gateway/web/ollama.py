@@ -263,7 +263,7 @@ def _named(entry: dict[str, Any]) -> dict[str, str]:
 
 def _details(entry: dict[str, Any], generation: Generation) -> dict[str, Any]:
     manifest = generation.manifest
-    base = entry["metadata"].get("base_model")
+    base = entry["base"] or entry["metadata"].get("base_model")
     return {
         "parent_model": base if isinstance(base, str) else "",
         "format": "safetensors",

@@ -102,8 +102,8 @@ async def model(request: web.Request) -> web.Response:
 
 
 def _card(entry: dict[str, Any], name: str) -> dict[str, Any]:
-    """`parent` is what the model's metadata names as its base."""
-    base = entry["metadata"].get("base_model")
+    """`parent` is an adapter's base, or what the model's metadata names as its own."""
+    base = entry["base"] or entry["metadata"].get("base_model")
     return {
         "id": name.removeprefix(PREFIX),
         "object": "model",

@@ -54,6 +54,8 @@ async def test_adapters_wait_for_their_base_and_answer_as_sentence_transformers_
     for number, (vectors, _) in enumerate(await asyncio.gather(*asked)):
         assert least_cosine(vectors, expected[number % 2]) >= EXACTLY
         assert least_cosine(vectors, expected[1 - number % 2]) < 0.99
+    async with gateway.session.get("/v1/models/finetuned/a") as card:
+        assert (await card.json())["parent"] == "base/bert"
     loaded = (await gateway.models())[A]
     assert loaded["state"] == "loaded"
     assert loaded["bytes_on_device"] <= 1.1 * 4 * 1024  # its own tensors alone

@@ -16,7 +16,7 @@ from gateway.host import adapted, adapters, encoder
 from gateway.host.adapted import Adapter
 from gateway.host.encoder import Encoder
 from gateway.host.loader import Model
-from gateway.host.runtimes import EXACT, Chosen
+from gateway.host.runtimes import EXACT
 from gateway.host.tokenize import Tokenizer
 from gateway.host.wire import Numerics
 from tests import adapting, making
@@ -33,8 +33,7 @@ class Base:
         self.path = path
         self.generation = making.generation(path)
         self.encoder: Encoder = encoder.load(self.generation, "cpu", dtype)
-        chosen = Chosen(self.encoder, Numerics(*EXACT))
-        self.model = Model(self.generation, chosen, Tokenizer(self.generation))
+        self.model = Model(self.generation, self.encoder, Numerics(*EXACT), Tokenizer(self.generation))
 
     def adapter(self, path: str, digest: str = "a" * 64) -> Adapter:
         return adapters.read(adapting.generation(path, self.generation, digest), self.model, self.encoder)
