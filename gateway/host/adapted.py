@@ -50,6 +50,11 @@ class Adapter:
             if self.tail is not None:
                 self.tail.to(device)
 
+    def suit(self, encoder: Encoder) -> None:
+        """The base may have gone and come back with numbers of another format."""
+        if self.lora.dtype != encoder.dtype:
+            self.lora.to(encoder.device, encoder.dtype)
+
     def close(self) -> None:
         self.lora.empty()
         self.tail = None
@@ -99,6 +104,7 @@ class AdaptedTokens:
         return halving(self._encoder.device, self._embed, rows, prompt_tokens)
 
     def _embed(self, rows: Sequence[TokenIds], prompt_tokens: Sequence[int]) -> Vectors:
+        self._adapter.suit(self._encoder)
         owners = [self._adapter.lora] * len(rows)
         return column(self._encoder.changed_tokens(rows, Changes.by(owners, self._adapter.pooling.modes)))
 
@@ -109,6 +115,8 @@ def embed(
     """Each row's vector, changed by the adapter beside it; None: the base's own. All are pooled by the same modes."""
 
     def run(rows: Sequence[TokenIds], prompt_tokens: Sequence[int], owners: Sequence[Adapter | None]) -> Vectors:
+        for adapter in {owner for owner in owners if owner is not None}:
+            adapter.suit(encoder)
         pooling = [owner.pooling if owner else encoder.pooling for owner in owners]
         left_out = [0 if each.include_prompt else count for each, count in zip(pooling, prompt_tokens, strict=True)]
         changes = Changes.by([owner.lora if owner else None for owner in owners], pooling[0].modes)

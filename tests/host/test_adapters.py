@@ -160,6 +160,14 @@ def test_in_half_precision_the_adapter_is_computed_as_its_base_is(tmp_path: Path
     assert adapting.lowest_cosine(half.of(ours), exact.of(exact.adapter(path))) >= 0.999
 
 
+def test_an_adapter_stays_loaded_when_its_base_comes_back_in_another_number_format(tmp_path: Path) -> None:
+    exact, half = (Base(making.encoder(tmp_path / "base"), dtype) for dtype in ("float32", "bfloat16"))
+    adapter = exact.adapter(adapting.lora(tmp_path / "a", exact.path))
+    before = exact.of(adapter)
+    assert adapting.lowest_cosine(half.of(adapter), before) >= 0.999
+    assert adapting.lowest_cosine(exact.of(adapter), before) >= 0.999
+
+
 def test_bytes_of_an_adapter_are_those_of_its_tensors(bert: Base, tmp_path: Path) -> None:
     plain = bert.adapter(adapting.lora(tmp_path / "a", bert.path, target_modules="all-linear"))
     manifest = plain.generation.manifest
