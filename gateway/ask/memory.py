@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 import pyarrow as pa
+from threadpoolctl import threadpool_limits
 
 from gateway.ask.passage import Hit, Index
 from gateway.ask.resident import Query, Resident
@@ -83,6 +84,8 @@ class Memory:
     """`budget` is in bytes, 0 for none; `rest` is for tests. Used by one event loop."""
 
     def __init__(self, budget: int, rest: float = REST) -> None:
+        # OpenBLAS's threads spin for milliseconds behind each product, on the very cores that the hosts compute with
+        threadpool_limits(limits=1, user_api="blas")
         self.budget = budget
         self._rest = rest
         self._held: OrderedDict[str, Held] = OrderedDict()  # by the index's id, the least recently used first
