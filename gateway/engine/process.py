@@ -19,16 +19,14 @@ import msgspec
 from gateway import events
 from gateway.engine.engine import DeviceState, Residence, Vectors
 from gateway.engine.placement import Site, place
+from gateway.engine.quarantine import FIRST, STRIKES, Quarantine
 from gateway.engine.refusals import Inputs, Refusals
 from gateway.engine.supervisor import Death, HostProcess
-from gateway.errors import GatewayError, HostFailed, ModelLoading, ModelQuarantined, Overloaded
+from gateway.errors import GatewayError, HostFailed, ModelLoading, Overloaded
 from gateway.host import wire
 from gateway.model import Generation
 from gateway.wish import Wish, Wishes
 
-STRIKES = 2  # deaths of a host with the same request, or the same generation, on its device
-FIRST_QUARANTINE = 60.0
-LAST_QUARANTINE = 3600.0
 TOLD: dict[type[wire.Report], type[events.Event]] = {  # the event has the report's fields, and who it is about
     wire.Batch: events.DeviceCall,
     wire.Loaded: events.GenerationLoaded,
@@ -75,8 +73,7 @@ class ProcessEngine:
         self._predict = predict
         self._limit = limit
         self._assigned: dict[str, int] = {}  # digest -> host that was told to load it, before its report says so
-        self._strikes: dict[str, int] = {}
-        self._quarantine: dict[str, tuple[float, float]] = {}  # digest -> until, length
+        self._quarantine = Quarantine()
         self._pins: dict[str, Generation] = {}
         self._live: dict[str, Generation] | None = None  # None: nobody has said what may stay, and all may
         self._preloads: dict[str, asyncio.Task[None]] = {}  # of pinned generations
@@ -179,10 +176,7 @@ class ProcessEngine:
         await self._work(generation, said, request, flow, deadline, told=told)
 
     async def load(self, generation: Generation) -> None:
-        for each in (generation, generation.base):
-            if each is not None:
-                self._quarantine.pop(each.digest, None)
-                self._strikes.pop(each.digest, None)
+        self._quarantine.forgive(generation)
         await self._ask(generation, lambda alone, number: wire.Load(number, generation.digest, alone))
 
     async def unload(self, digest: str) -> None:
@@ -195,8 +189,7 @@ class ProcessEngine:
         self._live = known = {generation.digest: generation for generation in live}
         self._pins = {generation.digest: generation for generation in pinned}
         self._assigned = {digest: index for digest, index in self._assigned.items() if digest in known}
-        self._strikes = {digest: count for digest, count in self._strikes.items() if digest in known}
-        self._quarantine = {digest: term for digest, term in self._quarantine.items() if digest in known}
+        self._quarantine.keep(known)
         for host in self._hosts:
             self._tell_keep(host)
         self._load_pinned()
@@ -231,9 +224,7 @@ class ProcessEngine:
         return found
 
     def quarantined(self, digest: str) -> float | None:
-        until, _ = self._quarantine.get(digest, (0.0, 0.0))
-        left = until - time.monotonic()
-        return left if left > 0 else None
+        return self._quarantine.left(digest)
 
     def devices(self) -> list[DeviceState]:
         return [
@@ -266,7 +257,7 @@ class ProcessEngine:
     ) -> tuple[wire.Done, wire.Payload]:
         """What a host may refuse for want of room: to one flow, and not for that to another."""
         queue = generation.digest, flow
-        self._refuse_quarantined(generation)
+        self._quarantine.refuse(generation)
         self._refuse_too_early(generation, deadline)
         self._refusals.check(queue, inputs)
         try:
@@ -296,24 +287,9 @@ class ProcessEngine:
                 strikes += death.suspect
                 convicted = strikes >= STRIKES and death.sole
             if convicted:
-                raise HostFailed(
-                    "the host process died twice while it worked on this request", retry_after=FIRST_QUARANTINE
-                )
-            self._refuse_quarantined(generation)
+                raise HostFailed("the host process died twice while it worked on this request", retry_after=FIRST)
+            self._quarantine.refuse(generation)
         raise HostFailed("the host process keeps dying", retry_after=5.0)
-
-    def _refuse_quarantined(self, generation: Generation) -> None:
-        """For itself or for its base."""
-        if generation.base is not None:
-            self._refuse_quarantined(generation.base)
-        left = self.quarantined(generation.digest)
-        if left is not None:
-            raise ModelQuarantined(
-                "the model's host died twice while it ran this model; it is tried again later, when its directory "
-                "changes, or when an operator loads it",
-                retry_after=left,
-                generation=generation.short,
-            )
 
     def _refuse_too_early(self, generation: Generation, deadline: float | None) -> None:
         """Whose client leaves before the load ends is told so at once. The load goes on, and is there for the next
@@ -392,29 +368,21 @@ class ProcessEngine:
         for digest in [digest for digest, index in self._assigned.items() if self._hosts[index] is host]:
             del self._assigned[digest]
         for digest in suspects:
-            self._strikes[digest] = self._strikes.get(digest, 0) + 1
-            if self._strikes[digest] >= STRIKES and sole:
-                self._put_into_quarantine(digest)
-
-    def _put_into_quarantine(self, digest: str) -> None:
-        _, last = self._quarantine.get(digest, (0.0, 0.0))
-        length = min(LAST_QUARANTINE, last * 2) if last else FIRST_QUARANTINE
-        self._quarantine[digest] = (time.monotonic() + length, length)
-        self._strikes.pop(digest, None)
-        self._events.emit(
-            events.GenerationQuarantined(
-                generation=digest[:12],
-                models=self._names(digest),
-                message=f"it was running on a host that died, {STRIKES} times",
-                retry_after=length,
-            )
-        )
+            if (seconds := self._quarantine.strike(digest, sole=sole)) is not None:
+                self._events.emit(
+                    events.GenerationQuarantined(
+                        generation=digest[:12],
+                        models=self._names(digest),
+                        message=f"it was running on a host that died, {STRIKES} times",
+                        retry_after=seconds,
+                    )
+                )
 
     def _reported(self, host: HostProcess, report: wire.Report) -> None:
         if not isinstance(report, wire.Batch | wire.Loaded | wire.Unloaded | wire.LoadFailure | wire.FellBack):
             return
         if isinstance(report, wire.Batch):
-            self._strikes.pop(report.digest, None)
+            self._quarantine.survived(report.digest)
         elif isinstance(report, wire.Unloaded | wire.LoadFailure):
             self._assigned.pop(report.digest, None)
         facts = msgspec.structs.asdict(report)

@@ -1,0 +1,70 @@
+"""Generations that keep killing their host: who has struck, and who is kept away from the devices for how long."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Container
+from typing import Final
+
+from gateway.errors import ModelQuarantined
+from gateway.model import Generation
+
+STRIKES: Final = 2  # deaths of a host with the same request, or the same generation, on its device
+FIRST: Final = 60.0  # seconds; doubled each time
+LAST: Final = 3600.0
+
+
+class Quarantine:
+    """By digest. `clock` in seconds."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._strikes: dict[str, int] = {}
+        self._terms: dict[str, tuple[float, float]] = {}  # until, length
+
+    def strike(self, digest: str, *, sole: bool) -> float | None:
+        """A host died while it ran this. -> the seconds that it is kept away for, if that convicts it: only `sole`
+        does, since nothing else was at work then."""
+        self._strikes[digest] = self._strikes.get(digest, 0) + 1
+        if self._strikes[digest] < STRIKES or not sole:
+            return None
+        _, before = self._terms.get(digest, (0.0, 0.0))
+        length = min(LAST, before * 2) if before else FIRST
+        self._terms[digest] = (self._clock() + length, length)
+        self._strikes.pop(digest, None)
+        return length
+
+    def survived(self, digest: str) -> None:
+        """A call of it came back: it has not struck."""
+        self._strikes.pop(digest, None)
+
+    def forgive(self, generation: Generation) -> None:
+        """It, and its base, are as if nothing had been."""
+        for each in (generation, generation.base):
+            if each is not None:
+                self._terms.pop(each.digest, None)
+                self._strikes.pop(each.digest, None)
+
+    def keep(self, known: Container[str]) -> None:
+        """Only these are remembered."""
+        self._strikes = {digest: count for digest, count in self._strikes.items() if digest in known}
+        self._terms = {digest: term for digest, term in self._terms.items() if digest in known}
+
+    def left(self, digest: str) -> float | None:
+        """Seconds of its term; None if it serves none."""
+        until, _ = self._terms.get(digest, (0.0, 0.0))
+        left = until - self._clock()
+        return left if left > 0 else None
+
+    def refuse(self, generation: Generation) -> None:
+        """Raises ModelQuarantined, for itself or for its base."""
+        if generation.base is not None:
+            self.refuse(generation.base)
+        left = self.left(generation.digest)
+        if left is not None:
+            raise ModelQuarantined(
+                "the model's host died twice while it ran this model; it is tried again later, when its directory "
+                "changes, or when an operator loads it",
+                retry_after=left,
+                generation=generation.short,
+            )
