@@ -102,7 +102,3 @@ class Follow(TrainerCallback):  # type: ignore[misc]  # the library has no types
 
 def _finite(value: float) -> float | None:
     return value if abs(value) < float("inf") else None
-
-
-def _finite(value: float) -> float | None:
-    return value if abs(value) < float("inf") else None

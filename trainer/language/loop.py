@@ -23,6 +23,7 @@ class Loop(Trainer):  # type: ignore[misc]  # the library has no types
     def __init__(self, scored: Callable[[], Measured] | None, pad: int, **options: Any) -> None:
         super().__init__(data_collator=lambda samples: padded(samples, pad), **options)
         self._scored = scored
+        self.control: Any = self.control
         hushed(self)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:

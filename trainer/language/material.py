@@ -110,8 +110,10 @@ def without_duplicates(rows: Sequence[Dialogue], how: str) -> list[Dialogue]:
     """The first of each. One question with two answers stays: which of them is right, nobody knows here."""
     if how == "none":
         return list(rows)
-    firsts = {tuple((turn.role, normal(turn.text)) for turn in row.turns): row for row in reversed(rows)}
-    kept = list(reversed(firsts.values()))
+    firsts: dict[tuple[tuple[str, str], ...], Dialogue] = {}
+    for row in rows:
+        firsts.setdefault(tuple((turn.role, normal(turn.text)) for turn in row.turns), row)
+    kept = list(firsts.values())
     if how == "exact":
         return kept
     near = Near()

@@ -57,6 +57,14 @@ class Outcome:
         sides = {"before": before.loss, "after": after.loss}
         return {"metric": "loss", "judged": self.judged, **sides, **exact, **change}
 
+    def scores(self) -> dict[str, Any]:
+        """All of them, row by row."""
+        if self.before is None or self.after is None:
+            return {}
+        recalled = {"before": self.before.recalled.to_json(), "after": self.after.recalled.to_json()}
+        sides = {"before": self.before.judged.to_json(), "after": self.after.judged.to_json()}
+        return {**sides, "training_rows": recalled}
+
     @property
     def judged(self) -> str:
         return "held out" if self.after and self.after.held_out else "of rows trained on"

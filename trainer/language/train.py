@@ -213,8 +213,7 @@ def _finish(task: Task, log: best.Log, outcome: Outcome) -> Outcome:
     if outcome.before and outcome.before.held_out and after.held_out:
         change = np.array(after.held_out.losses) - np.array(outcome.before.held_out.losses)
         outcome = replace(outcome, difference=of_changes(change))
-    sides = {"before": outcome.before and outcome.before.to_json(), "after": after.to_json()}
-    write_json(run.scores, {"task": "language", **outcome.told(), **sides})
+    write_json(run.scores, {"task": "language", **outcome.told(), **outcome.scores()})
     spoken = golden.speak(task.speaker.model, task.speaker.tokenizer, sorted(task.speaker.endings), task.form)
     final.save(run, task.speaker, spoken, info.known(task, outcome))
     return outcome

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from trainer.language.config import LanguageConfig
-    from trainer.language.train import Outcome
+    from trainer.language.outcome import Outcome
 
 HELP = "train an adapter of a language model on prompts and their answers"
 NAMESPACE: Final = "trained"
