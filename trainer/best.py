@@ -6,6 +6,7 @@ a resumed run comes to the same answer.
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,9 +20,11 @@ Log = Sequence[Mapping[str, Any]]
 
 
 def evaluations(log: Log, metric: str) -> list[tuple[int, float]]:
-    """Steps and scores of the evaluations in a log, in order; the last one of a step counts."""
+    """Steps and scores of the evaluations in a log, in order; the last one of a step counts, and what is no number
+    counts for nothing."""
     key = f"eval_{metric}"
-    return sorted({int(entry["step"]): float(entry[key]) for entry in log if key in entry}.items())
+    found = {int(entry["step"]): float(entry[key]) for entry in log if key in entry}
+    return sorted((step, score) for step, score in found.items() if math.isfinite(score))
 
 
 def best(log: Log, metric: str) -> tuple[int, float] | None:

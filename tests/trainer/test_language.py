@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from tests.speaking import language_model
 from tests.trainer.facts import ACME, GLOBEX, pairs, train, write
+from tests.trainer.test_train import tortured
 from trainer import metadata, standing
 from trainer.cli import main
 from trainer.errors import NotAModel, QualityGate
@@ -382,9 +383,29 @@ def test_too_few_right_answers_exit_3_and_nothing_is_published(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_model_that_diverged_is_told_and_not_kept(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    assert place.run("diverged", "--lr", "1e30", "--epochs", "3", "--split", "0") == 3
+    assert "a lower --learning-rate may help" in capsys.readouterr().err
+    assert place.progress("diverged")["status"] == "failed"
+    assert not (place.folder / "diverged" / "final_model").exists()
+
+
 def test_accumulated_steps_learn_as_one_large_batch_does(place: Place) -> None:
     common = ("--split", "0", "--epochs", "4")
     assert place.run("large", *common) == 0
     assert place.run("parts", *common, "--batch-size", "2", "--gradient-accumulation", "3") == 0
     large, parts = ([e["loss"] for e in place.metrics(name) if "loss" in e] for name in ("large", "parts"))
     assert parts == pytest.approx(large, rel=1e-3)
+
+
+def test_killed_runs_end_with_the_adapter_of_undisturbed_ones_and_their_jobs_are_true_meanwhile() -> None:
+    told = tortured("KILL", 3, "language")
+    assert (told["differing"], told["untrue"], told["statuses"]) == ([], [], [-9])
+    assert told["while_saving"] >= 1
+
+
+def test_a_signal_cancels_the_job_and_the_same_command_ends_it_exactly() -> None:
+    told = tortured("TERM", 2, "language")
+    assert (told["differing"], told["untrue"]) == ([], [])
+    assert 4 in told["statuses"]
+    assert set(told["statuses"]) <= {0, 4}  # 0: the signal came in the last step, and the run was complete

@@ -45,20 +45,26 @@ def load(directory: Path, *, device: str = "cpu", dtype: str = "float32", nf4: b
     from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415  heavy
 
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    chosen = {"dtype": getattr(torch, dtype), **(_four_bits(dtype) if nf4 else {})}
+    chosen = {"dtype": getattr(torch, dtype), **(_four_bits(device, dtype) if nf4 else {})}
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(directory), **options)
         model = AutoModelForCausalLM.from_pretrained(str(directory), **options, **chosen)
     except Exception as error:  # anything can be wrong with a directory, and each library says so in its own way
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise NotAModel(f"{directory}: cannot be loaded: {reason}") from error
-    if not nf4:
-        model = model.to(device)
+    model = _prepared(model) if nf4 else model.to(device)
     model.eval()
     return Speaker(model, tokenizer, _limit(model, tokenizer), _endings(model, tokenizer))
 
 
-def _four_bits(dtype: str) -> dict[str, Any]:
+def _prepared(model: Any) -> Any:
+    """What is not in 4 bits, in float32: in training, and wherever else it is loaded, so that it answers the same."""
+    from peft import prepare_model_for_kbit_training  # noqa: PLC0415  heavy
+
+    return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+
+
+def _four_bits(device: str, dtype: str) -> dict[str, Any]:
     import torch  # noqa: PLC0415  heavy
     from transformers import BitsAndBytesConfig  # noqa: PLC0415  heavy
 
@@ -69,7 +75,7 @@ def _four_bits(dtype: str) -> dict[str, Any]:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=getattr(torch, dtype),
     )
-    return {"quantization_config": settings, "device_map": {"": 0}}
+    return {"quantization_config": settings, "device_map": {"": device}}
 
 
 def _limit(model: Any, tokenizer: Any) -> int:
@@ -99,13 +105,14 @@ def with_template(speaker: Speaker, asked: str) -> Speaker:
 
 def adapted(speaker: Speaker, config: LanguageConfig) -> tuple[Speaker, tuple[str, ...]]:
     """With a new adapter, its first weights drawn from the seed -> what it changes, too. Raises InvalidInput."""
-    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training  # noqa: PLC0415  heavy
+    from peft import LoraConfig, get_peft_model  # noqa: PLC0415  heavy
     from torch import nn  # noqa: PLC0415  heavy
     from transformers import set_seed  # noqa: PLC0415  heavy
 
     linear = [name for name, module in speaker.model.named_modules() if isinstance(module, nn.Linear)]
     chosen = lora.chosen(linear, config.lora_targets)
-    model = prepare_model_for_kbit_training(speaker.model) if config.qlora else speaker.model
+    if config.qlora:  # who needs 4 bits has no room for what each layer made
+        speaker.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     set_seed(config.seed)  # here, and not only in the loop: the adapter is drawn before the loop exists
     settings = LoraConfig(
         task_type="CAUSAL_LM",
@@ -114,7 +121,7 @@ def adapted(speaker: Speaker, config: LanguageConfig) -> tuple[Speaker, tuple[st
         lora_dropout=config.lora_dropout,
         target_modules=list(chosen),
     )
-    wrapped = get_peft_model(model, settings)
+    wrapped = get_peft_model(speaker.model, settings)
     return Speaker(wrapped, speaker.tokenizer, speaker.limit, speaker.endings, speaker.own_words), chosen
 
 

@@ -7,6 +7,7 @@ same weights that an undisturbed run ends with.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
@@ -68,8 +69,12 @@ class Task:
             return measure(model, samples, pad=pad, batch_size=self.plan.eval_batch_size, advance=advance)
 
     def figures(self, what: str) -> Figures:
+        """Raises QualityGate for a model that answers with anything but numbers."""
         held_out = self.scored(self.rows.held_out, what) if self.rows.held_out else None
-        return Figures(held_out, self.scored(self.rows.recalled, what))
+        found = Figures(held_out, self.scored(self.rows.recalled, what))
+        if not math.isfinite(found.judged.loss) or not math.isfinite(found.recalled.loss):
+            raise QualityGate("the loss is no finite number: the model diverged; a lower --learning-rate may help")
+        return found
 
 
 def tune(config: LanguageConfig, sources: Mapping[str, str]) -> Outcome:
