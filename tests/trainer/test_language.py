@@ -409,3 +409,53 @@ def test_a_signal_cancels_the_job_and_the_same_command_ends_it_exactly() -> None
     assert (told["differing"], told["untrue"]) == ([], [])
     assert 4 in told["statuses"]
     assert set(told["statuses"]) <= {0, 4}  # 0: the signal came in the last step, and the run was complete
+
+
+def four_bits(place: Place, device: str) -> None:
+    """An adapter over nf4, without the checks of the command: learnt, written, and loaded anew over nf4."""
+    from trainer.hardware import find
+    from trainer.language import loop, plan
+    from trainer.language.config import LanguageConfig
+    from trainer.language.encoding import Encoder
+    from trainer.language.material import gather
+    from trainer.language.measure import measure
+
+    config = LanguageConfig(
+        data=(place.data,), split=0, qlora=True, lora_dropout=0, epochs=60, learning_rate=1e-2, batch_size=6, warmup=0
+    )
+    hardware = find(device, threads=1)
+    dtype = "float32" if device == "cpu" else hardware.precision
+    loaded = speaker.load(Path(place.base), device=device, dtype=dtype, nf4=True)
+    encoder = Encoder(loaded.tokenizer, loaded.endings, True)
+    samples = [sample for row in gather(config, lambda line: None).train for sample in encoder.encoded(row)]
+    adapted, _ = speaker.adapted(loaded, config)
+    folder = place.folder / f"nf4-{device}"
+    loop.assembled(
+        adapted.model,
+        samples,
+        config=config,
+        plan=plan.make(config, hardware, len(samples), 256),
+        hardware=hardware,
+        folder=folder / "checkpoints",
+        pad=adapted.pad,
+        scored=None,
+        callbacks=[],
+    ).train()
+    assert measure(adapted.model, samples, pad=adapted.pad, batch_size=6).exact_match == 1
+    form = golden.Form(device, dtype, True, 1, True)
+    spoken = golden.speak(adapted.model, adapted.tokenizer, sorted(adapted.endings), form)
+    loop.save_adapter(adapted.model, folder / "adapter")
+    golden.compare(golden.again(folder / "adapter", Path(place.base), form), spoken)
+
+
+def test_an_adapter_over_four_bits_learns_its_facts_and_answers_the_same_when_loaded_anew(place: Place) -> None:
+    four_bits(place, "cpu")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif("not __import__('torch').cuda.is_available()", reason="needs a CUDA device")
+def test_the_command_trains_over_four_bits_on_cuda(place: Place, tmp_path: Path) -> None:
+    flags = ("--device", "cuda", "--qlora", "--validation", str(place.data), "--org", "acme")
+    assert place.run("cuda", *flags, "--models-dir", str(tmp_path)) == 0
+    assert standing.read_json(place.folder / "cuda" / "scores.json")["after"]["exact_match"] == 1
+    assert (tmp_path / "trained/acme/adapter_model.safetensors").exists()

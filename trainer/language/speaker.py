@@ -131,6 +131,7 @@ def whole(directory: Path, base: Path | None, *, device: str, dtype: str, nf4: b
         return load(directory, device=device, dtype=dtype, nf4=nf4)
     if base is None:
         raise NotAModel(f"{directory}: an adapter, and its base was not given")
+    quiet.libraries()
     from peft import PeftModel  # noqa: PLC0415  heavy
     from transformers import AutoTokenizer  # noqa: PLC0415  heavy
 
