@@ -154,5 +154,7 @@ def _of_the_machine(error: BaseException) -> TrainerError | None:
     if isinstance(error, OSError):
         return TrainerError(f"{error.filename or 'the disk'}: {error.strerror or error}; the same command goes on")
     if isinstance(error, OutOfMemoryError | MemoryError):
-        return TrainerError("out of memory: a smaller --batch-size; for pairs also the cached loss with a --mini-batch-size")
+        return TrainerError(
+            "out of memory: a smaller --batch-size; for pairs also the cached loss with a --mini-batch-size"
+        )
     return None

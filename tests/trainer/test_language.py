@@ -383,6 +383,19 @@ def test_too_few_right_answers_exit_3_and_nothing_is_published(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_was_begun_otherwise_does_not_go_on(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    template = place.folder / "changing.jinja"
+    asked = "{% if add_generation_prompt %}A: {% endif %}"
+    template.write_text("{% for m in messages %}{{ m['role'][0] | upper }}: {{ m['content'] }}\n{% endfor %}" + asked)
+    flags = ("--chat-template", str(template), "--epochs", "2", "--split", "0")
+    assert place.run("begun", *flags) == 0
+    path = place.folder / "begun" / "training_progress.json"
+    path.write_text(json.dumps({**standing.read_json(path), "status": "cancelled"}))
+    template.write_text(template.read_text().replace("\n", "\n\n"))
+    assert place.run("begun", *flags) == 2
+    assert "begun otherwise, so it cannot go on: template" in capsys.readouterr().err
+
+
 def test_a_model_that_diverged_is_told_and_not_kept(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     assert place.run("diverged", "--lr", "1e30", "--epochs", "3", "--split", "0") == 3
     assert "a lower --learning-rate may help" in capsys.readouterr().err

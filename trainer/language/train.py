@@ -6,10 +6,12 @@ same weights that an undisturbed run ends with.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -114,24 +116,17 @@ def _train(config: LanguageConfig, hardware: Hardware, run: RunDirectory, journa
     found = material.gather(config, journal.tell)
     sizes = len(found.train), len(found.held_out)
     base = modelling.find(config.base_model)
-    dtype = "float32" if hardware.device == "cpu" else hardware.precision
-    loaded = speaker.load(base, device=hardware.device, dtype=dtype, nf4=config.qlora)
-    loaded = speaker.with_template(loaded, config.chat_template)
-    templated = config.chat_template != "none" and bool(loaded.tokenizer.chat_template)
-    encoder = Encoder(loaded.tokenizer, loaded.endings, templated)
-    rows = _encoded(config, encoder, found, plan.limit(config, loaded.limit), journal)
-    chosen = plan.make(config, hardware, len(rows.train), plan.limit(config, loaded.limit))
+    loaded, form = _loaded(config, hardware, base)
+    limit = plan.limit(config, loaded.limit)
+    rows = _encoded(config, Encoder(loaded.tokenizer, loaded.endings, form.templated), found, limit, journal)
+    chosen = plan.make(config, hardware, len(rows.train), limit)
     for note in chosen.notes:
         journal.tell(note)
-    more = {"data_paths": [str(path.resolve()) for path in (*config.data, *config.validation)], "job_id": job.id}
-    numbers = {key: getattr(chosen, key) for key in plan.CHOSEN}
+    task = Task(config, hardware, run, journal, job, loaded, chosen, found, rows, form)
     with in_turn(hardware):
-        note = standing.record(run, config, hardware, base=base, chosen=numbers, sizes=sizes, more=more)
-        if note:
+        if note := _record(task, base):
             journal.tell(note, logging.WARNING)
     journal.begin(train_examples=sizes[0], eval_examples=sizes[1])
-    form = Form(hardware.device, dtype, config.qlora, hardware.threads, templated)
-    task = Task(config, hardware, run, journal, job, loaded, chosen, found, rows, form)
     before = _before(task)
     wrapped, targets = speaker.adapted(loaded, config)
     journal.tell(f"LoRA of rank {config.lora_r} on {', '.join(targets)}")
@@ -139,6 +134,31 @@ def _train(config: LanguageConfig, hardware: Hardware, run: RunDirectory, journa
     log = _loop(task)
     outcome = Outcome(run, job.id, base, chosen.steps, *sizes, hardware.first, before)
     return _finish(task, log, outcome) if hardware.first else outcome
+
+
+def _loaded(config: LanguageConfig, hardware: Hardware, base: Path) -> tuple[Speaker, Form]:
+    """The base, and how it computes: in half precision where the device trains so, as nothing of it is trained."""
+    dtype = "float32" if hardware.device == "cpu" else hardware.precision
+    loaded = speaker.load(base, device=hardware.device, dtype=dtype, nf4=config.qlora)
+    loaded = speaker.with_template(loaded, config.chat_template)
+    templated = config.chat_template != "none" and bool(loaded.tokenizer.chat_template)
+    return loaded, Form(hardware.device, dtype, config.qlora, hardware.threads, templated)
+
+
+def _record(task: Task, base: Path) -> str:
+    """Where the run comes from. The paths of the data stay in its directory; the template is a part of what it is."""
+    config, template = task.config, str(task.form.templated and task.speaker.tokenizer.chat_template)
+    paths = [str(path.resolve()) for path in (*config.data, *config.validation)]
+    numbers = {key: getattr(task.plan, key) for key in plan.CHOSEN}
+    return standing.record(
+        task.run,
+        config,
+        task.hardware,
+        base=base,
+        chosen={**numbers, "template": hashlib.sha256(template.encode()).hexdigest()},
+        sizes=(len(task.material.train), len(task.material.held_out)),
+        more={"data_paths": paths, "job_id": task.job.id},
+    )
 
 
 def _encoded(config: LanguageConfig, encoder: Encoder, found: Material, limit: int, journal: Journal) -> Rows:
