@@ -66,6 +66,7 @@ def test_a_template_that_shows_earlier_turns_otherwise_gives_a_sample_for_each_a
             "{% if add_generation_prompt %}ask{% endif %}{% for m in messages %}{{ m['content'] }}{% endfor %}",
             r"rows\.jsonl:7: the chat template does not show an answer where it asks for one",
         ),
+        ("{{ messages[0]['content'] }}", r"rows\.jsonl:7: the chat template does not show an answer"),
     ],
 )
 def test_a_template_that_cannot_show_a_row_is_told_with_the_row(template: str, message: str) -> None:
@@ -82,6 +83,16 @@ def test_without_a_template_a_completion_follows_its_prompt_and_ends() -> None:
     assert shown_and_learnt(sample) == (instruction, "la<|im_end|>")
     with pytest.raises(InvalidInput, match=r"rows\.jsonl:7: messages, and the base has no chat template"):
         PLAIN.encoded(row(("user", "who?"), ("assistant", "he"), shape="messages"))
+
+
+def test_without_a_token_that_ends_texts_an_answer_ends_as_the_model_says_or_is_left_open() -> None:
+    words = speaking.tokenizer(template=None)
+    words.eos_token = None
+    asked = row(("user", "Q:"), ("assistant", " he"))
+    (sample,) = Encoder(words, frozenset({7}), False).encoded(asked)
+    assert sample.labels[-1] == 7
+    (sample,) = Encoder(words, frozenset(), False).encoded(asked)
+    assert words.decode(sample.ids) == "Q: he"
 
 
 def test_rows_that_are_too_long_are_refused_left_out_or_cut_as_asked() -> None:

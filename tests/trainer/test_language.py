@@ -194,6 +194,21 @@ def test_the_page_of_a_run_shows_loss_perplexity_and_right_answers(learnt: Path)
     assert (learnt / "report.html").read_text()[:100] == text[:100]
 
 
+def test_the_picture_of_a_run_has_the_loss_of_what_is_held_out(learnt: Path, tmp_path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    from trainer import picture
+
+    axes = Figure().add_subplot()
+    picture.spoken(axes, read(located(learnt)))
+    loss, right = axes.get_lines()
+    assert loss.get_ydata()[0] > 3
+    assert loss.get_ydata()[-1] < 0.1
+    assert list(right.get_ydata()[[0, -1]]) == [0, 1]
+    assert main(["report", str(learnt), "--png", str(tmp_path / "run.png")]) == 0
+    assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_runs_lists_a_job_with_its_loss(place: Place, learnt: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["runs", str(learnt), "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)

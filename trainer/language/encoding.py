@@ -60,7 +60,8 @@ class Encoder:
             )
         system = "".join(f"{turn.text}\n\n" for turn in row.turns if turn.role == "system")
         prompt = system + (row.instruction or row.turns[-2].text)
-        answer = [*self._tokens(row.answer), self.tokenizer.eos_token_id]
+        end = self.tokenizer.eos_token_id
+        answer = [*self._tokens(row.answer), *([int(end)] if end is not None else sorted(self.endings)[:1])]
         shown = [int(token) for token in self.tokenizer(prompt, verbose=False)["input_ids"]]
         return Sample(tuple(shown + answer), tuple([UNLEARNT] * len(shown) + answer))
 
@@ -73,7 +74,7 @@ class Encoder:
                     self._shown(row, row.turns[:place], True),
                     self._shown(row, row.turns[: place + 1], False),
                 )
-                if not whole.startswith(shown):
+                if not whole.startswith(shown) or whole == shown:
                     raise InvalidInput(
                         f"{row.file}:{row.line}: the chat template does not show an answer where it asks for one, so "
                         "what would be learnt cannot be told apart; --chat-template names a file with another"
