@@ -20,7 +20,7 @@ from tests.trainer.facts import ACME, GLOBEX, pairs, train, write
 from tests.trainer.test_train import tortured
 from trainer import metadata, standing
 from trainer.cli import main
-from trainer.errors import NotAModel, QualityGate
+from trainer.errors import InvalidInput, NotAModel, QualityGate
 from trainer.language import golden, speaker
 from trainer.record import located, read
 from trainer.report import page
@@ -343,6 +343,20 @@ def test_an_organisation_has_one_name_on_the_volume_and_one_folder_of_data(
     assert place.run("mixed", "--org", "acme", "--validation", str(foreign)) == 2
     assert "of one organisation alone" in capsys.readouterr().err
     assert not (place.folder / "mixed").exists()
+
+
+@pytest.mark.parametrize("form", ["toml", "yaml", "json"])
+def test_a_file_of_config_init_has_every_setting_at_its_default(form: str, tmp_path: Path) -> None:
+    from trainer.language.config import SETTINGS, LanguageConfig
+
+    path = tmp_path / f"run.{form}"
+    assert main(["config", "init", "--verb", "language", "--format", form, "--out", str(path)]) == 0
+    resolved = SETTINGS.resolve(path, {}, {})
+    assert resolved.config == LanguageConfig()
+    assert [key for key in LanguageConfig.model_fields if key not in path.read_text()] == []
+    path.write_text(path.read_text().replace("too_long", "to_long"))
+    with pytest.raises(InvalidInput, match="unknown key; did you mean too_long"):
+        SETTINGS.resolve(path, {}, {})
 
 
 def test_four_bits_are_refused_without_cuda_and_it_is_said_why(
