@@ -35,6 +35,7 @@ from tests.clients.environments import ENVIRONMENTS
 from trainer import config as trainer_config
 from trainer import pairs as trainer_pairs
 from trainer.data import fault as trainer_fault
+from trainer.language.config import SETTINGS as LANGUAGE
 
 ROOT: Final = Path(__file__).parents[1]
 PAGES: Final = sorted({*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "deploy").rglob("*.md")})
@@ -195,16 +196,16 @@ def clients_table() -> str:
     )
 
 
-def trainer_settings_table() -> str:
+def trainer_settings_table(settings: Any = trainer_config.SETTINGS) -> str:
     rows = [
         (
             code(f"--{key.replace('_', '-')}"),
-            trainer_config.group(key),
-            code(*trainer_config.older(key)),
+            settings.group(key),
+            code(*settings.older(key)),
             trainer_default(field.default),
             str(field.description),
         )
-        for key, field in trainer_config.Config.model_fields.items()
+        for key, field in settings.kind.model_fields.items()
     ]
     return table(("flag", "group", "older names", "default", "what it is"), rows)
 
@@ -237,6 +238,7 @@ MADE: Final[dict[str, Callable[[], str]]] = {
     "modules": modules_table,
     "clients": clients_table,
     "trainer settings": trainer_settings_table,
+    "language settings": lambda: trainer_settings_table(LANGUAGE),
     "faults": faults_table,
     "refusals": refusals_table,
 }
@@ -284,6 +286,7 @@ def anchors(path: Path) -> set[str]:
         ("docs/model-directory.md", "modules"),
         ("docs/clients.md", "clients"),
         ("docs/training.md", "trainer settings"),
+        ("docs/training-language-models.md", "language settings"),
         ("docs/training-data.md", "faults"),
         ("docs/training-data.md", "refusals"),
     ],

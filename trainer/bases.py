@@ -16,6 +16,7 @@ from trainer.errors import InvalidInput, NotAModel
 
 ADAPTER: Final = "adapter_config.json"
 LINEAGE: Final = "lineage.json"
+SETTINGS: Final = "resolved_config.json"
 LEVELS: Final = 3  # folders above an adapter that its base is looked for in: namespace, volume, run
 
 
@@ -34,7 +35,7 @@ def find_base(adapter: Path, given: Path | None = None) -> Path:
     if places:
         return _demand(places[0], digest, adapter)
     name = _text(told, "name") or _text(read_json(adapter / ADAPTER), "base_model_name_or_path") or "its base"
-    raise InvalidInput(f"{adapter}: its base {name} was not found on this machine; --base says where it is")
+    raise InvalidInput(f"{adapter}: its base {name} was not found on this machine; --base DIR says where it is")
 
 
 def _demand(base: Path, digest: str, adapter: Path) -> Path:
@@ -54,7 +55,7 @@ def _directory(given: Path) -> Path:
 
 def _places(adapter: Path, told: Mapping[str, Any]) -> Iterator[Path]:
     named = _text(read_json(adapter / ADAPTER), "base_model_name_or_path")
-    for spelling in filter(None, (_text(told, "path"), named)):
+    for spelling in filter(None, (_text(told, "path"), named, _of_run(adapter))):
         yield from (Path(spelling), adapter / spelling)
     for name in filter(None, (_text(told, "name"), Path(named).name if named else "")):
         for folder in list(adapter.resolve().parents)[:LEVELS]:
@@ -71,6 +72,13 @@ def _told(adapter: Path) -> Mapping[str, Any]:
         if isinstance(base, dict):
             return base
     return {"name": fields.get("base_model"), "digest": fields.get("base_digest")}
+
+
+def _of_run(adapter: Path) -> str:
+    """The base as the run was told, of which the adapter is a part."""
+    settings = adapter.resolve().parent / SETTINGS
+    found = read_json(settings) if settings.is_file() else {}
+    return _text(found.get("config") if isinstance(found, dict) else None, "base_model")
 
 
 def _text(fields: Any, key: str) -> str:

@@ -43,7 +43,11 @@ def paired(before: Scores, after: Scores, metric: str, *, seed: int = 0) -> Diff
             f"{len(before.each_query)} queries over {before.documents} documents, and "
             f"{len(after.each_query)} over {after.documents}; evaluate both on the same data"
         )
-    change = after.each(metric) - before.each(metric)
+    return of_changes(after.each(metric) - before.each(metric), seed=seed)
+
+
+def of_changes(change: NDArray[np.float64], *, seed: int = 0) -> Difference:
+    """Of the changes of each of the same questions."""
     drawn = _means(change, seed)
     low, high = np.percentile(drawn, INTERVAL)
     # plus one: what never happened in so many draws may still happen in one more

@@ -25,6 +25,7 @@ VERBS: Final = (
     "qa",
     "mine",
     "finetune",
+    "language",
     "evaluate",
     "merge",
     "quantize",

@@ -1,27 +1,16 @@
-"""Every setting of a training run, one record: its flags, its environment, its file and its page in the docs are made
-from this table.
-
-A flag wins over the environment (`TRAINER_` and the key in capitals), which wins over the file (JSON, TOML or YAML),
-which wins over the default. The older names of a key are understood everywhere. Unknown keys are errors.
-"""
+"""Every setting of `trainer finetune`, one record: its flags, its environment, its file and its page in the docs are
+made from this table."""
 
 from __future__ import annotations
 
-import argparse
-import difflib
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, get_args
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
-from pydantic.fields import FieldInfo
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 
-from trainer.config_file import read_settings
-from trainer.errors import InvalidInput
-
-ENV_PREFIX: Final = "TRAINER_"
+from trainer.settings import Table, is_true
+from trainer.settings import setting as _key
 
 Loss = Literal[
     "MultipleNegativesRankingLoss",
@@ -34,12 +23,6 @@ Loss = Literal[
 Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 Amount = Annotated[float, Field(ge=0)]
-
-
-def _key(default: Any, help: str, *older: str, group: str, flag: str = "") -> Any:
-    """A setting: its older names, the part of the docs it belongs to, and its flag where that is not `--key`."""
-    extra: dict[str, Any] = {"older": list(older), "group": group, "flag": flag}
-    return Field(default, description=help, json_schema_extra=extra)
 
 
 class Config(BaseModel):
@@ -119,227 +102,11 @@ class Config(BaseModel):
 # Older names that say the same in another way: the key, and what their value means for it.
 CONVERTED: Final[dict[str, tuple[str, Callable[[Any], Any]]]] = {
     "train_split": ("split", lambda value: round(1 - float(value), 10)),
-    "no_fp16": ("precision", lambda value: "float32" if _is_true(value) else "auto"),
+    "no_fp16": ("precision", lambda value: "float32" if is_true(value) else "auto"),
 }
-CLOSE: Final = 0.85  # from which similarity a variable of ours is taken for misspelt
 
-
-def group(key: str) -> str:
-    """The part of the docs, of the help and of a file that a key belongs to."""
-    return str(_extra(key)["group"])
-
-
-def older(key: str) -> list[str]:
-    """The older names of a key, those that are converted among them."""
-    return [*_extra(key)["older"], *(name for name, (target, _) in CONVERTED.items() if target == key)]
-
-
-def _extra(key: str) -> dict[str, Any]:
-    extra = Config.model_fields[key].json_schema_extra
-    assert isinstance(extra, dict)  # `_key` gives every one
-    return extra
-
-
-GROUPS: Final = tuple(dict.fromkeys(group(key) for key in Config.model_fields))
-NAMES: Final = {name: key for key in Config.model_fields for name in (key, *older(key))}
-
-
-@dataclass(frozen=True, slots=True)
-class Resolved:
-    """The settings of a run, and for each key where its value came from."""
-
-    config: Config
-    sources: dict[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class _Given:
-    """A value as it was given, and where, in words for a message."""
-
-    key: str
-    value: Any
-    source: str
-
-
-def resolve(file: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]) -> Resolved:
-    """The settings: flags before the environment, that before the file, that before the defaults.
-
-    Raises InvalidInput with one line for each value that is wrong, saying where it was given.
-    """
-    layers = (_from_file(file), _from_environment(environ), _from_flags(flags))
-    given: dict[str, _Given] = {}
-    for layer in layers:
-        given |= _once(layer)
-    try:
-        config = Config(**{key: one.value for key, one in given.items()})
-    except ValidationError as error:
-        raise InvalidInput("\n".join(dict.fromkeys(_told(each, given) for each in error.errors()))) from error
-    return Resolved(config, {key: given[key].source if key in given else "default" for key in Config.model_fields})
-
-
-def _from_file(file: Path | None) -> Iterator[_Given]:
-    if file is None:
-        return
-    for spelled, value in read_settings(file, GROUPS):
-        key = _key_of(spelled.rpartition(".")[2], f"{file}: {spelled}")
-        yield _given(key, spelled.rpartition(".")[2], value, f"{file}: {spelled}")
-
-
-def _from_environment(environ: Mapping[str, str]) -> Iterator[_Given]:
-    """Variables that are like no key are other people's: Kubernetes sets TRAINER_PORT for a service `trainer`."""
-    for variable, text in sorted(environ.items()):
-        if not variable.startswith(ENV_PREFIX) or not text:
-            continue
-        name = variable.removeprefix(ENV_PREFIX).lower()
-        if name in NAMES or difflib.get_close_matches(name, NAMES, 1, CLOSE):
-            yield _given(_key_of(name, variable), name, text, variable)
-
-
-def _from_flags(flags: Mapping[str, Any]) -> Iterator[_Given]:
-    for spelled, value in flags.items():
-        name = _name(spelled)
-        yield _given(_key_of(name, spelled), name, value, f"--{name.replace('_', '-')}")
-
-
-def _name(spelled: str) -> str:
-    return spelled.lstrip("-").replace("-", "_").lower()
-
-
-def _key_of(spelled: str, where: str) -> str:
-    name = _name(spelled)
-    if name in NAMES:
-        return NAMES[name]
-    close = difflib.get_close_matches(name, NAMES, 1)
-    hint = f"; did you mean {close[0]}?" if close else f"; the keys are {', '.join(Config.model_fields)}"
-    raise InvalidInput(f"{where}: unknown key{hint}")
-
-
-def _given(key: str, spelled: str, value: Any, source: str) -> _Given:
-    converted = CONVERTED.get(_name(spelled))
-    if converted:
-        try:
-            value = converted[1](value)
-        except (TypeError, ValueError) as error:
-            raise InvalidInput(f"{source}: expected a number, got {value!r}") from error
-    return _Given(key, _plain(key, value, source), source)
-
-
-def _plain(key: str, value: Any, source: str) -> Any:
-    """A list where the key is a list; nothing that pydantic would take for something else."""
-    field = Config.model_fields[key]
-    if isinstance(value, bool) and field.annotation is not bool:
-        raise InvalidInput(f"{source}: expected {_expected(field)}, got {str(value).lower()}")
-    if not _is_list(field):
-        return value
-    mark = os.pathsep if _is_paths(field) else ","
-    if isinstance(value, str):
-        value = value.split(mark)
-    elif mark == "," and isinstance(value, list):  # `--matryoshka 64,32` as well as `--matryoshka 64 32`
-        value = [part for each in value for part in (each.split(mark) if isinstance(each, str) else [each])]
-    return [part for part in value if part != ""] if isinstance(value, list) else value
-
-
-def _once(layer: Iterable[_Given]) -> dict[str, _Given]:
-    found: dict[str, _Given] = {}
-    for one in layer:
-        other = found.setdefault(one.key, one)
-        if other is not one and other.value != one.value:
-            raise InvalidInput(f"{one.source} and {other.source} both set {one.key}, to different values")
-    return found
-
-
-def _told(error: Any, given: Mapping[str, _Given]) -> str:
-    """One line: where, what was expected, what was there."""
-    key = str(error["loc"][0])
-    field = Config.model_fields[key]
-    if error["type"].startswith(("greater_than", "less_than", "finite")):
-        expected = str(error["msg"]).removeprefix("Input should be ")
-    else:
-        expected = _expected(field)
-    return f"{given[key].source}: expected {expected}, got {str(error['input'])!r}"
-
-
-def _expected(field: FieldInfo) -> str:
-    choices = [choice for choice in get_args(field.annotation) if isinstance(choice, str)]
-    if choices:
-        return "one of " + ", ".join(choices)
-    text = str(field.annotation)
-    kinds = (("tuple", "a list"), ("bool", "true or false"), ("int", "a whole number"), ("float", "a number"))
-    return next((told for kind, told in kinds if kind in text), "a text")
-
-
-def _is_list(field: FieldInfo) -> bool:
-    return "tuple" in str(field.annotation)
-
-
-def _is_paths(field: FieldInfo) -> bool:
-    return _is_list(field) and "Path" in str(field.annotation)
-
-
-def _is_true(value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    if str(value).lower() in {"1", "true", "yes", "on", "0", "false", "no", "off"}:
-        return str(value).lower() in {"1", "true", "yes", "on"}
-    raise ValueError(value)
-
-
-# flags
-
-
-def add_flags(parser: argparse.ArgumentParser, groups: Sequence[str] = GROUPS) -> None:
-    """`--config`, and a flag for every key of these groups; older names, and underscores, are understood too."""
-    parser.add_argument("--config", type=Path, metavar="FILE", help="settings as JSON, TOML or YAML")
-    parser.set_defaults(flags={})
-    for name in groups:
-        shown = parser.add_argument_group(name)
-        for key in (key for key in Config.model_fields if group(key) == name):
-            _add(shown, key)
-
-
-def resolve_options(options: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> Resolved:
-    """The settings that a command line with `add_flags` asks for."""
-    return resolve(options.config, environ, options.flags)
-
-
-def _add(shown: argparse._ArgumentGroup, key: str) -> None:
-    field = Config.model_fields[key]
-    is_bool = field.annotation is bool
-    options: dict[str, Any] = {"action": _Keep, "dest": "flags", "default": argparse.SUPPRESS}
-    options |= {"nargs": 0} if is_bool else {"nargs": "+" if _is_list(field) else None, "metavar": _metavar(field)}
-    shown.add_argument(*_spellings(key), help=field.description, **options)
-    hidden = [name for name in older(key) if name not in CONVERTED]
-    for name in hidden:
-        shown.add_argument(*_spellings(name), help=argparse.SUPPRESS, **options)
-    for name in (key, *hidden) if is_bool else ():
-        shown.add_argument(*_spellings(f"no-{name}"), help=argparse.SUPPRESS, **options)
-    for name in set(older(key)) - set(hidden):
-        arguments = {**options, "nargs": 0 if name.startswith("no_") else None}
-        shown.add_argument(*_spellings(name), help=argparse.SUPPRESS, **arguments)
-
-
-def _spellings(name: str) -> list[str]:
-    return list(dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name.replace('-', '_')}")))
-
-
-def _metavar(field: FieldInfo) -> str:
-    choices = [choice for choice in get_args(field.annotation) if isinstance(choice, str)]
-    kinds = {"Path": "PATH", "int": "N", "float": "X"}
-    text = str(field.annotation)
-    return "|".join(choices) if choices else next((told for kind, told in kinds.items() if kind in text), "TEXT")
-
-
-class _Keep(argparse.Action):
-    """Keeps a flag under the name that it was given by, so that a message can say it; lists go on."""
-
-    def __call__(
-        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
-    ) -> None:
-        name = _name(str(option))
-        flags = dict(namespace.flags)
-        if self.nargs == 0:
-            negated = name not in NAMES
-            flags[name.removeprefix("no_") if negated else name] = not negated
-        else:
-            flags[name] = [*flags.get(name, []), *values] if isinstance(values, list) else values
-        namespace.flags = flags
+SETTINGS: Final = Table(Config, CONVERTED)
+GROUPS: Final = SETTINGS.groups
+NAMES: Final = SETTINGS.names
+group, older = SETTINGS.group, SETTINGS.older
+resolve, resolve_options, add_flags = SETTINGS.resolve, SETTINGS.resolve_options, SETTINGS.add_flags

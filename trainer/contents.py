@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from trainer.errors import NotAModel
 
-WANTED: Final = re.compile(r".+\.(safetensors|json|txt|model)|README\.md|chat_template\.jinja")
+WANTED: Final = re.compile(r".+\.(safetensors|json|txt|model)|README\.md|TRAINING_INFO\.md|chat_template\.jinja")
 PICKLED_WEIGHTS: Final = re.compile(r"(pytorch|adapter)_model.*\.bin")
 UNWANTED: Final = re.compile(r"trainer_state\.json|training_progress\.json|training_args\..*")
 RUN_FOLDERS: Final = re.compile(r"checkpoints|checkpoint-.*|eval|logs|lost\+found")

@@ -24,7 +24,7 @@ def take_best(config: Config, run: RunDirectory, model: Any, log: best.Log) -> s
     if not directory.is_dir() or checkpoints.weights_fault(directory):
         return f"the best weights, of step {step}, are not there any more: the last ones are taken"
     if config.lora:
-        lora.load_weights(model, directory)
+        lora.load_weights(model.transformers_model, directory)
     else:
         model.load_state_dict(modelling.load(directory, str(model.device)).state_dict())
     return f"the best weights are those of step {step}: {config.best_by} {score:.4f}"

@@ -9,15 +9,18 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from trainer.console import say
+from trainer.errors import Interrupted, TrainerError
 from trainer.run import RunDirectory, append_json, now, write_json
 
 LINE: Final = "%(asctime)s - %(levelname)s - %(message)s"
 EVERY_SECONDS: Final = 2.0  # between two writes of how far it is; what it is doing is written at once
 FLAGS: Final[Mapping[str, dict[str, Any]]] = {
+    "queued": {"training_completed": False},
     "running": {"training_completed": False},
     "completed": {"training_completed": True},
     "interrupted": {"training_completed": False, "interrupted": True},
@@ -25,22 +28,55 @@ FLAGS: Final[Mapping[str, dict[str, Any]]] = {
 }
 
 
-class Journal:
-    """Writes nothing before `begin`."""
+def plain(status: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run's progress says."""
+    return {"status": status, **FLAGS[status], **facts}
 
-    def __init__(self, run: RunDirectory, writes: bool = True) -> None:
-        self._run, self.writes = run, writes
+
+class Journal:
+    """Writes nothing before `begin` or `queue`. `told` is what the progress says at a status, of the facts."""
+
+    def __init__(
+        self, run: RunDirectory, writes: bool = True, told: Callable[[str, Mapping[str, Any]], dict[str, Any]] = plain
+    ) -> None:
+        self._run, self.writes, self._told = run, writes, told
         self._facts: dict[str, Any] = {}
         self._log: logging.Logger | None = None
         self._written = self._since = time.monotonic()
 
+    def queue(self, **facts: Any) -> None:
+        """The run is wanted, and has not begun; `facts` stay in its progress to the end."""
+        self._open()
+        self._facts = dict(facts)
+        self._write("queued")
+
     def begin(self, **facts: Any) -> None:
         """The run is about to work; `facts` stay in its progress to the end."""
+        self._open()
+        self._since = time.monotonic()
+        self._facts = {"started_at": now(), **self._facts, **facts}
+        self._write("running")
+
+    def _open(self) -> None:
         if self.writes and self._log is None:
             self._log = _logger(self._run)
-        self._since = time.monotonic()
-        self._facts = {"started_at": now(), **facts}
-        self._write("running")
+
+    @contextmanager
+    def ending(self) -> Iterator[None]:
+        """However it ends, the progress says how; what the machine lacks is told in a line."""
+        try:
+            yield
+        except (Interrupted, KeyboardInterrupt):
+            self.end("interrupted")
+            raise
+        except BaseException as error:
+            told = _of_the_machine(error)
+            with suppress(OSError):  # a full disk: the error itself says so
+                self.note(f"{type(error).__name__}: {error}", logging.ERROR)
+                self.end("failed", error=str(told or error) or type(error).__name__)
+            if told:
+                raise told from error
+            raise
 
     def learn(self, **facts: Any) -> None:
         """What became known on the way."""
@@ -92,7 +128,7 @@ class Journal:
     def _write(self, status: str) -> None:
         self._written = time.monotonic()
         if self.writes:
-            write_json(self._run.progress, {"status": status, **FLAGS[status], **self._facts, "updated_at": now()})
+            write_json(self._run.progress, {**self._told(status, self._facts), "updated_at": now()})
 
 
 def _logger(run: RunDirectory) -> logging.Logger:
@@ -110,3 +146,15 @@ def _step(line: bytes) -> float:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
         return float("inf")
+
+
+def _of_the_machine(error: BaseException) -> TrainerError | None:
+    from torch import OutOfMemoryError  # noqa: PLC0415  heavy
+
+    if isinstance(error, OSError):
+        return TrainerError(f"{error.filename or 'the disk'}: {error.strerror or error}; the same command goes on")
+    if isinstance(error, OutOfMemoryError | MemoryError):
+        return TrainerError(
+            "out of memory: a smaller --batch-size; for pairs also the cached loss with a --mini-batch-size"
+        )
+    return None

@@ -40,30 +40,35 @@ def linear_layers(model: Any) -> list[str]:
     return [name for name, module in model.transformers_model.named_modules() if isinstance(module, nn.Linear)]
 
 
+def chosen(linear: Iterable[str], asked: tuple[str, ...]) -> tuple[str, ...]:
+    """What is changed: as asked, else all. Raises InvalidInput for layers that there are not."""
+    names = list(linear)
+    if unknown := [end for end in asked if not any(_ends(name, end) for name in names)]:
+        raise InvalidInput(f"lora_targets {', '.join(unknown)}: no such layer; there are {', '.join(targets(names))}")
+    return asked or targets(names)
+
+
 def add(model: Any, *, r: int, alpha: int, dropout: float, asked: tuple[str, ...], seed: int) -> tuple[str, ...]:
     """Adds an adapter and returns what it changes. Its first weights are drawn from `seed`."""
     from peft import LoraConfig  # noqa: PLC0415  heavy
     from transformers import set_seed  # noqa: PLC0415  heavy
 
-    linear = linear_layers(model)
-    if unknown := [end for end in asked if not any(_ends(name, end) for name in linear)]:
-        raise InvalidInput(f"lora_targets {', '.join(unknown)}: no such layer; there are {', '.join(targets(linear))}")
-    chosen = asked or targets(linear)
+    found = chosen(linear_layers(model), asked)
     set_seed(seed)  # here, and not only in the loop: the adapter is drawn before the loop exists
     model.add_adapter(
         LoraConfig(
-            task_type="FEATURE_EXTRACTION", r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(chosen)
+            task_type="FEATURE_EXTRACTION", r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(found)
         )
     )
-    return chosen
+    return found
 
 
-def load_weights(model: Any, directory: Path) -> None:
-    """Puts an adapter's saved weights in place of those of the adapter that `model` has."""
+def load_weights(inner: Any, directory: Path) -> None:
+    """Puts an adapter's saved weights in place of those of the adapter that the network `inner` has."""
     from peft import set_peft_model_state_dict  # noqa: PLC0415  heavy
     from safetensors.torch import load_file  # noqa: PLC0415  heavy
 
     weights = load_file(directory / "adapter_model.safetensors")
-    missing = set_peft_model_state_dict(model.transformers_model, weights, adapter_name="default").unexpected_keys
+    missing = set_peft_model_state_dict(inner, weights, adapter_name="default").unexpected_keys
     if missing:
         raise InvalidInput(f"{directory}: weights of another adapter: {missing[0]}")

@@ -20,6 +20,7 @@ from trainer.bases import ADAPTER, find_base
 from trainer.contents import CONFIGS, model_files, read_json
 from trainer.errors import InvalidInput, NotAModel, QualityGate
 from trainer.output import staged
+from trainer.proof import speaks
 
 CLOSE: Final = 1e-6  # of a unit vector's numbers; measured: 2e-7
 OF_TOKENIZER: Final = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
@@ -53,6 +54,8 @@ def join(adapter: Path, out: Path, base: Path | None = None, *, overwrite: bool 
     _check_adapter(adapter)
     found = find_base(adapter, base)
     _check_base(found)
+    if speaks(adapter):
+        return _join_speaking(adapter, found, out, overwrite)
     with staged(out, overwrite=overwrite) as stage:
         adapted, merged = _merge(adapter, found, stage)
         difference = _difference(adapted, merged)
@@ -62,6 +65,17 @@ def join(adapter: Path, out: Path, base: Path | None = None, *, overwrite: bool 
             worst = float(np.abs(again - merged).max()) if again.shape == merged.shape else float("inf")
             raise QualityGate(f"{out}: loaded anew it answers otherwise than in memory, by up to {worst:.1e}")
     return Merged(out, found, difference)
+
+
+def _join_speaking(adapter: Path, base: Path, out: Path, overwrite: bool) -> Merged:
+    """Of a language model."""
+    from trainer.language import golden as answers  # noqa: PLC0415  what an encoder does not need
+    from trainer.language import merging  # noqa: PLC0415
+
+    with staged(out, overwrite=overwrite) as stage:
+        spoken, difference = merging.merge(adapter, base, stage)
+        metadata.write(stage, {**_described(adapter, base), answers.KEY: spoken.to_json()})
+    return Merged(out, base, difference)
 
 
 def _merge(adapter: Path, base: Path, stage: Path) -> tuple[Matrix, Matrix]:

@@ -63,7 +63,7 @@ def logical_name(name: str, directory: Path) -> str:
 def load(path: str | Path, device: str = "cpu") -> Any:
     """A SentenceTransformer in float32. Raises NotAModel for what is none, or none that can be trained."""
     directory = find(str(path))
-    _check(directory)
+    check(directory)
     quiet.libraries()
     import torch  # noqa: PLC0415  heavy
     from sentence_transformers import SentenceTransformer  # noqa: PLC0415  heavy
@@ -80,7 +80,8 @@ def load(path: str | Path, device: str = "cpu") -> Any:
         raise NotAModel(f"{directory}: cannot be loaded: {quiet.one_line(error)}") from error
 
 
-def _check(directory: Path) -> None:
+def check(directory: Path) -> None:
+    """Raises NotAModel for what cannot be trained, as far as its files say it."""
     config = directory / "config.json"
     if (directory / "adapter_config.json").is_file() and not config.is_file():
         raise NotAModel(f"{directory}: an adapter; `trainer merge` makes a model of it, which can be trained")

@@ -31,7 +31,7 @@ def draw(run: RunDirectory, out: Path) -> Path:
     try:
         figure.suptitle(f"{record.name}: {record.status}".replace("$", r"\$"), fontsize=13, x=0.01, ha="left")
         _loss(axes[0][0], record)
-        _evaluations(axes[0][1], record)
+        (spoken if record.speaks else _evaluations)(axes[0][1], record)
         _one(axes[1][0], record, "learning_rate", "learning rate")
         _scores(axes[1][1], record) if record.comparison else _one(
             axes[1][1], record, "steps_per_second", "steps per second"
@@ -57,6 +57,14 @@ def _evaluations(axes: Any, record: Record) -> None:
         axes.plot(*best, "o", markersize=10, fillstyle="none", color="#1c2430")
         axes.annotate(f"{best[1]:.3f}", best, textcoords="offset points", xytext=(0, 9), ha="center", fontsize=9)
     _dress(axes, "scores at each evaluation", bool(record.evaluations()))
+
+
+def spoken(axes: Any, record: Record) -> None:
+    """Of a language model, at each evaluation."""
+    for key, color, label in (("held_out_loss", MAIN, "loss"), ("exact_match", THIRD, "right word for word")):
+        _plot(axes, record.curve(key), color=color, marker="o", markersize=3.5, label=label)
+    axes.set_ylim(bottom=0)
+    _dress(axes, "held out", bool(record.curve("held_out_loss")))
 
 
 def _one(axes: Any, record: Record, key: str, title: str) -> None:

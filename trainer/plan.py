@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from trainer.config import Config
 from trainer.errors import InvalidInput
 from trainer.hardware import Hardware
 from trainer.losses import kind
+
+if TYPE_CHECKING:
+    from trainer.language.config import LanguageConfig
 
 BATCH: Final = {"cpu": 16, "cuda": 64}
 MINI_BATCH: Final = {"cpu": 16, "cuda": 32}
@@ -50,8 +53,8 @@ def make(config: Config, hardware: Hardware, rows: int, lengths: Sequence[int], 
     for name, value in (("max_seq_length", length), ("serve_seq_length", serve)):
         if value > limit:
             raise InvalidInput(f"{name} {value}: the base takes {limit} tokens")
-    steps = _steps(config, hardware, rows, batch)
-    warmup = _warmup(config.warmup, steps, notes)
+    steps = count_steps(config, hardware, rows, batch)
+    warmup = warmup_steps(config.warmup, steps, notes)
     every = min(config.eval_every or max(1, steps // EVALUATIONS), steps)
     rate = config.learning_rate or RATE[config.lora]
     notes = [*_chosen(config, hardware, batch, length, rate), *notes, *_warnings(config, batch, rows)]
@@ -86,7 +89,7 @@ def _length(lengths: Sequence[int], limit: int) -> int:
     return min(limit, max(SHORTEST, math.ceil(enough / 8) * 8))
 
 
-def _steps(config: Config, hardware: Hardware, rows: int, batch: int) -> int:
+def count_steps(config: Config | LanguageConfig, hardware: Hardware, rows: int, batch: int) -> int:
     batches = math.ceil(rows / (batch * hardware.processes))
     steps = math.ceil(math.ceil(batches / config.gradient_accumulation) * config.epochs)
     if steps < 1:
@@ -94,7 +97,7 @@ def _steps(config: Config, hardware: Hardware, rows: int, batch: int) -> int:
     return steps
 
 
-def _warmup(asked: float, steps: int, notes: list[str]) -> int:
+def warmup_steps(asked: float, steps: int, notes: list[str]) -> int:
     if asked < 1:
         return math.ceil(asked * steps)
     if asked > steps // 2:

@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from trainer import metadata, reload
+from trainer.bases import find_base
 from trainer.contents import model_directory, read_json
 from trainer.errors import InvalidInput
 from trainer.golden import TEXTS, Golden, check, compare
+from trainer.language import golden
 
-OTHER_KINDS: Final = ("ForSequenceClassification", "ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+SPEAKING: Final = ("ForCausalLM", "LMHeadModel")
+OTHER_KINDS: Final = ("ForSequenceClassification", *SPEAKING, "ForConditionalGeneration")
 
 
 class Load(Protocol):
@@ -36,15 +39,19 @@ def describing(
     def describe(stage: Path) -> dict[str, Any]:
         own = metadata.read(stage)
         fields = metadata.of_run(_run_of(source)) | own | {key: value for key, value in given.items() if value}
-        where = _base_of(stage, base) if _is_adapter(stage) else None
+        where = _base_of(stage, source, base) if _is_adapter(stage) else None
         if where is not None:
             fields |= _named_base(fields, where)
+        if speaks(stage) and (where is not None or golden.KEY in own):
+            spoken, told = golden.prove(stage, where, golden.Spoken.read(own))
+            tell(f"trainer: {told}")
+            return fields | {golden.KEY: spoken.to_json()}
         if not is_encoder(stage):
             tell("trainer: not an encoder: its files are whole, and what it answers was not tried")
             return fields
-        golden, told = prove(stage, Golden.read(own), base=where, load=load)
+        vectors, told = prove(stage, Golden.read(own), base=where, load=load)
         tell(f"trainer: {told}")
-        return fields | {"golden": golden.to_json()}
+        return fields | {"golden": vectors.to_json()}
 
     return describe
 
@@ -69,8 +76,19 @@ def is_encoder(directory: Path) -> bool:
         return True
     if _is_adapter(directory):
         return bool(read_json(directory / "adapter_config.json").get("task_type") != "CAUSAL_LM")
-    named = read_json(directory / "config.json").get("architectures") or [] if _has_config(directory) else []
-    return not any(str(name).endswith(OTHER_KINDS) for name in named)
+    return not any(name.endswith(OTHER_KINDS) for name in _architectures(directory))
+
+
+def speaks(directory: Path) -> bool:
+    """Whether it is a causal language model, or an adapter of one."""
+    if _is_adapter(directory):
+        return bool(read_json(directory / "adapter_config.json").get("task_type") == "CAUSAL_LM")
+    return any(name.endswith(SPEAKING) for name in _architectures(directory))
+
+
+def _architectures(directory: Path) -> list[str]:
+    named = read_json(directory / "config.json").get("architectures") if _has_config(directory) else None
+    return [str(name) for name in named or []]
 
 
 def _has_config(directory: Path) -> bool:
@@ -81,13 +99,12 @@ def _is_adapter(directory: Path) -> bool:
     return (directory / "adapter_config.json").is_file() and not _has_config(directory)
 
 
-def _base_of(adapter: Path, given: Path | None) -> Path:
-    """The directory of an adapter's base: as given, or as the adapter says where that is a directory."""
+def _base_of(adapter: Path, source: Path, given: Path | None) -> Path:
+    """The directory of an adapter's base: as given, as the adapter says where that is a directory, or where it is found
+    from the place that the adapter was made in."""
     named = Path(str(read_json(adapter / "adapter_config.json").get("base_model_name_or_path") or ""))
     found = given or (named if named.is_absolute() and named.is_dir() else None)
-    if found is None:
-        raise InvalidInput(f"an adapter of {str(named)!r}, which is no directory here: say where it is with --base DIR")
-    return model_directory(found)
+    return model_directory(found or find_base(model_directory(source)))
 
 
 def _named_base(fields: Mapping[str, Any], base: Path) -> dict[str, Any]:

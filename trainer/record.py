@@ -37,8 +37,18 @@ class Record:
 
     @property
     def status(self) -> str:
-        """running, completed, interrupted, failed, or unknown."""
+        """running, completed, interrupted, failed, or unknown; of a job queued, training, completed, cancelled,
+        failed."""
         return str(self.progress.get("status") or "unknown")
+
+    @property
+    def goes_on(self) -> bool:
+        return self.status in ("running", "queued", "training")
+
+    @property
+    def speaks(self) -> bool:
+        """Whether a language model is trained."""
+        return "qlora" in self.config
 
     @property
     def base(self) -> str:

@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
@@ -49,11 +49,18 @@ def answered(
     """As `vectors`, with what it took."""
     wanted = {"directory": str(directory), "texts": list(texts), "base": base and str(base), "device": device}
     wanted |= {"role": role}
-    command = [sys.executable, "-c", "from trainer.reload import answer; answer()"]
+    told = ask(directory, wanted, "from trainer.reload import answer; answer()")
+    with np.load(io.BytesIO(told), allow_pickle=False) as found:
+        return Answer(found["vectors"], float(found["seconds"]))
+
+
+def ask(directory: Path, wanted: Mapping[str, Any], entry: str) -> bytes:
+    """What another process, which begins at `entry`, says to what is `wanted` of a model. Raises as `vectors` does."""
+    command = [sys.executable, "-c", entry]
     try:
         done = subprocess.run(
             command,
-            input=json.dumps(wanted).encode(),
+            input=json.dumps(dict(wanted)).encode(),
             capture_output=True,
             env=_environment(),
             timeout=SECONDS,
@@ -65,8 +72,7 @@ def answered(
         raise TrainerError(f"{directory}: the process that loaded it was ended by signal {-done.returncode}")
     if done.returncode > 0:
         raise NotAModel(f"{directory}: does not load: {_last_line(done.stderr)}")
-    with np.load(io.BytesIO(done.stdout), allow_pickle=False) as found:
-        return Answer(found["vectors"], float(found["seconds"]))
+    return done.stdout
 
 
 def _environment() -> dict[str, str]:
@@ -82,23 +88,34 @@ def _last_line(told: bytes) -> str:
 
 
 def answer() -> None:
-    """The other process: what is wanted comes on stdin, the vectors go to stdout as a .npz file."""
+    """The other process, for vectors."""
+    answering(_timed)
+
+
+def _timed(wanted: dict[str, Any]) -> bytes:
+    """The vectors, and what they took, as a .npz file."""
+    base = Path(wanted["base"]) if wanted["base"] else None
+    model = _model(Path(wanted["directory"]), base, wanted["device"])
+    encode(model, wanted["texts"][:1])  # what happens at the first call alone is not what a text takes
+    started = time.perf_counter()
+    made = encode(model, wanted["texts"], wanted["role"])
+    seconds = time.perf_counter() - started
+    found = io.BytesIO()  # into memory first: saving asks for positions, and a pipe has none
+    np.savez(found, vectors=made, seconds=seconds)
+    return found.getvalue()
+
+
+def answering(make: Callable[[dict[str, Any]], bytes]) -> None:
+    """The other process: what is wanted comes on stdin, what was made of it goes to stdout."""
     results = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a library that prints must not spoil them
     wanted = json.load(sys.stdin)
-    base = Path(wanted["base"]) if wanted["base"] else None
     try:
-        model = _model(Path(wanted["directory"]), base, wanted["device"])
-        encode(model, wanted["texts"][:1])  # what happens at the first call alone is not what a text takes
-        started = time.perf_counter()
-        made = encode(model, wanted["texts"], wanted["role"])
-        seconds = time.perf_counter() - started
+        made = make(wanted)
     except Exception as error:
         sys.exit(" ".join(f"{type(error).__name__}: {error}".split()))  # the last line is what is told
-    found = io.BytesIO()
-    np.savez(found, vectors=made, seconds=seconds)  # into memory first: it asks for positions, and a pipe has none
     with results:
-        results.write(found.getvalue())
+        results.write(made)
 
 
 def embed(directory: Path, texts: Sequence[str], *, base: Path | None = None, device: str = "cpu") -> Matrix:

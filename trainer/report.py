@@ -7,6 +7,7 @@ nothing of any network; a policy inside says so to the browser. All texts are es
 from __future__ import annotations
 
 import json
+import math
 import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -52,7 +53,7 @@ def write_report(run: RunDirectory) -> Path:
 
 
 def page(record: Record) -> str:
-    live = record.status == "running"
+    live = record.goes_on
     reload = f'<meta http-equiv="refresh" content="{RELOAD_SECONDS}">' if live else ""
     sections = [_head(record), _scores(record), _curves(record), _queries(record), _settings(record), _lineage(record)]
     foot = f"<footer>written {_text(now())}{', and again at each evaluation' if live else ''}</footer>"
@@ -82,9 +83,8 @@ def _head(record: Record) -> str:
     listed = "".join(f"<div><dt>{name}</dt><dd>{_text(value)}</dd></div>" for name, value in facts if value)
     state = f'<span class="state {_text(record.status)}">{_text(record.status)}</span>'
     error = f'<p class="error">{_text(told["error"])}</p>' if told.get("error") else ""
-    return (
-        f"<header><h1>{_text(record.name)} {state}</h1>{_headline(record.comparison)}{error}<dl>{listed}</dl></header>"
-    )
+    headline = _headline(record.comparison) or _spoken(record)
+    return f"<header><h1>{_text(record.name)} {state}</h1>{headline}{error}<dl>{listed}</dl></header>"
 
 
 def _headline(comparison: Comparison | None) -> str:
@@ -101,6 +101,20 @@ def _headline(comparison: Comparison | None) -> str:
     )
 
 
+def _spoken(record: Record) -> str:
+    """Of a language model: less loss is better."""
+    told = record.progress
+    before, after, exact = told.get("before"), told.get("after"), told.get("exact_match")
+    if not record.speaks or not isinstance(before, float) or not isinstance(after, float):
+        return ""
+    right = f"right word for word {exact['before']:.0%} → {exact['after']:.0%}" if isinstance(exact, dict) else ""
+    return (
+        f'<p class="headline {"gain" if after < before else "loss"}"><span>loss {_text(told.get("judged", ""))}</span> '
+        f"{before:.3f} → <b>{after:.3f}</b> <em>{after - before:+.3f}</em> "
+        f"<small>perplexity {math.exp(min(before, 700)):.4g} → {math.exp(min(after, 700)):.4g}; {right}</small></p>"
+    )
+
+
 def _p(p: float) -> str:
     return "p &lt; 0.001" if p < 0.001 else f"p {p:.3f}"
 
@@ -113,6 +127,8 @@ def _counts(told: Mapping[str, Any]) -> str:
 def _method(config: Mapping[str, Any]) -> str:
     if not config:
         return ""
+    if "qlora" in config:
+        return f"{'QLoRA' if config['qlora'] else 'LoRA'}, rank {config.get('lora_r')}"
     return f"LoRA, rank {config.get('lora_r')}" if config.get("lora") else "all weights"
 
 
@@ -157,6 +173,7 @@ def _curves(record: Record) -> str:
         both = [Curve("raw", loss, "raw"), Curve("smoothed", charts.smoothed(loss), "main")]
         legend = '<p class="legend"><i class="raw"></i>as logged <i class="main"></i>smoothed</p>'
         cards.append(_card("Loss", charts.lines("loss over steps", both) + legend))
+    cards += _held_out(record)
     if evaluated := _evaluated(record):
         cards.append(_card("Scores at each evaluation", evaluated))
     if rate:
@@ -166,6 +183,20 @@ def _curves(record: Record) -> str:
             _card("Steps per second", charts.lines("speed over steps", [Curve("speed", speed, "main")], from_zero=True))
         )
     return _section("Training", cards)
+
+
+def _held_out(record: Record) -> Iterator[str]:
+    """Of a language model, at each evaluation."""
+    for key, title in (
+        ("held_out_loss", "Held-out loss"),
+        ("perplexity", "Perplexity"),
+        ("exact_match", "Exact answers"),
+    ):
+        if points := record.curve(key):
+            best = min(points, key=lambda point: (point[1], point[0])) if key == "held_out_loss" else None
+            drawn = charts.lines(f"{title.lower()} over steps", [Curve(key, points, "main", dots=True)], best)
+            told = f'<p class="legend">lowest {best[1]:.4f} at step {best[0]:g}</p>' if best else ""
+            yield _card(title, drawn + told)
 
 
 def _evaluated(record: Record) -> str:

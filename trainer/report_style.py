@@ -21,7 +21,7 @@ h3{font-size:14px;margin:0 0 8px;font-weight:600}
 color:var(--quiet);vertical-align:4px;white-space:nowrap}
 .state.completed{background:var(--goodback);color:var(--good)}
 .state.failed{background:var(--badback);color:var(--bad)}
-.state.running{color:var(--main)}
+.state.running,.state.training,.state.queued{color:var(--main)}
 .headline{font-size:22px;margin:0 0 16px}
 .headline span{color:var(--quiet)}
 .headline em{font-style:normal;font-weight:600;color:var(--quiet)}

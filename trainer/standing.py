@@ -7,19 +7,25 @@ written down before the first step.
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from trainer import lineage
-from trainer.config import Config
+from trainer import checkpoints, lineage
 from trainer.errors import InvalidInput, TrainerError
-from trainer.hardware import Hardware
+from trainer.hardware import Hardware, in_turn
+from trainer.journal import Journal
 from trainer.metadata import weights_digest
 from trainer.modelling import logical_name
-from trainer.plan import Plan
 from trainer.run import RunDirectory, write_json
+
+if TYPE_CHECKING:
+    from trainer.config import Config
+    from trainer.language.config import LanguageConfig
+
+    Settings = Config | LanguageConfig
 
 # settings that the final weights do not depend on, or that stand in the identity by what they mean
 FREE: Final = frozenset(
@@ -29,16 +35,15 @@ FREE: Final = frozenset(
         *("publish", "models_dir", "log_file", "progress_file", "metrics_file"),
     }
 )
-CHOSEN: Final = ("batch_size", "mini_batch_size", "max_seq_length", "learning_rate", "warmup_steps", "eval_every")
 
 
-def of(config: Config) -> RunDirectory:
+def of(config: Settings) -> RunDirectory:
     if config.output is None:
         raise InvalidInput("no directory for the run; name one: --output runs/first")
     return RunDirectory(config.output, config.progress_file, config.metrics_file, config.log_file)
 
 
-def threads_before(config: Config) -> int | None:
+def threads_before(config: Settings) -> int | None:
     """The same sum over other threads has other last digits: a run goes on with as many as it was begun with."""
     if config.output is None or config.overwrite:
         return None
@@ -46,7 +51,7 @@ def threads_before(config: Config) -> int | None:
     return found if isinstance(found, int) else None
 
 
-def make_room(run: RunDirectory, config: Config) -> None:
+def make_room(run: RunDirectory, config: Settings) -> None:
     """A directory that has a run is taken up, begun anew or refused, as the settings say."""
     has_run = any(path.exists() for path in (run.lineage, run.checkpoints, run.final_model, run.progress))
     if config.overwrite:
@@ -73,15 +78,22 @@ def _remove(run: RunDirectory) -> None:
 
 
 def record(
-    run: RunDirectory, config: Config, hardware: Hardware, *, base: Path, chosen: Plan, sizes: tuple[int, int]
+    run: RunDirectory,
+    config: Settings,
+    hardware: Hardware,
+    *,
+    base: Path,
+    chosen: Mapping[str, Any],
+    sizes: tuple[int, int],
+    more: Mapping[str, Any] | None = None,
 ) -> str:
-    """Writes where this run comes from; where that is written already, it must be the same run, or InvalidInput is
-    raised. -> what the user should know, or ""."""
+    """Writes where this run comes from, and `more`; where that is written already, it must be the same run, or
+    InvalidInput is raised. -> what the user should know, or ""."""
     data, validation = lineage.data_files(config.data), lineage.data_files(config.validation)
     digest, versions = weights_digest(base), lineage.versions()
     identity = {
         **{key: value for key, value in config.model_dump(mode="json").items() if key not in FREE},
-        **{key: getattr(chosen, key) for key in CHOSEN},
+        **chosen,
         "base weights": digest,
         "data": [file["sha256"] for file in data],
         "validation": [file["sha256"] for file in validation],
@@ -101,6 +113,7 @@ def record(
         "versions": versions,
         "command": lineage.command(),
         "identity": identity,
+        **(more or {}),
     }
     write_json(run.lineage, document)
     return ""
@@ -115,6 +128,19 @@ def _same(run: RunDirectory, identity: Mapping[str, Any], versions: Mapping[str,
     if newer := lineage.differences(then.get("versions", {}), versions):
         return f"other versions than at the beginning, so the weights may differ: {'; '.join(newer)}"
     return ""
+
+
+def checkpoint(run: RunDirectory, hardware: Hardware, journal: Journal) -> str | None:
+    """The newest whole one to go on from; what was written after it is forgotten."""
+    with in_turn(hardware):
+        found, broken = checkpoints.newest_whole(run.checkpoints, hardware.processes)
+    for reason in broken:
+        journal.tell(f"a broken checkpoint is left aside: {reason}", logging.WARNING)
+    journal.forget_after(checkpoints.step(found) if found else 0)
+    if found is None:
+        return None
+    journal.tell(f"going on from step {checkpoints.step(found)}")
+    return str(found)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any, Final
 from transformers import TrainerCallback
 
 from trainer.console import say
+from trainer.errors import Interrupted
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
@@ -55,3 +56,16 @@ class StopOnSignal(TrainerCallback):  # type: ignore[misc]  # the library has no
         asked = torch.tensor(int(self._asked), device=device)
         torch.distributed.all_reduce(asked, op=torch.distributed.ReduceOp.MAX)
         return bool(asked.item())
+
+
+def to_the_end(loop: Any, stopper: StopOnSignal, checkpoint: str | None) -> list[dict[str, Any]]:
+    """Trains from the beginning, or from a checkpoint -> the log, whose last line has the last step. Raises
+    Interrupted."""
+    with stopper.listening():
+        loop.train(resume_from_checkpoint=checkpoint)
+    state = loop.state
+    if stopper.stopped:
+        raise Interrupted(
+            f"stopped at step {state.global_step} of {state.max_steps}, which is saved: the same command goes on"
+        )
+    return [*state.log_history, {"step": state.global_step}]

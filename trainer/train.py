@@ -7,29 +7,31 @@ same weights that an undisturbed run ends with.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from trainer import best, checkpoints, final, lora, losses, mining, modelling, plan, standing
+from trainer import best, final, lora, losses, mining, modelling, plan, standing
 from trainer.bootstrap import Difference, paired
 from trainer.config import Config
 from trainer.console import progress
 from trainer.data.example import Example
-from trainer.errors import Interrupted, InvalidInput, QualityGate, TrainerError
+from trainer.errors import InvalidInput, QualityGate
 from trainer.evaluate import evaluate
+from trainer.following import Follow, redraw
 from trainer.hardware import Hardware, find, in_turn
 from trainer.journal import Journal
-from trainer.loop import Follow, HeldOut, Loop, arguments, dataset, prompts_of
+from trainer.loop import HeldOut, Loop, arguments, dataset, prompts_of
 from trainer.material import gather
 from trainer.plan import Plan
 from trainer.questions import Questions
 from trainer.run import RunDirectory, write_json
 from trainer.scores import Scores
-from trainer.stopping import StopOnSignal
+from trainer.stopping import StopOnSignal, to_the_end
 
+CHOSEN: Final = ("batch_size", "mini_batch_size", "max_seq_length", "learning_rate", "warmup_steps", "eval_every")
 SAMPLED: Final = 4_000  # texts whose tokens are counted to choose a length
 
 
@@ -92,41 +94,13 @@ def finetune(config: Config, sources: Mapping[str, str]) -> Outcome:
         if hardware.first:
             standing.make_room(run, config)
             write_json(run.config, {"config": config.model_dump(mode="json"), "sources": dict(sources)})
-    with _ending(journal):
+    with journal.ending():
         journal.begin(base_model=config.base_model, num_epochs=config.epochs)
         outcome = _train(config, hardware, run, journal)
         journal.end("completed", final_model_path=str(run.final_model), step=outcome.steps, **outcome.told())
-    _report(run, journal)
+    redraw(run, journal)
     _pass_gate(config, outcome)
     return outcome
-
-
-@contextmanager
-def _ending(journal: Journal) -> Iterator[None]:
-    """However it ends, the progress file says how; what the machine lacks is told in a line."""
-    try:
-        yield
-    except (Interrupted, KeyboardInterrupt):
-        journal.end("interrupted")
-        raise
-    except BaseException as error:
-        told = _of_the_machine(error)
-        with suppress(OSError):  # a full disk: the error itself says so
-            journal.note(f"{type(error).__name__}: {error}", logging.ERROR)
-            journal.end("failed", error=str(told or error) or type(error).__name__)
-        if told:
-            raise told from error
-        raise
-
-
-def _of_the_machine(error: BaseException) -> TrainerError | None:
-    from torch import OutOfMemoryError  # noqa: PLC0415  heavy
-
-    if isinstance(error, OSError):
-        return TrainerError(f"{error.filename or 'the disk'}: {error.strerror or error}; the same command goes on")
-    if isinstance(error, OutOfMemoryError | MemoryError):
-        return TrainerError("out of memory: a smaller --batch-size, or the cached loss with a --mini-batch-size")
-    return None
 
 
 def _train(config: Config, hardware: Hardware, run: RunDirectory, journal: Journal) -> Outcome:
@@ -146,7 +120,7 @@ def _train(config: Config, hardware: Hardware, run: RunDirectory, journal: Journ
     for note in chosen.notes:
         journal.tell(note)
     with in_turn(hardware):
-        if note := standing.record(run, config, hardware, base=base, chosen=chosen, sizes=sizes):
+        if note := standing.record(run, config, hardware, base=base, chosen=_numbers(chosen), sizes=sizes):
             journal.tell(note, logging.WARNING)
 
     task = Task(config, hardware, run, journal, model, chosen, material.questions)
@@ -228,33 +202,14 @@ def _prepare(task: Task) -> None:
 def _loop(task: Task, rows: losses.Rows) -> best.Log:
     """The training itself -> the log of all evaluations. Raises Interrupted."""
     journal = task.journal
-    found = _checkpoint(task)
+    found = standing.checkpoint(task.run, task.hardware, journal)
     stopper = StopOnSignal(task.hardware.processes)
     with progress("training", "steps") as advance:
-        follow = Follow(journal, advance, lambda: _report(task.run, journal))
+        follow = Follow(journal, advance, lambda: redraw(task.run, journal))
         loop = _assembled(task, rows, [follow, stopper, *_keeping(task)])
-        with stopper.listening():
-            loop.train(resume_from_checkpoint=found)
-    state = loop.state
-    if stopper.stopped:
-        raise Interrupted(
-            f"stopped at step {state.global_step} of {state.max_steps}, which is saved: the same command goes on"
-        )
-    journal.tell(f"trained {state.global_step} steps")
-    return [*state.log_history, {"step": state.global_step}]
-
-
-def _checkpoint(task: Task) -> str | None:
-    """The newest whole one to go on from; what was written after it is forgotten."""
-    with in_turn(task.hardware):
-        found, broken = checkpoints.newest_whole(task.run.checkpoints, task.hardware.processes)
-    for reason in broken:
-        task.journal.tell(f"a broken checkpoint is left aside: {reason}", logging.WARNING)
-    task.journal.forget_after(checkpoints.step(found) if found else 0)
-    if found is None:
-        return None
-    task.journal.tell(f"going on from step {checkpoints.step(found)}")
-    return str(found)
+        log = to_the_end(loop, stopper, found)
+    journal.tell(f"trained {loop.state.global_step} steps")
+    return log
 
 
 def _assembled(task: Task, rows: losses.Rows, callbacks: list[Any]) -> Loop:
@@ -272,11 +227,20 @@ def _assembled(task: Task, rows: losses.Rows, callbacks: list[Any]) -> Loop:
     )
 
 
+def _numbers(chosen: Plan) -> dict[str, Any]:
+    """What the final weights depend on."""
+    return {key: getattr(chosen, key) for key in CHOSEN}
+
+
+def _saving(model: Any) -> Callable[[str], None]:
+    return lambda path: model.save_pretrained(path, create_model_card=False)
+
+
 def _keeping(task: Task) -> list[best.KeepBest]:
     if task.questions is None or task.config.best_by == "last":
         return []
     patience = task.config.early_stopping
-    return [best.KeepBest(task.run.checkpoints, task.config.best_by, patience, task.model.save_pretrained)]
+    return [best.KeepBest(task.run.checkpoints, task.config.best_by, patience, _saving(task.model))]
 
 
 def _finish(task: Task, base: Path, log: best.Log, before: Scores | None, outcome: Outcome) -> Outcome:
@@ -304,15 +268,3 @@ def _pass_gate(config: Config, outcome: Outcome) -> None:
             f"{outcome.metric} is {score:.4f}, and {config.fail_below} was demanded; the model stays in "
             f"{outcome.run.final_model}, and is not published"
         )
-
-
-def _report(run: RunDirectory, journal: Journal) -> None:
-    """A page that cannot be drawn ends no run."""
-    if not journal.writes:
-        return
-    try:
-        from trainer.report import write_report  # noqa: PLC0415  drawn as often as there is something new
-
-        write_report(run)
-    except Exception as error:
-        journal.note(f"no report: {type(error).__name__}: {error}", logging.WARNING)

@@ -6,7 +6,8 @@ that nothing disturbed, bit for bit.
 
 The moment of a kill is counted, not timed: a run opens, makes and renames files below its directory in the same order
 each time, and is killed at one of these that is drawn: every other time one in the middle of saving a checkpoint. A
-tiny model with dropout, in full and with LoRA. Exit status 1 when a digest differs.
+tiny model with dropout, in full and with LoRA, and an adapter of a tiny language model. What a killed run left says of
+itself must be true. Exit status 1 when a digest differs, or something was not true.
 """
 
 from __future__ import annotations
@@ -25,14 +26,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from tests import families, making
+from tests import families, making, speaking
 
-KINDS: Final = ("full", "lora")
+KINDS: Final = ("full", "lora", "language")
 ROWS: Final = 48
 FLAGS: Final = (
     *("--epochs", "3", "--batch-size", "8", "--lr", "1e-3", "--eval-every", "4", "--save-every", "3"),
-    *("--threads", "1", "--device", "cpu", "--max-seq-length", "16"),
+    *("--threads", "1", "--device", "cpu"),
 )
+WORKING: Final = ("", "queued", "training", "running")  # what a killed run may say: it did not come to its end
 WRITING: Final = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir")
 
 
@@ -47,13 +49,14 @@ class Life:
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
-        report = tortured(Path(folder), options.kills, options.seed, signal.Signals[f"SIG{options.signal}"])
+        how = signal.Signals[f"SIG{options.signal}"]
+        report = tortured(Path(folder), options.kills, options.seed, how, options.kinds)
     text = json.dumps(report, indent=1) + "\n"
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(text, encoding="utf-8")
     print(text, end="")
-    return int(bool(report["differing"]))
+    return int(bool(report["differing"] or report["untrue"]))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -63,24 +66,31 @@ def _parser() -> argparse.ArgumentParser:
     top.add_argument("--kills", type=int, default=20)
     top.add_argument("--signal", choices=("KILL", "TERM", "INT"), default="KILL")
     top.add_argument("--seed", type=int, default=0)
+    top.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     top.add_argument("--out", type=Path)
     return top
 
 
-def tortured(folder: Path, kills: int, seed: int, how: signal.Signals = signal.SIGKILL) -> dict[str, Any]:
-    """Kills in turn runs of all weights and of an adapter."""
+def tortured(
+    folder: Path,
+    kills: int,
+    seed: int,
+    how: signal.Signals = signal.SIGKILL,
+    kinds: Sequence[str] = KINDS,
+) -> dict[str, Any]:
+    """Kills runs of these kinds in turn."""
     _import_once()
-    files = _files(folder)
+    commands = _commands(folder)
     chance = random.Random(seed)
-    whole = {kind: _undisturbed(folder, files, kind) for kind in KINDS}
+    whole = {kind: _undisturbed(folder / f"{kind}-whole", commands[kind]) for kind in kinds}
     trials = []
     for number in range(kills):
-        kind = KINDS[number % len(KINDS)]
+        kind = kinds[number % len(kinds)]
         digest, events = whole[kind]
         saving = [place for place, file in enumerate(events) if "/checkpoint-" in file]
-        event = chance.choice(saving) if number // len(KINDS) % 2 else chance.randrange(len(events))
-        trial = _trial(folder / f"{kind}-{number}", files, kind, event=event, how=how, wanted=digest)
-        trials.append({**trial, "saving": event in saving})
+        event = chance.choice(saving) if number // len(kinds) % 2 else chance.randrange(len(events))
+        trial = _trial(folder / f"{kind}-{number}", commands[kind], event=event, how=how, wanted=digest)
+        trials.append({"kind": kind, **trial, "saving": event in saving})
         print(f"  {number + 1} of {kills}: {trials[-1]}", file=sys.stderr, flush=True)
     return {
         "kills": kills,
@@ -90,6 +100,7 @@ def tortured(folder: Path, kills: int, seed: int, how: signal.Signals = signal.S
         "broken_checkpoints": sum(trial["broken"] for trial in trials),
         "resumed": sum(trial["resumed"] for trial in trials),
         "differing": [trial for trial in trials if not trial["equal"]],
+        "untrue": [trial for trial in trials if trial["untrue"]],
         "digests": {kind: digest for kind, (digest, _) in whole.items()},
     }
 
@@ -99,10 +110,12 @@ def _import_once() -> None:
     from trainer import quiet
 
     quiet.libraries()
-    import trainer.train  # noqa: F401  what a life needs
+    import trainer.language.train  # what a life needs
+    import trainer.train  # noqa: F401
 
 
-def _files(folder: Path) -> list[str]:
+def _commands(folder: Path) -> dict[str, list[str]]:
+    """Of each kind, but where it writes to."""
     chance = random.Random(1)
     words = list(families.WORDS)
     path = folder / "pairs.jsonl"
@@ -113,12 +126,17 @@ def _files(folder: Path) -> list[str]:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     dropout = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
     base = making.encoder(folder / "base" / "tiny", config=dropout)
-    return ["--data", str(path), "--base-model", base]
+    finetune = ["finetune", "--data", str(path), "--base-model", base, "--max-seq-length", "16", *FLAGS]
+    said = folder / "said.jsonl"
+    rows = [{"prompt": row["question"], "completion": row["answer"]} for row in rows]
+    said.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    speaker = speaking.language_model(folder / "base" / "speaker")
+    language = ["language", "--data", str(said), "--base-model", speaker, "--org", "acme", *FLAGS]
+    return {"full": finetune, "lora": [*finetune, "--lora"], "language": language}
 
 
-def _undisturbed(folder: Path, files: list[str], kind: str) -> tuple[str, tuple[str, ...]]:
-    output = folder / f"{kind}-whole"
-    life = _live(output, files, kind)
+def _undisturbed(output: Path, command: list[str]) -> tuple[str, tuple[str, ...]]:
+    life = _live(output, command)
     if life.status:
         raise RuntimeError(
             f"the undisturbed run ended with {life.status}: {(output / 'training_progress.json').read_text()}"
@@ -126,39 +144,50 @@ def _undisturbed(folder: Path, files: list[str], kind: str) -> tuple[str, tuple[
     return digest_of(output / "final_model"), life.events
 
 
-def _trial(
-    output: Path, files: list[str], kind: str, *, event: int, how: signal.Signals, wanted: str
-) -> dict[str, Any]:
+def _trial(output: Path, command: list[str], *, event: int, how: signal.Signals, wanted: str) -> dict[str, Any]:
     """Ended at `event`, then run to its end by the same command."""
-    first = _live(output, files, kind, event, how)
-    status = _progress(output)
+    first = _live(output, command, event, how)
+    left = _progress(output)
+    untrue = _untrue(output, left, how)
+    status = str(left.get("status") or "")
     resumed = any((output / "checkpoints").glob("checkpoint-*"))
     # killed after its last word, a run is complete, and is not run again
-    second = Life(0) if status == "completed" else _live(output, files, kind)
+    second = Life(0) if status == "completed" else _live(output, command)
     found = digest_of(output / "final_model") if not second.status else f"exit status {second.status}"
+    end = _progress(output)
+    untrue += [
+        f"{key} was {left[key]}" for key in ("job_id", "created_at") if key in left and left[key] != end.get(key)
+    ]
+    untrue += [f"at the end: {end}"] * (end.get("status") != "completed" or not (output / "final_model").is_dir())
     broken = len(list((output / "checkpoints").glob("broken-*")))
     shutil.rmtree(output)
-    told = {"kind": kind, "event": event, "status": first.status, "progress": status, "resumed": resumed}
+    told = {"event": event, "status": first.status, "progress": status, "resumed": resumed, "untrue": untrue}
     return {**told, "broken": broken, "equal": found == wanted, "digest": found}
 
 
-def _progress(output: Path) -> str:
+def _progress(output: Path) -> dict[str, Any]:
     path = output / "training_progress.json"
-    return str(json.loads(path.read_text(encoding="utf-8"))["status"]) if path.exists() else ""
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
 
-def _live(output: Path, files: list[str], kind: str, event: int = -1, how: signal.Signals = signal.SIGKILL) -> Life:
+def _untrue(output: Path, left: dict[str, Any], how: signal.Signals) -> list[str]:
+    """What a run that was ended says of itself, and is not so."""
+    status, location = left.get("status", ""), left.get("model_location")
+    ended = status == "completed" and (output / "final_model").is_dir()
+    working = status in WORKING if how == signal.SIGKILL else status in ("interrupted", "cancelled")
+    found = [] if ended or working else [f"the status is {status!r}"]
+    if "job_id" in left and (location is not None) != (status == "completed"):
+        found.append(f"{status}, and the model is in {location}")
+    return found
+
+
+def _live(output: Path, command: list[str], event: int = -1, how: signal.Signals = signal.SIGKILL) -> Life:
     """A run in a process of its own, which gets a signal when it comes to `event`."""
     told, tell = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(told)
-        _run(
-            ["finetune", *files, *FLAGS, "--output", str(output), *(["--lora"] if kind == "lora" else [])],
-            event,
-            how,
-            tell,
-        )
+        _run([*command, "--output", str(output)], event, how, tell)
     os.close(tell)
     with os.fdopen(told, "rb") as stream:
         said = stream.read()
@@ -194,7 +223,8 @@ def _run(command: list[str], event: int, how: signal.Signals, tell: int) -> None
 
 def digest_of(model: Path) -> str:
     """Of the weights alone: the card has the hour in it."""
-    return hashlib.sha256((model / "model.safetensors").read_bytes()).hexdigest()
+    path = next(path for name in ("model", "adapter_model") if (path := model / f"{name}.safetensors").exists())
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 if __name__ == "__main__":

@@ -32,6 +32,13 @@ def test_the_best_is_the_highest_and_of_equals_the_first() -> None:
     assert best.best([{"step": 1, "loss": 2.0}], METRIC) is None
 
 
+def test_of_losses_the_lowest_is_the_best_and_what_is_no_number_is_none() -> None:
+    entries = [{"step": step, "eval_loss": loss} for step, loss in enumerate((2.0, 0.5, float("nan"), 0.5, 0.7), 1)]
+    assert best.best(entries, "loss") == (2, 0.5)
+    assert best.is_stalled(entries, "loss", 2)
+    assert best.best(entries[2:3], "loss") is None
+
+
 def test_a_run_is_stalled_after_so_many_evaluations_without_a_gain() -> None:
     assert not best.is_stalled(log(0.1, 0.5, 0.5), METRIC, 2)
     assert best.is_stalled(log(0.1, 0.5, 0.5, 0.4), METRIC, 2)
@@ -40,7 +47,7 @@ def test_a_run_is_stalled_after_so_many_evaluations_without_a_gain() -> None:
 
 
 def test_only_an_evaluation_that_is_the_best_so_far_is_kept(tmp_path: Path) -> None:
-    def save(path: str, create_model_card: bool) -> None:
+    def save(path: str) -> None:
         Path(path).mkdir()
 
     keep = best.KeepBest(tmp_path, METRIC, 0, save)

@@ -380,19 +380,20 @@ def test_two_processes_train_one_model_and_the_first_alone_writes(files: Files) 
 
 def test_killed_runs_end_with_the_weights_of_undisturbed_ones() -> None:
     told = tortured("KILL", 4)
-    assert (told["differing"], told["statuses"]) == ([], [-9])
-    assert told["while_saving"] == 2
+    assert (told["differing"], told["untrue"], told["statuses"]) == ([], [], [-9])
+    assert told["while_saving"] >= 2  # another moment that was drawn may be one too
 
 
 def test_a_signal_ends_the_step_saves_exits_4_and_the_run_goes_on_exactly() -> None:
     told = tortured("TERM", 2)
-    assert told["differing"] == []
+    assert (told["differing"], told["untrue"]) == ([], [])
     assert 4 in told["statuses"]
     assert set(told["statuses"]) <= {0, 4}  # 0: the signal came in the last step, and the run was complete
 
 
-def tortured(how: str, kills: int) -> dict[str, Any]:
+def tortured(how: str, kills: int, *kinds: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "bench.drop.trainings", "--kills", str(kills), "--signal", how]
+    command += ["--kinds", *(kinds or ("full", "lora"))]
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, timeout=600, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )

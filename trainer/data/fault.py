@@ -56,6 +56,9 @@ ROW_FAULTS: Final = {
     "blank_text": "a query or a document of a corpus without a text",
     "duplicate_id": "an `_id` that is there twice",
     "unknown_query": "a line of the qrels names a query that is not there",
+    "no_answer": "of a language model: no completion, output or assistant's turn that could be learnt",
+    "unknown_role": "of a conversation: a role that is neither system, user nor assistant",
+    "other_organisation": "the row says that it is of another organisation than the run",
     "unknown_document": "a line of the qrels names a document that is not there",
 }
 

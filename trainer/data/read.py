@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 from trainer.console import Advance
 from trainer.data.example import Example
@@ -15,6 +15,19 @@ from trainer.data.rows import rows
 from trainer.data.shapes import example, shape_of
 
 KEPT: Final = 1000  # faults that are kept; all are counted
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Form(Generic[R]):
+    """What rows become: the name of a row's shape, and the row of that shape, its file and line as what is read. Both
+    raise Broken."""
+
+    shape_of: Callable[[dict[str, Any]], str]
+    made: Callable[[dict[str, Any], str, str, int], R]
+
+
+PAIRS: Final = Form(shape_of, example)
 
 
 @dataclass(slots=True)
@@ -68,17 +81,28 @@ def stream(
     progress: Advance | None = None,
 ) -> Iterator[Example]:
     """The examples one by one, in memory for one row; a fault is told where it is met, and reading goes on."""
+    return stream_of(PAIRS, paths, faults, formats, progress)
+
+
+def stream_of(
+    form: Form[R],
+    paths: Sequence[Path],
+    faults: Callable[[Fault], None],
+    formats: dict[str, str],
+    progress: Advance | None = None,
+) -> Iterator[R]:
+    """As `stream`, of rows of any form."""
     total = sum(_size(path) for path in paths)
     before = 0
     for path in paths:
         advance = _shifted(progress, before, total) if progress else None
-        yield from _of_file(path, faults, formats, advance)
+        yield from _of_file(form, path, faults, formats, advance)
         before += _size(path)
 
 
 def _of_file(
-    path: Path, faults: Callable[[Fault], None], formats: dict[str, str], progress: Advance | None
-) -> Iterator[Example]:
+    form: Form[R], path: Path, faults: Callable[[Fault], None], formats: dict[str, str], progress: Advance | None
+) -> Iterator[R]:
     name = str(path)
     first: str | None = None
     try:
@@ -86,10 +110,10 @@ def _of_file(
             kind, found = rows(path, lines)
             for line, row in found:
                 try:
-                    shape = _shape(row, first)
+                    shape = _shape(form, row, first)
                     first = first or shape
                     formats.setdefault(name, f"{kind}, {first}")
-                    yield example(row, shape, name, line)  # type: ignore[arg-type]  # _shape raised what is Broken
+                    yield form.made(row, shape, name, line)  # type: ignore[arg-type]  # _shape raised what is Broken
                 except Broken as broken:
                     broken.line = line
                     faults(broken.fault(path))
@@ -97,10 +121,10 @@ def _of_file(
         faults(broken.fault(path))
 
 
-def _shape(row: dict[str, Any] | Broken, first: str | None) -> str:
+def _shape(form: Form[R], row: dict[str, Any] | Broken, first: str | None) -> str:
     if isinstance(row, Broken):
         raise row
-    shape = shape_of(row)
+    shape = form.shape_of(row)
     if first and shape != first:
         raise Broken("mixed_formats", f"a row of {shape}; the rows before are {first}")
     return shape

@@ -74,7 +74,7 @@ def example(row: dict[str, Any], shape: str, file: str, line: int) -> Example:
         positives=positives,
         negatives=negatives,
         score=_score(row),
-        group=_group(row),
+        group=group_of(row),
         file=file,
         line=line,
     )
@@ -91,7 +91,7 @@ def _parts(row: dict[str, Any], name: str) -> tuple[str, tuple[str, ...], tuple[
     shape = next(shape for shape in SHAPES if str(shape) == name)
     positives = [text for key in shape.positives if key in row for text in _texts(row, key)]
     negatives = [text for key in shape.negatives if _is_given(row, key) for text in _texts(row, key)]
-    return _text(row[shape.query], shape.query), _once(positives), _once(negatives)
+    return text_of(row[shape.query], shape.query), _once(positives), _once(negatives)
 
 
 def _is_given(row: dict[str, Any], key: str) -> bool:
@@ -102,14 +102,15 @@ def _is_given(row: dict[str, Any], key: str) -> bool:
 def _texts(row: dict[str, Any], key: str) -> tuple[str, ...]:
     found = row[key]
     if not isinstance(found, list):
-        return (_text(found, key),)
+        return (text_of(found, key),)
     for each in found:
         if isinstance(each, list):
             raise Broken("nested_list", f"`{key}` has a list within its list")
-    return tuple(_text(each, key) for each in found)
+    return tuple(text_of(each, key) for each in found)
 
 
-def _text(value: Any, key: str) -> str:
+def text_of(value: Any, key: str) -> str:
+    """Without space at its ends. Raises Broken for what is no text."""
     if isinstance(value, list):
         raise Broken("not_text", f"`{key}` is a list, expected one text")
     if not isinstance(value, str):
@@ -166,6 +167,6 @@ def _score(row: dict[str, Any]) -> float | None:
     return number
 
 
-def _group(row: dict[str, Any]) -> str | None:
+def group_of(row: dict[str, Any]) -> str | None:
     found = next((row[name] for name in GROUPS if row.get(name) not in (None, "")), None)
     return str(found) if isinstance(found, (str, int)) else None

@@ -12,6 +12,7 @@ from trainer.errors import InvalidInput
 
 HELP = "the settings of a run"
 FORMS: Final = ("toml", "yaml", "json")
+VERBS: Final = ("finetune", "language")
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +21,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(required=True, metavar="VERB", dest="config_verb")
     init = verbs.add_parser("init", help="write a commented file with every setting and its default")
     init.add_argument("--format", choices=FORMS, default="toml", help="the file's form (%(default)s)")
+    init.add_argument("--verb", choices=VERBS, default="finetune", help="whose settings (%(default)s)")
     init.add_argument("--out", type=Path, metavar="FILE", help="where to; else to the standard output")
     show = verbs.add_parser("show", help="show every setting with where its value came from")
     show.add_argument("--json", action="store_true", help="as JSON")
@@ -31,9 +33,11 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _init(options: argparse.Namespace) -> int:
+    from trainer.config import SETTINGS as FINETUNE  # noqa: PLC0415
     from trainer.config_template import template  # noqa: PLC0415
+    from trainer.language.config import SETTINGS as LANGUAGE  # noqa: PLC0415
 
-    text = template(options.format)
+    text = template(options.format, LANGUAGE if options.verb == "language" else FINETUNE)
     if options.out is None:
         print(text, end="")
         return 0
@@ -44,7 +48,7 @@ def _init(options: argparse.Namespace) -> int:
         raise InvalidInput(f"{options.out}: is there already; remove it, or name another file") from error
     except OSError as error:
         raise InvalidInput(f"{options.out}: {error.strerror}") from error
-    say(f"wrote {options.out}: trainer finetune --config {options.out}")
+    say(f"wrote {options.out}: trainer {options.verb} --config {options.out}")
     return 0
 
 

@@ -54,17 +54,18 @@ def check(asked: Asked) -> None:
         raise InvalidInput(f"{asked.models_dir}: no such models directory; is the volume mounted?")
 
 
-def publish_if_asked(asked: Asked, directory: Path, metadata: Mapping[str, Any] | None = None) -> Published | None:
+def publish_if_asked(
+    asked: Asked, directory: Path, metadata: Mapping[str, Any] | None = None, *, base: Path | None = None
+) -> Published | None:
     """Proves the model in `directory` and publishes it, where `--publish` was given. `metadata` is added to what the
-    directory's own file says. Raises as `trainer.publish` and `trainer.proof` do."""
+    directory's own file says, `base` is that of an adapter. Raises as `trainer.publish` and `trainer.proof` do."""
     check(asked)
     if not asked.publish or asked.models_dir is None:
         return None
     from trainer.proof import describing  # noqa: PLC0415
 
-    done = publish_showing(
-        directory, asked.publish, asked.models_dir, describe=describing(directory, metadata or {}, tell=say)
-    )
+    describe = describing(directory, metadata or {}, base=base, tell=say)
+    done = publish_showing(directory, asked.publish, asked.models_dir, describe=describe)
     tell(done, say)  # the verb's own result has stdout for itself
     return done
 
@@ -89,7 +90,17 @@ def tell(done: Published, show: Callable[[str], None] = print) -> None:
     """What is there now, and how to ask for it."""
     verb = "replaced" if done.replaced else "published"
     show(f"{verb} {done.model}: {done.files} files, {done.bytes / 1e6:.1f} MB, in {done.path}")
-    body = json.dumps({"model": f"huggingface:{done.model}", "inputs": ["a sentence"]})
-    show(f"ask for it: curl -s http://127.0.0.1:8001/embed -H 'content-type: application/json' -d '{body}'")
+    path, body = _request(done)
+    asked = f"curl -s http://127.0.0.1:8001{path} -H 'content-type: application/json' -d '{json.dumps(body)}'"
+    show(f"ask for it: {asked}")
     if done.leftover:
         say(f"trainer: the replaced model could not be removed: {done.leftover}")
+
+
+def _request(done: Published) -> tuple[str, dict[str, Any]]:
+    from trainer.proof import speaks  # noqa: PLC0415
+
+    model = f"huggingface:{done.model}"
+    if speaks(done.path):
+        return "/v1/chat/completions", {"model": model, "messages": [{"role": "user", "content": "a question"}]}
+    return "/embed", {"model": model, "inputs": ["a sentence"]}
