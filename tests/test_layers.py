@@ -25,7 +25,7 @@ ORDER: Final = [
     *("host.wire", "host.link", "host.recorder", "host.offline", "host.library", "host.cuda", "host.threads"),
     *("host.memory", "host.pooling", "host.tensors", "host.stages"),
     *("host.linear", "host.segments", "host.planes", "host.blocks", "host.attention", "host.blueprint"),
-    *("host.lora", "host.branches", "host.mixed", "host.bert"),
+    *("host.lora", "host.stacks", "host.branches", "host.mixed", "host.bert"),
     *("host.crew", "host.native", "host.factors", "host.padded", "host.frame", "host.reranker"),
     *("host.wordpieces", "host.excerpt", "host.tokenize", "host.pairs", "host.spelling", "host.arena"),
     *("host.flash", "host.forms", "host.graphs"),

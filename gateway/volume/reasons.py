@@ -31,7 +31,10 @@ REASONS: Final[dict[str, tuple[Kind, str]]] = {
     # what the directory is
     "config_missing": ("incomplete", "Copy config.json, which says what the model is."),
     "config_invalid": ("invalid", "Correct {file}, or save the model again with transformers."),
-    "kind_not_served": ("refused", "Serve it elsewhere: this version serves text encoders, rerankers and language models."),
+    "kind_not_served": (
+        "refused",
+        "Serve it elsewhere: this version serves text encoders, rerankers and language models.",
+    ),
     "classifier": ("refused", "Use a cross-encoder with one label; classifiers are not served."),
     "architecture_not_served": ("refused", "Use a model of a type that is served; docs/model-directory.md lists them."),
     "custom_code": ("refused", "Use a model that transformers knows by itself; code from a volume is never run."),
