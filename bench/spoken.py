@@ -58,7 +58,7 @@ def asked(count: int, tokens: int, voices: int = 0, *, seed: int = 0, mixed: boo
     ]
 
 
-def make(volume: Path, voices: int, shape: dict[str, int]) -> tuple[str, list[str]]:
+def make(volume: Path, voices: int, shape: dict[str, Any]) -> tuple[str, list[str]]:
     """The model, and so many adapters over it, below the volume; their paths."""
     from safetensors.torch import load_file, save_file
 

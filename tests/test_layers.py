@@ -81,6 +81,7 @@ ORDER: Final = [
         "web.tei_bodies",
         "web.tei",
         "web.ollama",
+        "web.ollama_talk",
         "web.triton",
         "web.openapi",
         "web.pull",
