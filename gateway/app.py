@@ -53,6 +53,7 @@ from gateway.web import (
     native,
     older_knowledge,
     ollama,
+    ollama_talk,
     openai,
     openapi,
     pull,
@@ -67,7 +68,7 @@ from gateway.wish import Wish
 TIDY_SECONDS: Final = 5.0
 PROTOCOLS: Final = (
     *(metrics, usage, stream, pull, older_knowledge, knowledge),  # the fixed paths of the older before names
-    *(native, ask, openai, chat, completions, rerank, tei, ollama, triton, openapi),
+    *(native, ask, openai, chat, completions, rerank, tei, ollama, ollama_talk, triton, openapi),
 )
 DIALECTS: Final = (
     rerank.DIALECT,

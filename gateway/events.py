@@ -464,6 +464,8 @@ class RequestFinished(Event, frozen=True, kw_only=True):
     arm: str | None = None
     texts: int = 0
     tokens: int = 0
+    said_tokens: int | None = None  # by a language model on the volume; among `tokens`
+    first_token_seconds: float | None = None
     queue_seconds: float = 0.0
     compute_seconds: float = 0.0
     code: str | None = None

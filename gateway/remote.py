@@ -17,7 +17,7 @@ from gateway.pull import follow
 
 DEFAULT_URL: Final = "http://127.0.0.1:8001"
 TIMEOUT: Final = 300.0  # a load may take long
-COLUMNS: Final = ("MODEL", "STATE", "GENERATION", "DIM", "ON DISK", "ON DEVICE", "WHY")
+COLUMNS: Final = ("MODEL", "KIND", "STATE", "GENERATION", "DIM", "ON DISK", "ON DEVICE", "WHY")
 
 
 def run(action: str, model: str | None, *, url: str | None, as_json: bool, body: dict[str, Any] | None = None) -> int:
@@ -155,6 +155,7 @@ def _row(model: dict[str, Any]) -> tuple[str, ...]:
     state = model["state"] + (" +" + pending["state"] if pending and model["generation"] else "")
     return (
         model["id"] + (" (pinned)" if model["pinned"] else ""),
+        (model["kind"] or "-") + (f" over {model['base']}" if model["base"] else ""),
         state,
         model["generation"] or "-",
         str(model["dim"] or "-"),

@@ -67,6 +67,7 @@ class Count:
 
 OnFound = Callable[[Found], None]
 Meter = Callable[[Embedding | Reranking], None]
+Hearer = Callable[[Piece], None]
 
 
 def _nobody(found: Found) -> None:
@@ -75,6 +76,10 @@ def _nobody(found: Found) -> None:
 
 def _unmetered(done: Embedding | Reranking) -> None:
     """Whoever asks counts for itself."""
+
+
+def _unheard(piece: Piece) -> None:
+    """Whoever asks hears it itself."""
 
 
 class Service:
@@ -88,6 +93,8 @@ class Service:
         self.pulls = pulls
         self.settings = settings
         self._meter: Meter = _unmetered
+        self._hearer: Hearer = _unheard
+        self._finder: OnFound = _nobody
         self._draining = asyncio.Event()
         self._count = Count()
         self._quiet = asyncio.Event()
@@ -106,6 +113,13 @@ class Service:
         """The same service, which tells `meter` of all that it embeds and reranks: for work of many steps."""
         service = self._copy()
         service._meter = meter
+        return service
+
+    def heard(self, on_found: OnFound, hearer: Hearer) -> Service:
+        """The same service, which tells who speaks, and each piece of what a language model says as it comes: also of
+        an answer that nobody waits for to its end."""
+        service = self._copy()
+        service._finder, service._hearer = on_found, hearer
         return service
 
     def _copy(self) -> Service:
@@ -246,10 +260,14 @@ class Service:
         found, texts = await self._answer(request, request.ids, on_found, run)
         return Decoding(model=found.model, generation=found.generation, alias=found.alias, texts=texts)
 
-    async def generate(self, request: GenerateRequest, on_found: OnFound = _nobody) -> AsyncGenerator[Piece]:
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Piece]:
         """A text or a conversation, continued: each piece as it is made, the last one with a `finish`. To leave early
         ends the work."""
         pieces: asyncio.Queue[Piece | None] = asyncio.Queue()
+
+        def tell(piece: Piece) -> None:
+            self._hearer(piece)
+            pieces.put_nowait(piece)
 
         async def run(found: Found, deadline: float) -> None:
             _demand(found, "generator")
@@ -258,12 +276,12 @@ class Service:
                 request.text,
                 request.turns,
                 request.sampling,
-                pieces.put_nowait,
+                tell,
                 deadline=deadline,
                 flow=self.caller.tenant,
             )
 
-        work = asyncio.get_running_loop().create_task(self._answer(request, (), on_found, run))
+        work = asyncio.get_running_loop().create_task(self._answer(request, (), self._finder, run))
         work.add_done_callback(lambda _: pieces.put_nowait(None))
         try:
             while (piece := await pieces.get()) is not None:

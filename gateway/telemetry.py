@@ -57,18 +57,27 @@ class Devices(Collector):
             }
             for name, value in values.items():
                 gauges[name].add_metric([device.device], value)
-        return [*gauges.values(), self._models()]
+        return [*gauges.values(), *self._models()]
 
-    def _models(self) -> Metric:
-        gauge = GaugeMetricFamily(
-            "dropgate_model_loaded_bytes", "Bytes of a loaded model on a device.", labels=["model", "device"]
-        )
+    def _models(self) -> list[Metric]:
+        names = {
+            "loaded_bytes": "Bytes of a loaded model on a device.",
+            "rows": "Answers that a loaded language model is giving, those of its adapters included.",
+            "rows_waiting": "Answers that wait for a row of a loaded language model.",
+        }
+        gauges = {
+            name: GaugeMetricFamily(f"dropgate_model_{name}", text, labels=["model", "device"])
+            for name, text in names.items()
+        }
         for digest, residences in self._engine.residences().items():
-            for residence in residences:
-                if residence.state == "loaded":
-                    for name in self._names(digest):
-                        gauge.add_metric([name, residence.device], residence.bytes)
-        return gauge
+            for residence in (each for each in residences if each.state == "loaded"):
+                values = {"loaded_bytes": residence.bytes}
+                if residence.rows is not None:
+                    values |= {"rows": residence.rows, "rows_waiting": residence.rows_waiting}
+                for model in self._names(digest):
+                    for name, value in values.items():
+                        gauges[name].add_metric([model, residence.device], value)
+        return [*gauges.values()]
 
 
 class Tenants(Collector):
@@ -110,6 +119,13 @@ class Metrics:
         self.errors = Counter("dropgate_errors", "Requests refused or failed.", ["code"], registry=registry)
         self.texts = Counter("dropgate_texts", "Texts embedded.", ["model"], registry=registry)
         self.tokens = Counter("dropgate_tokens", "Tokens embedded.", ["model"], registry=registry)
+        self.said = Counter(
+            "dropgate_said_tokens", "Tokens that a language model on the volume has said.", ["model"], registry=registry
+        )
+        self.first_token = Histogram(
+            "dropgate_first_token_seconds", "Seconds until a language model on the volume began to speak.", ["model"],
+            buckets=LATENCIES, registry=registry,
+        )  # fmt: skip
         self.wait = Histogram(
             "dropgate_queue_seconds", "Seconds a request waited for its model and its device.", ["model"],
             buckets=LATENCIES, registry=registry,
@@ -238,7 +254,7 @@ class Metrics:
                     self.canary_seconds.remove_by_labels({"alias": alias})
             case events.ModelRemoved():
                 self._models.pop(event.model, None)
-                for metric in (self.texts, self.tokens, self.wait):
+                for metric in (self.texts, self.tokens, self.wait, self.said, self.first_token):
                     metric.remove_by_labels({"model": event.model})
             case events.ModelPulled():
                 self.pulls.labels("ok").inc()
@@ -271,7 +287,9 @@ class Metrics:
         if event.alias and event.arm:
             self.canary.labels(event.alias, event.arm, str(event.status)).inc()
             self.canary_seconds.labels(event.alias, event.arm).observe(event.seconds)
-        if event.texts and event.model and event.status == 200:
+        if event.model and event.said_tokens is not None:
+            self._spoken(event.model, event.said_tokens, event.first_token_seconds)
+        elif event.texts and event.model and event.status == 200:
             texts, tokens, wait = self._model(event.model)
             texts.inc(event.texts)
             tokens.inc(event.tokens)
@@ -280,6 +298,12 @@ class Metrics:
             self._older["total_texts"] += event.texts
             self._latency_sum += event.seconds
             self._latency_max = max(self._latency_max, event.seconds)
+
+    def _spoken(self, model: str, tokens: int, first: float | None) -> None:
+        """Also what was said to somebody who has left."""
+        self.said.labels(model).inc(tokens)
+        if first is not None:
+            self.first_token.labels(model).observe(first)
 
     # Looking a series up by its labels costs as much as all else that a request is counted with.
 

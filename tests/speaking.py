@@ -49,13 +49,15 @@ def language_model(
     seed: int = 0,
     template: str | None = CHATML,
     endings: bool = True,
+    words: Any = None,
     **config: Any,
 ) -> str:
-    """A causal language model with random weights; its path. Without `endings` it never ends an answer by itself."""
+    """A causal language model with random weights; its path. Without `endings` it never ends an answer by itself.
+    `words`: its tokenizer."""
     import torch
     import transformers
 
-    words = tokenizer(template=template)
+    words = words or tokenizer(template=template)
     settings = {
         "vocab_size": len(words),
         "hidden_size": 64,

@@ -24,6 +24,8 @@ SAMPLES: Final[dict[Any, Any]] = {
     tuple[str, ...]: ("finetuned/m",),
     tuple[Reason, ...]: (Reason("weights_missing", "incomplete", "message", "remedy", None),),
     str | None: "a text",
+    int | None: 3,
+    float | None: 0.5,
 }
 REQUEST: Final = {"request_id": "r", "method": "POST", "route": "/embed", "status": 200, "seconds": 0.25}
 M: Final = "finetuned/m"
@@ -152,12 +154,13 @@ class Idle:
 
     def residences(self) -> dict[str, list[Residence]]:
         loaded = Residence("d", "cuda:0", "loaded", 100, 0, False, 1.0)
-        return {"d": [loaded, msgspec.structs.replace(loaded, device="cuda:1", state="loading")]}
+        talks = msgspec.structs.replace(loaded, digest="t", rows=3, rows_waiting=2)
+        return {"d": [loaded, msgspec.structs.replace(loaded, device="cuda:1", state="loading")], "t": [talks]}
 
 
 @pytest.fixture
 def metrics() -> Metrics:
-    names = {"d": (M, "trained/same")}
+    names = {"d": (M, "trained/same"), "t": ("base/talks",)}
     return Metrics(Idle(), lambda digest: names.get(digest, ()))  # type: ignore[arg-type]  # all that metrics ask it
 
 
@@ -186,6 +189,26 @@ def test_requests_texts_and_tokens_are_counted_by_model(metrics: Metrics) -> Non
     assert found["dropgate_requests_total", "POST", "/embed", "404"] == 1
     assert found["dropgate_errors_total", "model_not_found"] == 1
     assert found["dropgate_request_seconds_count", "/embed"] == 4
+
+
+def test_what_language_models_say_is_counted_apart_and_goes_with_its_model(metrics: Metrics) -> None:
+    metrics(embedded(said_tokens=7, first_token_seconds=0.2))
+    metrics(embedded(said_tokens=3, first_token_seconds=0.2, status=499))  # somebody who has left
+    metrics(embedded(said_tokens=0))
+    found = series(metrics)
+    assert found["dropgate_said_tokens_total", M] == 10
+    assert found["dropgate_first_token_seconds_count", M] == 2
+    assert ("dropgate_texts_total", M) not in found
+    assert metrics.older()["total_requests"] == 0
+    metrics(events.ModelRemoved(model=M))
+    assert ("dropgate_said_tokens_total", M) not in series(metrics)
+
+
+def test_rows_of_language_models_are_told_and_of_others_none(metrics: Metrics) -> None:
+    found = series(metrics)
+    assert ("dropgate_model_rows", "cuda:0", M) not in found
+    assert found["dropgate_model_rows", "cuda:0", "base/talks"] == 3
+    assert found["dropgate_model_rows_waiting", "cuda:0", "base/talks"] == 2
 
 
 def test_a_request_that_failed_counts_no_text(metrics: Metrics) -> None:
@@ -237,7 +260,7 @@ def test_devices_are_read_when_somebody_looks(metrics: Metrics) -> None:
     assert found["dropgate_device_queue_tokens", "cuda:0"] == 7
     assert found["dropgate_device_host_restarts", "cuda:0"] == 2
     loaded = {key[1:]: value for key, value in found.items() if key[0] == "dropgate_model_loaded_bytes"}
-    assert loaded == {("cuda:0", M): 100, ("cuda:0", "trained/same"): 100}
+    assert loaded == dict.fromkeys([("cuda:0", M), ("cuda:0", "trained/same"), ("cuda:0", "base/talks")], 100)
 
 
 def test_what_the_volume_and_the_devices_do_is_counted(metrics: Metrics) -> None:

@@ -39,6 +39,8 @@ class Residence(msgspec.Struct, frozen=True):
     last_used: float
     numerics: Numerics | None = None
     seconds_left: float = 0.0  # estimated, of a load that goes on
+    rows: int | None = None  # of a language model: answers that it is giving
+    rows_waiting: int = 0
 
 
 class DeviceState(msgspec.Struct, frozen=True):

@@ -214,6 +214,8 @@ class ProcessEngine:
                         host.reported - resident.idle_seconds,
                         resident.numerics,
                         resident.seconds_left,
+                        resident.rows,
+                        resident.rows_waiting,
                     )
                 )
             for parked in host.parked.values():

@@ -17,8 +17,8 @@ from torch import Tensor
 from gateway.errors import LoadFailed
 from gateway.host import native, tensors
 from gateway.host.blueprint import Blueprint
-from gateway.host.branches import Branches
 from gateway.host.lora import Change, Lora, Piece, Place
+from gateway.host.stacks import Branches
 from gateway.model import Generation
 from gateway.volume import adapters
 from gateway.volume.adapters import GAIN

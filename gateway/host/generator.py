@@ -14,12 +14,15 @@ from torch import Tensor, nn
 
 from gateway.errors import LoadFailed
 from gateway.host import kv, memory, padded, sampling
-from gateway.host.branches import Branches, Rowwise
+from gateway.host.branches import Rowwise
 from gateway.host.sampling import Sampler
+from gateway.host.stacks import Branches
 from gateway.host.wire import Sampling
 
 SLICE: Final = 512  # tokens of prompts that one call reads
 PROBE: Final = 4  # tokens, the first of the vocabulary
+COPIES: Final = 16  # of a network's bytes, one in so many may be copies of adapters' factors while they speak at once
+LEAST_COPIES: Final = 64 * 1024**2  # bytes
 
 
 class Row:
@@ -54,7 +57,7 @@ class Generator:
         self.device = torch.device("cpu")
         self._cache_bytes = cache_bytes
         self.bytes = memory.tensor_bytes(network) + cache_bytes
-        self._rowwise = Rowwise(network)
+        self._rowwise = Rowwise(network, max(LEAST_COPIES, self.bytes // COPIES))
         config: Any = network.config
         self._layers: int = config.get_text_config().num_hidden_layers
         self._reading: list[Row] = []
@@ -69,6 +72,11 @@ class Generator:
     @property
     def rows(self) -> int:
         return len(self._reading) + len(self._running)
+
+    @property
+    def copied(self) -> int:
+        """Bytes of factors of adapters that speak at once, beside the adapters' own."""
+        return self._rowwise.copied
 
     def advance(self, joining: Sequence[Row], leaving: frozenset[int] = frozenset()) -> list[tuple[int, int]]:
         """Each running row gets its next token: (number of the row, token). Those whose prompt is read to its end get
@@ -86,6 +94,7 @@ class Generator:
 
     def clear(self) -> None:
         self._reading, self._running, self._cache = [], [], None
+        self._rowwise.forget()
 
     def place(self, device: str) -> None:
         """To `device`, from wherever it is. Raises memory.OutOfMemory, and then holds nothing anywhere."""
@@ -127,6 +136,8 @@ class Generator:
         self._running = [self._running[place] for place in staying]
         longest = max((row.tokens for row in self._running), default=0)
         self._cache = kv.kept(self._cache, staying, longest) if staying else None
+        if not staying:
+            self._rowwise.forget()
 
     def _step(self) -> list[tuple[int, int]]:
         if not self._running:
@@ -183,7 +194,7 @@ class Generator:
             given["attention_mask"] = mask.long().to(self.device)
         positions = torch.tensor(ends)[:, None] - longest + torch.arange(longest)
         given["position_ids"] = positions.clamp(min=0).to(self.device)
-        with self._rowwise.rows([row.branches for row in rows]):
+        with self._rowwise.rows([row.branches for row in rows], self.device, single=longest == 1):
             found = self.network(**given, past_key_values=cache, use_cache=True, logits_to_keep=1)
         logits: Tensor = found.logits[:, -1]
         return logits

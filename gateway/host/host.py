@@ -344,6 +344,8 @@ def _residents(pool: Pool, now: float) -> list[wire.Resident]:
             max(0.0, now - slot.last_used),
             slot.runtime.numerics if slot.runtime else None,
             seconds_left=pool.seconds_left(slot.generation.digest),
+            rows=slot.runtime.talk.running if isinstance(slot.runtime, Speaker) else None,
+            rows_waiting=slot.runtime.talk.waiting if isinstance(slot.runtime, Speaker) else 0,
         )
         for slot in pool.slots()
     ]

@@ -8,12 +8,12 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from gateway.errors import InputTooLong
 from gateway.host import memory, wire
-from gateway.host.branches import Branches
 from gateway.host.causal import Manner
 from gateway.host.chat import Template
 from gateway.host.generator import Generator, Row
 from gateway.host.prose import Prose
 from gateway.host.sampling import Sampler
+from gateway.host.stacks import Branches
 from gateway.host.talk import Answer, Talk
 from gateway.host.tokenize import Tokenizer
 from gateway.host.wire import Numerics

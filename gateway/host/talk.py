@@ -100,6 +100,10 @@ class Talk:
         self._task: asyncio.Task[None] | None = None
 
     @property
+    def running(self) -> int:
+        return len(self._running)
+
+    @property
     def waiting(self) -> int:
         return sum(map(len, self._waiting.values()))
 

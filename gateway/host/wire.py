@@ -244,7 +244,7 @@ class Numerics(msgspec.Struct, frozen=True):
 
 class Resident(msgspec.Struct, frozen=True):
     """A generation as the host's pool sees it. `state` is waiting, loading, loaded or leaving; `numerics` is there once
-    it is loaded; until then `seconds_left` is an estimate."""
+    it is loaded; until then `seconds_left` is an estimate. `rows` are answers that a language model is giving."""
 
     digest: str
     state: str
@@ -254,6 +254,8 @@ class Resident(msgspec.Struct, frozen=True):
     idle_seconds: float
     numerics: Numerics | None = None
     seconds_left: float = 0.0
+    rows: int | None = None
+    rows_waiting: int = 0
 
 
 class Parked(msgspec.Struct, frozen=True):

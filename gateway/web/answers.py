@@ -275,12 +275,18 @@ class OllamaModels(msgspec.Struct):
     models: list[dict[str, Any]]
 
 
-class OllamaDone(msgspec.Struct):
+class OllamaSaid(msgspec.Struct, omit_defaults=True):
+    """`response` of /api/generate, `message` of /api/chat. Durations in nanoseconds."""
+
     model: str
     created_at: str
-    response: str
     done: bool
-    done_reason: Literal["load", "unload"]
+    done_reason: Literal["load", "unload", "stop", "length"]
+    response: str = ""
+    message: dict[str, str] = {}
+    total_duration: int = 0
+    prompt_eval_count: int = 0
+    eval_count: int = 0
 
 
 class TritonModel(msgspec.Struct):

@@ -6,6 +6,7 @@ way whatever it speaks.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar, cast
 
@@ -14,6 +15,8 @@ from aiohttp import web
 from gateway.ask.answer import Answerer
 from gateway.ask.roster import Roster
 from gateway.catalog.lookup import Found
+from gateway.host.wire import Piece
+from gateway.model import PREFIX
 from gateway.requests import (
     DecodeRequest,
     Decoding,
@@ -109,6 +112,23 @@ def metered(request: web.Request) -> Service:
     return request[SERVICE].metered(add)
 
 
+def speaking(request: web.Request) -> Service:
+    """The service, for what language models on the volume say: who speaks, and tokens as they come, read and said, for
+    the log and for whoever pays. A client that leaves has used what was said until then."""
+    line, began = request[LINE], time.monotonic()
+    counted: dict[int, Piece] = {}
+
+    def hear(piece: Piece) -> None:
+        before = counted.get(piece.id)
+        counted[piece.id] = piece
+        said = piece.tokens - (before.tokens if before else 0)
+        line["tokens"] = line.get("tokens", 0) + said + (0 if before else piece.prompt)
+        line["said_tokens"] = line.get("said_tokens", 0) + said
+        line.setdefault("first_token_seconds", time.monotonic() - began)
+
+    return request[SERVICE].heard(_teller(request), hear)
+
+
 def listing(request: web.Request) -> list[dict[str, Any]]:
     """Every model, as `GET /models` shows it."""
     return request[SERVICE].catalog.listing()
@@ -151,6 +171,16 @@ def tell_found(request: web.Request, found: Found) -> None:
         alias=found.alias.path if found.alias else None,
         arm=found.arm,
     )
+
+
+def name_speaker(request: web.Request, response: web.StreamResponse) -> None:
+    """The same, of a language model on the volume that has spoken."""
+    line = request[LINE]
+    if "said_tokens" in line and line.get("model"):
+        response.headers["X-Model"] = f"{PREFIX}{line['model']}"
+        response.headers["X-Model-Generation"] = line["generation"]
+        if line.get("alias"):
+            response.headers["X-Model-Alias"] = f"{PREFIX}{line['alias']}"
 
 
 def name(response: web.StreamResponse, done: Answer) -> None:

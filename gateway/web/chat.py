@@ -55,13 +55,15 @@ async def completions(request: web.Request) -> web.StreamResponse:
         raise EmptyInput("`messages` is an empty list", field="messages")
     asking.count(request, [message.content for message in body.messages])
     named = _named(request, body)
-    provider = request.app[ROSTER].find(named, request[SERVICE])
+    provider = request.app[ROSTER].find(named, asking.speaking(request))
     document = {name: value for name, value in orjson.loads(raw).items() if name not in {"model", "stream"}}
     with request[SERVICE].at_work():
         if body.stream:
             chunks = _chunks(request, provider, document, named)
             return await sse.send(request, chunks, failed, seconds=timeout(request))
-        return answer(await _whole(request, provider, document, named))
+        response = answer(await _whole(request, provider, document, named))
+        asking.name_speaker(request, response)
+        return response
 
 
 def _named(request: web.Request, body: ChatBody) -> Named:
@@ -95,7 +97,9 @@ async def _chunks(
 
 
 def _spent(request: web.Request, found: dict[str, Any]) -> None:
-    """What is charged, as the provider counts."""
+    """What is charged, as the provider counts. Tokens of the volume's own models were counted as they came."""
+    if "said_tokens" in request[LINE]:
+        return
     usage = found.get("usage")
     total = usage.get("total_tokens") if isinstance(usage, dict) else None
     if isinstance(total, int) and total >= 0:

@@ -23,7 +23,6 @@ from gateway.web import answers, asking, chat, sse
 from gateway.web.asking import SERVICE
 from gateway.web.body import decode, read, timeout
 from gateway.web.contract import EVENTS, JSON, says
-from gateway.web.errors import LINE
 from gateway.web.native import answer
 
 routes: Final = web.RouteTableDef()
@@ -64,7 +63,9 @@ async def completions(request: web.Request) -> web.StreamResponse:
         if body.stream:
             chunks = _chunks(request, body, asked, head | {"model": model})
             return await sse.send(request, chunks, chat.failed, seconds=timeout(request))
-        return answer(await _whole(request, body, asked, head | {"model": model}))
+        response = answer(await _whole(request, body, asked, head | {"model": model}))
+        asking.name_speaker(request, response)
+        return response
 
 
 def _model(request: web.Request, body: CompletionBody) -> str:
@@ -88,12 +89,12 @@ def _asked(request: web.Request, body: CompletionBody, prompt: str, model: str) 
 async def _whole(
     request: web.Request, body: CompletionBody, asked: list[GenerateRequest], head: dict[str, Any]
 ) -> dict[str, Any]:
+    service = asking.speaking(request)
     choices, counted = [], dict.fromkeys(("prompt_tokens", "completion_tokens", "total_tokens"), 0)
     for index, each in enumerate(asked):
-        text, last = await local.whole(request[SERVICE], each)
+        text, last = await local.whole(service, each)
         choices.append(_choice(index, _before(body, each) + text, last.finish))
         counted = _summed(counted, last)
-    request[LINE]["tokens"] = counted["total_tokens"]
     return head | {"choices": choices, "usage": counted}
 
 
@@ -101,15 +102,15 @@ async def _chunks(
     request: web.Request, body: CompletionBody, asked: list[GenerateRequest], head: dict[str, Any]
 ) -> AsyncGenerator[bytes]:
     """One text after the other."""
+    service = asking.speaking(request)
     counted = dict.fromkeys(("prompt_tokens", "completion_tokens", "total_tokens"), 0)
     for index, each in enumerate(asked):
         before = _before(body, each)
-        async with aclosing(request[SERVICE].generate(each)) as pieces:
+        async with aclosing(service.generate(each)) as pieces:
             async for piece in pieces:
                 yield _event(head | {"choices": [_choice(index, before + piece.text, piece.finish or None)]})
                 before = ""
         counted = _summed(counted, piece)
-        request[LINE]["tokens"] = counted["total_tokens"]
     if body.stream_options and body.stream_options.include_usage:
         yield _event(head | {"choices": [], "usage": counted})
     yield chat.DONE

@@ -1,4 +1,4 @@
-"""Ollama's protocol, as far as it is about embeddings (https://github.com/ollama/ollama/blob/main/docs/api.md).
+"""Ollama's protocol (https://github.com/ollama/ollama/blob/main/docs/api.md): vectors, and what models there are.
 
 Its names have a tag: `:latest` is what is live. `keep_alive` is a wish: 0 unloads the model, when its last request has
 ended; any other leaves it, as ever, until the room is needed, since a client of one model is not to hold the memory of
@@ -35,6 +35,7 @@ DURATION: Final = re.compile(
 )  # of the language Go
 KeepAlive = str | float | int | None
 NANO: Final = 1_000_000_000
+CAPABILITIES: Final = {"encoder": ["embedding"], "generator": ["completion"]}
 
 
 class OllamaEmbedBody(msgspec.Struct):
@@ -65,19 +66,9 @@ class OllamaShowBody(msgspec.Struct):
     verbose: bool | None = None
 
 
-class OllamaGenerateBody(msgspec.Struct):
-    """`POST /api/generate`, which without a prompt loads a model, and with `keep_alive` 0 unloads it."""
-
-    model: str = ""
-    prompt: str | None = None
-    keep_alive: KeepAlive = None
-    stream: bool | None = None
-
-
 _embed_body: Final = msgspec.json.Decoder(OllamaEmbedBody)
 _embeddings_body: Final = msgspec.json.Decoder(OllamaEmbeddingsBody)
 _show_body: Final = msgspec.json.Decoder(OllamaShowBody)
-_generate_body: Final = msgspec.json.Decoder(OllamaGenerateBody)
 
 
 @routes.post("/api/embed")
@@ -88,7 +79,7 @@ async def embed(request: web.Request) -> web.StreamResponse:
     """Texts to vectors of unit length, in Ollama's shape."""
     began = time.monotonic_ns()
     body = decode(_embed_body, await read(request))
-    leave = _leaves(body.keep_alive)
+    leave = leaves(body.keep_alive)
     texts: list[Input] = [*body.input] if isinstance(body.input, list) else [body.input] if body.input else []
     embedding = await asking.embed(
         request,
@@ -99,7 +90,7 @@ async def embed(request: web.Request) -> web.StreamResponse:
         dimensions=body.dimensions or None,  # its clients send 0 for all
     )
     if leave:
-        await _let_go(request, body.model)
+        await let_go(request, body.model)
     facts = {
         "total_duration": time.monotonic_ns() - began,
         "load_duration": round(embedding.load_seconds * NANO),
@@ -120,31 +111,15 @@ async def embed(request: web.Request) -> web.StreamResponse:
 async def embeddings(request: web.Request) -> web.StreamResponse:
     """The older call: one prompt to one vector, as the model makes it."""
     body = decode(_embeddings_body, await read(request))
-    leave = _leaves(body.keep_alive)
+    leave = leaves(body.keep_alive)
     texts: list[Input] = [body.prompt] if body.prompt else []
     embedding = await asking.embed(request, texts, model=spelling(body.model))
     if leave:
-        await _let_go(request, body.model)
+        await let_go(request, body.model)
     head = b'{"embedding":' if texts else b'{"embedding":['
     response = vectors.framed(embedding, vectors.Frame(head, b"}" if texts else b"]}"))
     asking.name(response, embedding)
     return response
-
-
-@routes.post("/api/generate")
-@says(body=OllamaGenerateBody, example={"model": "all-MiniLM-L6-v2", "keep_alive": 0}, answer=answers.OllamaDone)
-async def generate(request: web.Request) -> web.Response:
-    """Loads a model, or unloads it with `keep_alive` 0. Nothing is generated."""
-    body = decode(_generate_body, await read(request))
-    leave = _leaves(body.keep_alive)
-    if body.prompt:
-        raise InvalidBody(f'"{body.model}" does not support generate', field="prompt")
-    if leave:
-        await request[SERVICE].unload(spelling(body.model))
-    else:
-        await request[SERVICE].load(spelling(body.model))
-    done = {"response": "", "done": True, "done_reason": "unload" if leave else "load"}
-    return answer({"model": body.model, "created_at": _stamp(time.time()), **done})
 
 
 @routes.get("/api/tags")
@@ -157,7 +132,7 @@ async def tags(request: web.Request) -> web.Response:
         _, generation = service.live(entry["id"])
         found.append(
             _named(entry)
-            | {"modified_at": _stamp(entry["since"]), "size": entry["bytes_on_disk"] or 0}
+            | {"modified_at": stamp(entry["since"]), "size": entry["bytes_on_disk"] or 0}
             | {"digest": entry["generation"], "details": _details(entry, generation)}
         )
     return answer({"models": found})
@@ -194,7 +169,6 @@ async def show(request: web.Request) -> web.Response:
     model, generation = service.live(spelling(name))
     entry = service.catalog.show(model)
     family, manifest = generation.manifest.model_type, generation.manifest
-    embeds = manifest.kind == "encoder"
     return answer(
         {
             "modelfile": "",
@@ -209,8 +183,8 @@ async def show(request: web.Request) -> web.Response:
                 f"{family}.embedding_length": manifest.dim,
                 f"{family}.vocab_size": manifest.vocab_size,
             },
-            "capabilities": ["embedding"] if embeds else [],
-            "modified_at": _stamp(entry["since"]),
+            "capabilities": CAPABILITIES.get(manifest.kind, []),
+            "modified_at": stamp(entry["since"]),
         }
     )
 
@@ -235,7 +209,7 @@ def spelling(name: str) -> str:
     return name.removesuffix(TAG)
 
 
-def _leaves(keep_alive: KeepAlive) -> bool:
+def leaves(keep_alive: KeepAlive) -> bool:
     """Whether the model is to go after the request. Raises InvalidBody for what is no duration."""
     match keep_alive:
         case None:
@@ -248,7 +222,7 @@ def _leaves(keep_alive: KeepAlive) -> bool:
             raise InvalidBody('`keep_alive` takes seconds, or a duration such as "5m"', field="keep_alive")
 
 
-async def _let_go(request: web.Request, name: str) -> None:
+async def let_go(request: web.Request, name: str) -> None:
     """A wish beside an answer, which many clients send with each request: the answer is neither refused for it nor
     lost."""
     if request[SERVICE].caller.may("operate"):
@@ -282,7 +256,7 @@ def _count(parameters: int) -> str:
     return str(parameters)
 
 
-def _stamp(seconds: float | None) -> str:
+def stamp(seconds: float | None) -> str:
     return datetime.fromtimestamp(seconds or 0, UTC).isoformat()
 
 

@@ -16,6 +16,7 @@ from typing import Final
 from aiohttp import web
 
 from gateway.errors import DeadlineExceeded, GatewayError, Internal
+from gateway.web import asking
 from gateway.web.contract import EVENTS
 from gateway.web.errors import LINE, REQUEST_ID
 
@@ -30,17 +31,23 @@ _Queue = asyncio.Queue[bytes | Exception | None]
 
 
 async def send(
-    request: web.Request, made: Events, tell: Tell, *, seconds: float | None = None, heartbeat: float = HEARTBEAT
+    request: web.Request,
+    made: Events,
+    tell: Tell,
+    *,
+    seconds: float | None = None,
+    heartbeat: float = HEARTBEAT,
+    media: str = EVENTS,
 ) -> web.StreamResponse:
     """Writes all that is `made`, within `seconds`; `tell` words what fails on the way. Raises what fails before the
-    first event."""
+    first event. Other `media` than server-sent events know no comments."""
     queue: _Queue = asyncio.Queue(AHEAD)
     making = asyncio.create_task(_make(made, queue, seconds))
-    response = web.StreamResponse(headers=HEADERS)
+    response = web.StreamResponse(headers={**HEADERS, "Content-Type": media})
     try:
         whole = False
         while not whole:
-            events = await _next(queue, heartbeat)
+            events = await _next(queue, heartbeat if media == EVENTS else None)
             whole = events[-1] is None
             said = _said(request, response, tell, events[:-1] if whole else events)
             if said and not response.prepared:
@@ -57,6 +64,7 @@ async def send(
 
 async def _prepare(request: web.Request, response: web.StreamResponse) -> None:
     response.headers["X-Request-Id"] = request[REQUEST_ID]
+    asking.name_speaker(request, response)
     await response.prepare(request)
 
 
@@ -73,7 +81,7 @@ async def _make(made: Events, queue: _Queue, seconds: float | None) -> None:
     await queue.put(None)
 
 
-async def _next(queue: _Queue, heartbeat: float) -> list[bytes | Exception | None]:
+async def _next(queue: _Queue, heartbeat: float | None) -> list[bytes | Exception | None]:
     """The events that are there, which are written at once; a comment where none comes for a while."""
     events: list[bytes | Exception | None] = []
     while not queue.empty():

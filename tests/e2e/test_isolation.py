@@ -171,6 +171,10 @@ ASKS: Final[dict[str, list[Ask]]] = {
     "POST /api/embed": [Ask(body=OLLAMA), Ask(body={**OLLAMA, "keep_alive": 0})],
     "POST /api/embeddings": [Ask(body={"model": "{model}", "prompt": "x"})],
     "POST /api/generate": [Ask(body={"model": "{model}"}), Ask(body={"model": "{model}", "keep_alive": 0})],
+    "POST /api/chat": [
+        Ask(body={"model": "{model}", "messages": [{"role": "user", "content": "x"}]}),
+        Ask(body={"model": "{model}"}),
+    ],
     "POST /api/show": [Ask(body={"model": "{model}"}), Ask(body={"name": "{model}:latest"})],
     "GET /v2/models/{model}/ready": [Ask(path="/v2/models/{model}/ready")],
     "GET /v2/models/{model}/versions/{version}/ready": [Ask(path="/v2/models/{model}/versions/2/ready")],

@@ -232,3 +232,37 @@ async def test_a_host_that_dies_in_the_middle_of_an_answer_is_told_and_the_next_
         assert told[-1]["error"]["code"] == "host_failed"
         _, found = await post(gateway, "/v1/completions", model=TINY, prompt="the beam", max_tokens=5)
         assert found["choices"][0]["text"] == said_by(path, "the beam", 5)
+
+
+async def test_ollamas_protocol_says_the_same_whole_and_in_lines(tmp_path: Path) -> None:
+    async with serving(tmp_path) as (gateway, path):
+        asked = {"model": "base/tiny:latest", "options": {"num_predict": 9, "num_ctx": 4096}}
+        want = said_by(path, rendered(TURNS[0]["content"]), 9)
+        ways = {"/api/chat": {"messages": TURNS}, "/api/generate": {"prompt": TURNS[0]["content"]}}
+        for route, body in ways.items():
+            status, whole = await post(gateway, route, **asked, **body, stream=False)
+            assert (status, _said(whole), whole["done_reason"], whole["eval_count"]) == (200, want, "length", 9)
+            async with gateway.session.post(route, json=asked | body) as answer:
+                assert answer.content_type == "application/x-ndjson"
+                lines = [json.loads(line) async for line in answer.content]
+            assert "".join(map(_said, lines)) == want
+            assert [line["done"] for line in lines] == [False] * (len(lines) - 1) + [True]
+            assert lines[-1]["prompt_eval_count"] == whole["prompt_eval_count"]
+            assert lines[-1].items() >= {"done_reason": "length", "eval_count": 9}.items()
+        raw = {"prompt": "the beam", "raw": True, "stream": False}
+        _, found = await post(gateway, "/api/generate", **asked, **raw)
+        assert found["response"] == said_by(path, "the beam", 9)
+
+        for given in ({"options": {"min_p": 0.1}}, {"format": "json"}, {"images": ["x"]}, {"think": True}):
+            status, found = await post(gateway, "/api/generate", **{**asked, "prompt": "x", **given})
+            assert status == 400
+            assert next(iter(given.get("options", given))) in found["error"]
+        status, found = await post(gateway, "/api/show", model="base/tiny")
+        assert found["capabilities"] == ["completion"]
+        status, found = await post(gateway, "/api/chat", model="base/tiny", messages=[], keep_alive=0)
+        assert (status, found["done_reason"]) == (200, "unload")
+        assert (await gateway.models())[TINY]["state"] == "ready"
+
+
+def _said(line: dict[str, Any]) -> str:
+    return str(line["message"]["content"] if "message" in line else line["response"])

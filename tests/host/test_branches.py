@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from gateway.host import factors
-from gateway.host.branches import Branches
+from gateway.host import factors, generator
 from gateway.host.generator import Generator, Row
 from gateway.host.sampling import Sampler
+from gateway.host.stacks import Branches
 from gateway.host.wire import Sampling
 from gateway.model import Accepted, Generation
 from gateway.volume.manifest import judge
@@ -61,6 +61,52 @@ def test_each_row_is_changed_by_its_own_adapter_and_by_no_other(tmp_path: Path) 
         for owner, prompt, words in zip(owners, prompts, alone, strict=True)
         if owner is not None
     )
+
+
+@pytest.mark.parametrize("room", [1 << 26, 0])
+def test_many_adapters_at_once_whatever_they_change_say_what_each_says_alone(
+    tmp_path: Path, room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generator, "LEAST_COPIES", room)
+    monkeypatch.setattr(generator, "COPIES", 10**12)
+    base = language_model(tmp_path / "base/tiny", endings=False)
+    forms: list[dict[str, Any]] = [{"targets": ["q_proj"]}, {"r": 8}, {}, {"targets": ["down_proj", "v_proj"]}, {}, {}]
+    paths = [voice(tmp_path / f"org/{at}", base, seed=at + 1, **form) for at, form in enumerate(forms)]
+    loaded = [branches(tmp_path, path, base) for path in paths]
+    owners = [0, 1, 1, None, 2, 3, 4, 5, 1, 0]
+    prompts = [[at + 3, at + 5, 7] for at in range(len(owners))]
+    rows = [
+        Row(at, prompt, Sampler(Sampling(), torch.device("cpu")), None if owner is None else loaded[owner])
+        for at, (owner, prompt) in enumerate(zip(owners, prompts, strict=True))
+    ]
+    found = Generator(network(base))
+    said = run(found, rows, 12, random.Random(3))
+    assert list(said.values()) == [
+        greedy(base, prompt, 12, None if owner is None else paths[owner])
+        for owner, prompt in zip(owners, prompts, strict=True)
+    ]
+
+
+def test_copies_of_factors_are_made_for_many_alone_stay_within_their_room_and_are_dropped(tmp_path: Path) -> None:
+    base = language_model(tmp_path / "base/tiny", endings=False)
+    loaded = [branches(tmp_path, voice(tmp_path / f"org/{at}", base, seed=at + 1), base) for at in range(4)]
+    sampler = [Sampler(Sampling(), torch.device("cpu")) for _ in loaded]
+    rows = [Row(at, [at + 3], sampler[at], each) for at, each in enumerate(loaded)]
+    found = Generator(network(base))
+    found.advance(rows[:2])
+    found.advance([])
+    assert found.copied == 0
+    found.advance(rows[2:])
+    found.advance([])
+    assert found.copied == sum(each.bytes for each in loaded)
+    found.advance([], frozenset({0, 1, 2}))
+    assert found.copied == 0
+    found.advance([], frozenset({3}))
+    found = Generator(network(base))
+    found._rowwise._room = loaded[0].bytes * 4 - 1
+    found.advance([Row(at, [5], Sampler(Sampling(), torch.device("cpu")), each) for at, each in enumerate(loaded)])
+    found.advance([])
+    assert found.copied == 0
 
 
 def test_an_adapter_takes_its_own_tensors_and_gives_them_back(tmp_path: Path) -> None:

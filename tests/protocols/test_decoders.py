@@ -23,7 +23,7 @@ SCALARS: Final = st.none() | st.booleans() | st.integers() | st.floats() | st.te
 VALUES: Final = st.recursive(
     SCALARS,
     lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=10), inner, max_size=5),
-    max_leaves=20,
+    maxleaves=20,
 )
 INPUTS: Final = st.text(max_size=5) | st.lists(
     st.text(max_size=5) | st.integers(0, 2**32 - 1) | st.lists(st.integers(0, 2**32 - 1), max_size=5), max_size=5
@@ -79,7 +79,7 @@ def test_inputs_are_one_for_each_vector(given_inputs: Any) -> None:
 @given(text=st.text(max_size=40) | st.from_regex(ollama.DURATION, fullmatch=True))
 def test_any_keep_alive_is_a_duration_or_refused(text: str) -> None:
     try:
-        assert ollama._leaves(text) in {True, False}
+        assert ollama.leaves(text) in {True, False}
     except InvalidBody:
         assert not ollama.DURATION.fullmatch(text)
 

@@ -10,7 +10,7 @@ import pytest
 
 from gateway import __version__
 from gateway.errors import InvalidBody
-from gateway.web.ollama import _count, _leaves
+from gateway.web.ollama import _count, leaves
 from tests.e2e.clients import TEXTS
 from tests.protocols.closeness import close
 from tests.running import RunningGateway
@@ -148,18 +148,18 @@ async def test_an_unknown_model_is_said_as_its_clients_know_it(gateway: RunningG
 
 @pytest.mark.parametrize("given", [0, 0.0, "0", "0s", "0h0m", "-0.0s"])
 async def test_nothing_at_all_unloads(given: Any) -> None:
-    assert _leaves(given)
+    assert leaves(given)
 
 
 @pytest.mark.parametrize("given", [None, -1, 300, 0.5, "5m", "-1m", "1h30m", "1.5h", "100ms", "10s"])
-async def test_any_other_wish_leaves_the_model(given: Any) -> None:
-    assert not _leaves(given)
+async def test_any_other_wishleaves_the_model(given: Any) -> None:
+    assert not leaves(given)
 
 
 @pytest.mark.parametrize("given", ["", "soon", "5 m", "5x", "m", "30"])
 async def test_what_is_no_duration_is_refused(given: str) -> None:
     with pytest.raises(InvalidBody):
-        _leaves(given)
+        leaves(given)
 
 
 async def test_sizes_are_written_as_ollama_writes_them() -> None:
