@@ -43,7 +43,6 @@ ARG PIP_CERT
 ARG EXTRAS=ask,quantized,openvino
 RUN /opt/dropgate/bin/pip install --quiet -c requirements.lock ".[$EXTRAS]" \
     && /opt/dropgate/bin/python /installed.py requirements.lock \
-    && /opt/dropgate/bin/python -m compileall -q -j 0 /opt/dropgate/lib \
     && /opt/dropgate/bin/pip uninstall --quiet --yes pip
 
 FROM installer AS trainer-installed
@@ -54,7 +53,6 @@ ARG PIP_CERT
 ARG TRAINER_EXTRAS=train,plots,tensorboard
 RUN /opt/dropgate/bin/pip install --quiet -c requirements.lock ".[$TRAINER_EXTRAS]" \
     && /opt/dropgate/bin/python /installed.py requirements.lock \
-    && /opt/dropgate/bin/python -m compileall -q -j 0 /opt/dropgate/lib \
     && /opt/dropgate/bin/pip uninstall --quiet --yes pip
 
 # What both images run on: a user without rights, a home that may be read-only, and `tar`, which `kubectl cp` needs.

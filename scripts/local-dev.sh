@@ -44,7 +44,8 @@ engine() {
     [[ $candidate == docker || $candidate == podman ]] || misuse "ENGINE=$candidate: expected docker or podman"
     command -v "$candidate" >/dev/null && "$candidate" info >/dev/null 2>&1 && { echo "$candidate"; return; }
   done
-  fail "${ENGINE:-neither docker nor podman} ${ENGINE:+does not run}${ENGINE:-runs} here: start it, or install one"
+  [[ -z ${ENGINE:-} ]] || fail "$ENGINE does not run here: start it, or leave ENGINE unset"
+  fail "neither docker nor podman runs here: start one of them, or install it"
 }
 
 choose_engine() {
