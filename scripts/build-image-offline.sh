@@ -148,6 +148,46 @@ check() {
   echo "stopped with status 0"
 }
 
+# What compose.yml asks of an engine with systemd and bridges, taken out; the rest stays as it is.
+without_engine() {  # without_engine MODELS_DIR
+  cat <<TEXT
+services:
+  gateway:
+    network_mode: host
+    ports: !reset []
+    deploy: !reset {}
+    pids_limit: !reset null
+    healthcheck: !override {disable: true}
+    ulimits: {nofile: 1024, nproc: 4096}
+    environment: {DROPGATE_HOST: 127.0.0.1, DROPGATE_PORT: "$PORT"}
+    volumes: ["$1:/app/models"]
+TEXT
+}
+
+compose() {
+  need podman crun curl podman-compose
+  model_in "${1:-}"
+  own_cgroups compose "$@"
+  local directory model work
+  directory=$(cd "$1" && pwd) && model=$(basename "$directory")
+  work=$(mktemp -d)
+  mkdir -p "$work/models/finetuned"
+  chmod 755 "$work" "$work/models" "$work/models/finetuned"
+  without_engine "$work/models" >"$work/compose.yml"
+  printf '[containers]\ncgroups = "disabled"\n' >"$work/containers.conf"
+  export CONTAINERS_CONF=$work/containers.conf COMPOSE_OVERRIDE=$work/compose.yml COMPOSE_PROJECT_NAME=$NAME
+  export ENGINE=podman DROPGATE_PORT=$PORT
+  # shellcheck disable=SC2064  # what $work is now
+  trap "'$ROOT/scripts/local-dev.sh' down >/dev/null 2>&1 || true; podman volume rm --force '${NAME}_state' >/dev/null 2>&1 || true; rm -rf '$work'" EXIT
+  "$ROOT/scripts/local-dev.sh" up
+  cp -r "$directory" "$work/models/finetuned/"
+  chmod -R a+rX "$work/models"
+  until_true 120 "$model embeds" embeds "$model"
+  "$ROOT/scripts/local-dev.sh" health
+  "$ROOT/scripts/local-dev.sh" restart
+  until_true 120 "$model embeds after a restart" embeds "$model"
+}
+
 main() {
   local verb=${1:-}
   case $verb in
@@ -160,6 +200,7 @@ main() {
     trainer) build trainer localhost/dropgate-trainer:dev ;;
     baked) bake "$@" ;;
     check) check "$@" ;;
+    compose) compose "$@" ;;
     *) usage >&2; exit 2 ;;
   esac
 }

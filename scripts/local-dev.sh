@@ -30,7 +30,6 @@ URL=http://127.0.0.1:${DROPGATE_PORT:-8001}
 WAIT=${WAIT:-180}
 NO_CACHE=()
 PROFILES=()
-export DROPGATE_USER=${DROPGATE_USER:-$(if [[ $(id -u) == 0 ]]; then echo 10001:10001; else echo "$(id -u):$(id -g)"; fi)}
 
 fail() { echo "local-dev: $*" >&2; exit 1; }
 

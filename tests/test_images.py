@@ -220,6 +220,14 @@ def test_prometheus_takes_its_configuration_and_scrapes_the_gateway_where_it_is(
     assert done.returncode == 0, done.stderr
 
 
+def test_every_variable_of_the_compose_file_is_documented_and_no_other() -> None:
+    page = (ROOT / "docs" / "containers.md").read_text()
+    table = page.split("| variable | default |", 1)[1].split("\n\n", 1)[0]
+    documented = set(re.findall(r"`([A-Z_]+)`", table.replace("`, `", "` `")))
+    used = set(re.findall(r"\$\{(\w+)", COMPOSE.read_text())) | {"COMPOSE_OVERRIDE"}
+    assert used == documented
+
+
 def _default(value: str) -> str:
     """What compose makes of `${NAME:-default}` where NAME is unset."""
     return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", value)
@@ -231,6 +239,17 @@ def _default(value: str) -> str:
 def test_shellcheck_finds_nothing_in_the_scripts() -> None:
     done = lint("shellcheck", *sorted((ROOT / "scripts").glob("*.sh")))
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize("script", ["local-dev.sh", "manage-models.sh"])
+def test_every_verb_of_a_script_is_documented_and_no_other(script: str) -> None:
+    page = (ROOT / "docs" / "containers.md").read_text()
+    head = "| verb |" if script == "manage-models.sh" else f"| verb of `scripts/{script}` |"
+    table = page.split(head, 1)[1].split("\n\n", 1)[0]
+    documented = set(re.findall(r"`([a-z-]+)", " ".join(line.split("|")[1] for line in table.splitlines()[2:])))
+    usage = run(script, "--help").out.split("variables")[0]
+    verbs = set(re.findall(r"^  ([a-z-]+)", usage, re.MULTILINE)) - {"-h"}
+    assert verbs == documented
 
 
 @pytest.mark.parametrize(
