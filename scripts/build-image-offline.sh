@@ -1,0 +1,208 @@
+#!/usr/bin/env bash
+# Builds the images of the Dockerfile without a Docker engine or a registry of images, and proves the gateway's.
+set -euo pipefail
+
+usage() {
+  cat <<'TEXT'
+usage: scripts/build-image-offline.sh VERB
+
+  base                     a stand-in for the Python image, from Debian packages
+  gateway                  localhost/dropgate:dev
+  trainer                  localhost/dropgate-trainer:dev
+  baked DIR NAMESPACE/NAME localhost/dropgate-baked:dev, with the model of DIR in it
+  check DIR                runs the gateway's image with every restriction on, drops the model of DIR with tar through
+                           exec, embeds with it, and stops it: exit 0 if all of that went well
+  compose DIR              the same for docker-compose.local.yml, with podman-compose
+
+As root, with what Debian has: apt install buildah podman crun mmdebstrap. A build takes minutes, and a few GB of disk.
+
+variables
+  PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, PIP_CERT   pip's own, for a mirror of packages behind a certificate of its own
+  PIP_FIND_LINKS     a folder of wheels on this machine (torch's, say), read before anything is fetched
+  SOURCES            sources of the Debian packages of `base`; this machine's own if it is Debian
+  BUILD_ARGS         further options of buildah, such as '--build-arg EXTRAS=ask'
+  PORT               of `check` and `compose`, 18001 if unset
+TEXT
+}
+
+ROOT=$(cd "$(dirname "$0")/.." && pwd)
+PYTHON_IMAGE=docker.io/library/python:3.11-slim-bookworm
+PORT=${PORT:-18001}
+NAME=dropgate-check-$$
+# what a machine without systemd, and without the right to raise limits, needs of podman
+RUN_HERE=(--network host --cgroups=disabled --ulimit nofile=1024:1024 --ulimit nproc=4096:4096 --no-healthcheck)
+
+fail() { echo "build-image-offline: $*" >&2; exit 1; }
+
+need() {
+  local program
+  for program; do
+    command -v "$program" >/dev/null || fail "$program is not installed (apt install buildah podman crun mmdebstrap)"
+  done
+}
+
+model_in() {
+  [[ -n ${1:-} ]] || fail "which model? Name its directory"
+  [[ -f $1/config.json ]] || fail "$1: no config.json there, so it is not a model's directory"
+}
+
+# --- building ---------------------------------------------------------------------------------------------------------
+
+make_base() (  # a process of its own, whose end removes the packages
+  need mmdebstrap buildah
+  local work container own=/etc/apt/sources.list.d/debian.sources
+  work=$(mktemp -d)
+  trap 'rm -rf "$work"' EXIT
+  local sources=${SOURCES:-$([[ -f $own ]] && echo "$own")}
+  mmdebstrap --quiet --variant=minbase --include=python3,python3-venv,ca-certificates,tar \
+    bookworm "$work/root.tar" ${sources:+"$sources"}
+  container=$(buildah from scratch)
+  buildah add --quiet "$container" "$work/root.tar" / >/dev/null
+  buildah config --env PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin --cmd python3 "$container"
+  buildah commit --quiet --rm "$container" "$PYTHON_IMAGE" >/dev/null
+  echo "$PYTHON_IMAGE stands in for the published one"
+)
+
+build() {  # build TARGET TAG [OPTION...]
+  need buildah
+  local target=$1 tag=$2 name
+  shift 2
+  buildah inspect --type image "$PYTHON_IMAGE" >/dev/null 2>&1 || fail "no $PYTHON_IMAGE here: $0 base"
+  local options=(--pull-never --isolation chroot --network host --format docker --layers)
+  for name in PIP_INDEX_URL PIP_EXTRA_INDEX_URL; do
+    [[ -n ${!name:-} ]] && options+=(--build-arg "$name=${!name}")
+  done
+  if [[ -n ${PIP_CERT:-} ]]; then
+    options+=(--volume "$PIP_CERT:/certificate.pem:ro" --build-arg PIP_CERT=/certificate.pem)
+  fi
+  if [[ -n ${PIP_FIND_LINKS:-} ]]; then
+    options+=(--volume "$PIP_FIND_LINKS:/wheels:ro" --build-arg PIP_FIND_LINKS=/wheels)
+  fi
+  options+=(--build-arg "REVISION=$(git -C "$ROOT" rev-parse --short HEAD 2>/dev/null || echo unknown)")
+  # shellcheck disable=SC2086  # BUILD_ARGS is several words on purpose
+  buildah bud "${options[@]}" ${BUILD_ARGS:-} "$@" --target "$target" --tag "$tag" "$ROOT"
+}
+
+bake() {
+  model_in "${1:-}"
+  [[ ${2:-} =~ ^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?$ ]] || fail "which id? Such as finetuned/mine"
+  build baked localhost/dropgate-baked:dev --build-context "model=$(cd "$1" && pwd)" --build-arg "MODEL=$2"
+}
+
+# --- running ----------------------------------------------------------------------------------------------------------
+
+# crun wants a pure cgroup2: where the machine has a mixed one, this script goes on in a mount namespace that has none
+own_cgroups() {
+  [[ $(stat -f -c %T /sys/fs/cgroup) == cgroup2fs ]] && return
+  [[ -z ${DROPGATE_OWN_CGROUPS:-} ]] || fail "no pure cgroup2 can be mounted here"
+  # shellcheck disable=SC2016  # expanded by the inner shell
+  DROPGATE_OWN_CGROUPS=1 exec unshare --mount bash -c \
+    'umount --lazy --recursive /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup && exec "$@"' - "$0" "$@"
+}
+
+until_true() {  # until_true SECONDS WHAT COMMAND...
+  local seconds=$1 what=$2 end=$((SECONDS + $1))
+  shift 2
+  until "$@"; do
+    ((SECONDS < end)) || fail "$what: not within $seconds seconds"
+    sleep 0.5
+  done
+  echo "$what"
+}
+
+status_is() { [[ $(curl --silent --output /dev/null --write-out '%{http_code}' "http://127.0.0.1:$PORT$2") == "$1" ]]; }
+
+listed() { curl --silent --fail "http://127.0.0.1:$PORT/models" | grep -q "finetuned/$1\""; }
+
+embeds() {
+  curl --silent --fail --json '{"model": "finetuned/'"$1"'", "input": "does it serve?"}' \
+    "http://127.0.0.1:$PORT/v1/embeddings" | grep -q '"embedding":'
+}
+
+drop() {  # drop CONTAINER DIR: what `kubectl cp` does
+  tar -C "$(dirname "$2")" -cf - "$(basename "$2")" | podman exec -i "$1" tar -xmf - -C /app/models/finetuned
+}
+
+check() {
+  need podman crun curl
+  model_in "${1:-}"
+  own_cgroups check "$@"
+  local directory model code
+  directory=$(cd "$1" && pwd) && model=$(basename "$directory")
+  trap 'podman rm --force --volumes "$NAME" >/dev/null 2>&1 || true' EXIT
+  podman run --detach --name "$NAME" "${RUN_HERE[@]}" --read-only --read-only-tmpfs=false --tmpfs /tmp:size=256m \
+    --cap-drop ALL --security-opt no-new-privileges --user 10001:10001 \
+    --volume "$NAME-models:/app/models" --volume "$NAME-state:/app/state" \
+    --env DROPGATE_INSECURE=true --env DROPGATE_HOST=127.0.0.1 --env "DROPGATE_PORT=$PORT" localhost/dropgate:dev >/dev/null
+  until_true 120 "ready" status_is 200 /readyz
+  [[ $(podman exec "$NAME" id -u) == 10001 ]] || fail "it does not run as 10001"
+  podman exec "$NAME" touch /anywhere 2>/dev/null && fail "its root can be written"
+  podman exec "$NAME" python /opt/dropgate/health.py
+  drop "$NAME" "$directory"
+  until_true 120 "$model is listed" listed "$model"
+  until_true 120 "$model embeds" embeds "$model"
+  podman stop --time 40 "$NAME" >/dev/null
+  code=$(podman inspect --format '{{.State.ExitCode}}' "$NAME")
+  [[ $code == 0 ]] || { podman logs "$NAME" 2>&1 | tail -n 20; fail "it stopped with status $code"; }
+  podman volume rm --force "$NAME-models" "$NAME-state" >/dev/null 2>&1 || true
+  echo "stopped with status 0"
+}
+
+# What compose.yml asks of an engine with systemd and bridges, taken out; the rest stays as it is.
+without_engine() {  # without_engine MODELS_DIR
+  cat <<TEXT
+services:
+  gateway:
+    network_mode: host
+    ports: !reset []
+    deploy: !reset {}
+    pids_limit: !reset null
+    healthcheck: !override {disable: true}
+    ulimits: {nofile: 1024, nproc: 4096}
+    environment: {DROPGATE_HOST: 127.0.0.1, DROPGATE_PORT: "$PORT"}
+    volumes: ["$1:/app/models"]
+TEXT
+}
+
+compose() {
+  need podman crun curl podman-compose
+  model_in "${1:-}"
+  own_cgroups compose "$@"
+  local directory model work
+  directory=$(cd "$1" && pwd) && model=$(basename "$directory")
+  work=$(mktemp -d)
+  mkdir -p "$work/models/finetuned"
+  chmod 755 "$work" "$work/models" "$work/models/finetuned"
+  without_engine "$work/models" >"$work/compose.yml"
+  printf '[containers]\ncgroups = "disabled"\n' >"$work/containers.conf"
+  export CONTAINERS_CONF=$work/containers.conf COMPOSE_OVERRIDE=$work/compose.yml COMPOSE_PROJECT_NAME=$NAME
+  export ENGINE=podman DROPGATE_PORT=$PORT
+  # shellcheck disable=SC2064  # what $work is now
+  trap "'$ROOT/scripts/local-dev.sh' down >/dev/null 2>&1 || true; podman volume rm --force '${NAME}_state' >/dev/null 2>&1 || true; rm -rf '$work'" EXIT
+  "$ROOT/scripts/local-dev.sh" up
+  cp -r "$directory" "$work/models/finetuned/"
+  chmod -R a+rX "$work/models"
+  until_true 120 "$model embeds" embeds "$model"
+  "$ROOT/scripts/local-dev.sh" health
+  "$ROOT/scripts/local-dev.sh" restart
+  until_true 120 "$model embeds after a restart" embeds "$model"
+}
+
+main() {
+  local verb=${1:-}
+  case $verb in
+    -h | --help | '') usage; [[ -n $verb ]] || exit 2; return ;;
+  esac
+  shift
+  case $verb in
+    base) make_base ;;
+    gateway) build gateway localhost/dropgate:dev ;;
+    trainer) build trainer localhost/dropgate-trainer:dev ;;
+    baked) bake "$@" ;;
+    check) check "$@" ;;
+    compose) compose "$@" ;;
+    *) usage >&2; exit 2 ;;
+  esac
+}
+
+main "$@"
