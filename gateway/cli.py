@@ -101,6 +101,10 @@ def _add_models(verb: argparse.ArgumentParser) -> None:
         "unpin": "let it be evicted again",
     }.items():
         actions.add_parser(name, help=text).add_argument("model", help="huggingface:<namespace>/<name>")
+    wait = actions.add_parser("wait", help="wait until what its directory holds is served; else say why not")
+    wait.add_argument("model", help="huggingface:<namespace>/<name>")
+    wait.add_argument("--inode", type=int, help="of the directory that was put there, not another")
+    wait.add_argument("--timeout", type=float, default=300.0, metavar="SECONDS", help="how long (300)")
     back = actions.add_parser("rollback", help="serve an earlier generation until something newer is dropped")
     back.add_argument("model", help="huggingface:<namespace>/<name>")
     back.add_argument("--to", metavar="GENERATION", help="which one; the one before without it")
@@ -108,8 +112,10 @@ def _add_models(verb: argparse.ArgumentParser) -> None:
 
 
 def _models(options: argparse.Namespace) -> int:
-    from gateway import remote  # noqa: PLC0415  # likewise
+    from gateway import arrival, remote  # noqa: PLC0415  # likewise
 
+    if options.action == "wait":
+        return arrival.run(options.model, url=options.url, inode=options.inode, timeout=options.timeout)
     body = {"to": options.to} if getattr(options, "to", None) else None
     return remote.run(options.action, getattr(options, "model", None), url=options.url, as_json=options.json, body=body)
 

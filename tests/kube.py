@@ -1,8 +1,9 @@
 """An API server small enough to read, for the real `kubectl`: one pod, whose file system is this machine's.
 
-It answers what `kubectl cp` and `kubectl exec` ask: the pod, and `exec` as a WebSocket (`v5.channel.k8s.io`: the first
-byte of a message is its channel), and runs the real command. So the bytes arrive as they do in a cluster, in the
-client's order and by the container's `tar`. It proves nothing about kubelets, other PID namespaces or fsGroup.
+It answers what `kubectl cp`, `kubectl exec` and `kubectl get pods` ask: the pod, and `exec` as a WebSocket
+(`v5.channel.k8s.io`: the first byte of a message is its channel), and runs the real command. So the bytes arrive as in
+a cluster, in the client's order and by the container's `tar`. It proves nothing about kubelets, other PID namespaces or
+fsGroup.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
@@ -41,13 +42,22 @@ class KubeServer:
     """`async with KubeServer(folder)`; `folder` takes the kubeconfig.
 
     `bytes_per_second` slows what a command reads; `stall_after` holds it up after that many bytes, once, until
-    `release` or `kill`.
+    `release` or `kill`. `environment` is what commands in the pod have beside this machine's.
     """
 
-    def __init__(self, folder: Path, *, bytes_per_second: float = 0, stall_after: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        bytes_per_second: float = 0,
+        stall_after: int | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.kubeconfig = folder / "kubeconfig"
         self.bytes_per_second = bytes_per_second
         self.stall_after = stall_after
+        self.environment = {**os.environ, **(environment or {})}
+        self.commands: list[list[str]] = []  # that ran in the pod
         self.stalled = asyncio.Event()
         self._go_on = asyncio.Event()
         self._cut = False
@@ -108,6 +118,7 @@ class KubeServer:
                 web.get("/api", _answer({"kind": "APIVersions", "versions": ["v1"]})),
                 web.get("/apis", _answer({"kind": "APIGroupList", "apiVersion": "v1", "groups": []})),
                 web.get("/api/v1", _answer(RESOURCES)),
+                web.get(pod.rpartition("/")[0], _pods),
                 web.get(pod, _answer(POD_OBJECT)),
                 web.get(pod + "/exec", self._exec),
             ]
@@ -128,10 +139,13 @@ class KubeServer:
         return socket
 
     async def _run(self, socket: web.WebSocketResponse, command: list[str], with_stdin: bool) -> None:
+        self.commands.append(command)
         source = asyncio.subprocess.PIPE if with_stdin else asyncio.subprocess.DEVNULL
         pipe = asyncio.subprocess.PIPE
         try:
-            process = await asyncio.create_subprocess_exec(*command, stdin=source, stdout=pipe, stderr=pipe)
+            process = await asyncio.create_subprocess_exec(
+                *command, stdin=source, stdout=pipe, stderr=pipe, env=self.environment
+            )
         except OSError as error:
             await _finish(socket, {"status": "Failure", "reason": "InternalError", "message": str(error)})
             return
@@ -224,15 +238,23 @@ def _answer(document: dict[str, Any]) -> Callable[[web.Request], Awaitable[web.R
     return handler
 
 
+async def _pods(request: web.Request) -> web.Response:
+    """The pod, if it has the labels that are asked for."""
+    labels = POD_OBJECT["metadata"]["labels"]
+    wanted = dict(pair.split("=", 1) for pair in request.query.get("labelSelector", "").split(",") if pair)
+    items = [POD_OBJECT] if wanted.items() <= labels.items() else []
+    return web.json_response({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items})
+
+
 RESOURCES: Final = {
     "kind": "APIResourceList",
     "groupVersion": "v1",
-    "resources": [{"name": "pods", "singularName": "pod", "namespaced": True, "kind": "Pod", "verbs": ["get"]}],
+    "resources": [{"name": "pods", "singularName": "pod", "namespaced": True, "kind": "Pod", "verbs": ["get", "list"]}],
 }
-POD_OBJECT: Final = {
+POD_OBJECT: Final[dict[str, Any]] = {
     "kind": "Pod",
     "apiVersion": "v1",
-    "metadata": {"name": POD, "namespace": NAMESPACE},
+    "metadata": {"name": POD, "namespace": NAMESPACE, "labels": {"app.kubernetes.io/name": "dropgate"}},
     "spec": {"containers": [{"name": "gateway", "image": "dropgate"}]},
     "status": {"phase": "Running"},
 }

@@ -105,7 +105,8 @@ ORDER: Final = [
         "web.usage",
         "web.server",
     ),
-    *("app", "life", "examples", "check", "pull", "remote", "evaluate", "kb", "question", "keys", "cli", "__main__"),
+    *("app", "life", "examples", "check", "pull", "remote", "arrival", "evaluate"),
+    *("kb", "question", "keys", "cli", "__main__"),
 ]
 TRAINER_ORDER: Final = [
     *("errors", "console", "run", "exchange", "output", "printable", "quiet", "config_file", "config"),

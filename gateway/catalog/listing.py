@@ -30,6 +30,7 @@ def show(
         "name": entry.model.name,
         "display_name": metadata_display_name(metadata, entry.model),
         "path": directory.path if directory else None,
+        "inode": directory.inode if directory else None,
         "state": _state(entry, held),
         "generation": entry.live.short if entry.live else None,
         "since": entry.serving.since if entry.serving else None,
