@@ -34,6 +34,7 @@ from gateway.telemetry import Metrics
 from gateway.tenants.audit import Audit, AuditFile
 from gateway.tenants.keyring import Keyring
 from gateway.tenants.usage import Keeper, Usage, UsageFile
+from gateway.tracing import Tracer
 from gateway.volume.follower import Follower
 from gateway.volume.generations import Store
 from gateway.volume.pulls import Pulls
@@ -60,6 +61,7 @@ from gateway.web import (
     rerank,
     stream,
     tei,
+    tracing,
     triton,
     usage,
 )
@@ -93,11 +95,13 @@ class Gateway:
         keyring: Keyring,
         roster: Roster | None = None,
         audit_file: AuditFile | None = None,
+        tracer: Tracer | None = None,
         host_command: Sequence[str] = HOST_COMMAND,
     ) -> None:
         self.settings = settings
         self.roster = roster or Roster({})
         self.events = tell
+        self._tracer = tracer
         self._wishes = settings.wishes
         self._shares = settings.shares
         self._group = group
@@ -148,7 +152,7 @@ class Gateway:
         self.audit = Audit(audit_file, tell) if audit_file else None
         self.usage = Usage(self._is_there)
         self.keeper = Keeper(self.usage, UsageFile(settings.state_dir), tell)
-        self.metrics = Metrics(self.engine, self.catalog.models_of, self.usage)
+        self.metrics = Metrics(self.engine, self.catalog.models_of, self.usage, self.catalog.count)
         self.metrics.knowledge_bytes.set_function(self.knowledge.memory_bytes)
         self.stopping = asyncio.Event()
         tell.subscribe(self.metrics)
@@ -233,8 +237,14 @@ class Gateway:
         open_paths = auth.OPEN_TO_ALL | ({"/metrics"} if self.settings.open_metrics else set())
         guard = auth.Guard(self.keyring, pages, frozenset(open_paths))
         audited = [audit.middleware(self.audit, texts=self.settings.audit_texts)] if self.audit else []
+        traced = [tracing.middleware(self._tracer)] if self._tracer else []
         app = web.Application(
-            middlewares=[*audited, errors.middleware(self.events, DIALECTS), auth.middleware(self.service, guard)],
+            middlewares=[
+                *audited,
+                *traced,
+                errors.middleware(self.events, DIALECTS),
+                auth.middleware(self.service, guard),
+            ],
             client_max_size=self.settings.max_body_bytes,
         )
         app.on_response_prepare.append(pages.sign)

@@ -447,7 +447,8 @@ class Notice(Event, frozen=True, kw_only=True):
 
 
 class RequestFinished(Event, frozen=True, kw_only=True):
-    """The one line of a request. Times in seconds; `route` is the template, never the path."""
+    """The one line of a request. Times in seconds; `queue_seconds` includes loading. `route` is the template, never the
+    path. `trace_id` where requests are traced."""
 
     name = "request"
     public = False
@@ -466,9 +467,11 @@ class RequestFinished(Event, frozen=True, kw_only=True):
     tokens: int = 0
     said_tokens: int | None = None  # by a language model on the volume; among `tokens`
     first_token_seconds: float | None = None
+    load_seconds: float = 0.0
     queue_seconds: float = 0.0
     compute_seconds: float = 0.0
     code: str | None = None
+    trace_id: str | None = None
     traceback: str | None = None
 
 

@@ -29,6 +29,7 @@ from gateway.log import Log
 from gateway.settings import Settings, SettingsError
 from gateway.tenants.audit import AuditFile
 from gateway.tenants.keyring import Keyring, opened
+from gateway.tracing import Tracer
 from gateway.web import cors, errors, server
 
 CLOSE_SECONDS: Final = 2.0  # for connections that are idle or stream events, once the work is done
@@ -62,6 +63,9 @@ async def run(
         roster = Roster(specs(settings))
         stack.push_async_callback(roster.close)
         audit_file = _audit_file(settings)
+        tracer = Tracer(settings.otlp_endpoint, tell) if settings.otlp_endpoint else None
+        if tracer is not None:
+            stack.push_async_callback(tracer.close)
         listener = stack.enter_context(_listen(settings))
         _refuse_exposure(settings, keyring, listener)
         group = await stack.enter_async_context(asyncio.TaskGroup())
@@ -73,6 +77,7 @@ async def run(
             keyring=keyring,
             roster=roster,
             audit_file=audit_file,
+            tracer=tracer,
             host_command=host_command,
         )
         if gateway.audit is not None:

@@ -244,6 +244,12 @@ class Settings:
     audit_log_bytes: int = _setting(100 * 1000**2, "bytes of it until the next file is begun", parse="bytes")
     audit_log_files: int = _setting(10, "how many of them are kept", parse="positive")
     audit_texts: bool = _setting(False, "what was asked for stands in it too", parse="switch")
+    otlp_endpoint: str = _setting(
+        "",
+        "the collector that requests are traced to, such as http://localhost:4318; nothing is traced if unset",
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        parse="maybe_url",
+    )
     log_format: str = _setting("auto", "json, console, or auto: console on a terminal")
     log_level: str = _setting("info", "debug, info, warning or error")
 

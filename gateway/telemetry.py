@@ -6,7 +6,7 @@ counters with their reports: one registry, in this process.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -14,12 +14,16 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from gateway import events
+from gateway.catalog.listing import PENDING, STATES
 from gateway.engine.engine import Engine
 from gateway.tenants.usage import Usage
 
 LATENCIES: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 TOKENS: Final = (16, 64, 256, 1024, 4096, 16384, 65536)
+COUNTED: Final = ("internal", "overloaded")  # from 0 on: an alert sees the first one too
+FAILURES: Final = ("load_failed", "model_does_not_fit")  # likewise
+Counts = Callable[[], tuple[Mapping[str, int], Mapping[str, int]]]  # models by state, and what waits by state
 LOADS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
 
@@ -103,12 +107,44 @@ class Tenants(Collector):
         return list(counters.values())
 
 
+class Models(Collector):
+    """How many models there are, by their state."""
+
+    def __init__(self, count: Counts) -> None:
+        self._count = count
+
+    def collect(self) -> list[Metric]:
+        names = {
+            "models": "Models seen on the volume, by their state.",
+            "models_pending": "Models that are served while newer content of theirs is not, by why.",
+        }
+        gauges: list[Metric] = []
+        for (name, text), counted in zip(names.items(), self._count(), strict=True):
+            gauge = GaugeMetricFamily(f"dropgate_{name}", text, labels=["state"])
+            for state, number in counted.items():
+                gauge.add_metric([state], number)
+            gauges.append(gauge)
+        return gauges
+
+
+def nothing() -> tuple[Mapping[str, int], Mapping[str, int]]:
+    """The counts of an empty volume."""
+    return dict.fromkeys(STATES, 0), dict.fromkeys(PENDING, 0)
+
+
 class Metrics:
     """The Prometheus registry, and the four numbers of an older system's `GET /metrics`."""
 
-    def __init__(self, engine: Engine, names: Callable[[str], tuple[str, ...]], usage: Usage | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        names: Callable[[str], tuple[str, ...]],
+        usage: Usage | None = None,
+        count: Counts = nothing,
+    ) -> None:
         self.registry = registry = CollectorRegistry()
         registry.register(Devices(engine, names))
+        registry.register(Models(count))
         registry.register(Tenants(usage or Usage()))
         self.requests = Counter(
             "dropgate_requests", "Requests answered.", ["route", "method", "status"], registry=registry
@@ -192,6 +228,10 @@ class Metrics:
         self.knowledge_bytes = Gauge(
             "dropgate_knowledge_memory_bytes", "Bytes of knowledge bases in the gateway's memory.", registry=registry
         )
+        for code in COUNTED:
+            self.errors.labels(code)
+        for code in FAILURES:
+            self.load_failures.labels(code)
         self._answers: dict[tuple[str, str, int], Counter] = {}
         self._routes: dict[str, Histogram] = {}
         self._models: dict[str, tuple[Counter, Counter, Histogram]] = {}

@@ -57,7 +57,7 @@ ORDER: Final = [
     *("ask.lance_index", "ask.words", "ask.postings", "ask.resident", "ask.memory", "ask.copies", "ask.lance"),
     *("ask.extra", "ask.qdrant"),
     *("ask.text", "ask.chunks", "ask.formats", "ask.parse", "ask.parser", "ask.cutting"),
-    *("requests", "service", "log", "telemetry"),
+    *("requests", "service", "log", "telemetry", "tracing"),
     *("ask.first_use", "ask.heartbeat", "ask.holds", "ask.embedding", "ask.retrieval", "ask.bases"),
     *("ask.rebuild", "ask.probe", "ask.move", "ask.follow"),
     *("ask.intake", "ask.backlog", "ask.indexing", "ask.ingest", "ask.drops", "ask.watched", "ask.knowledge"),
@@ -77,6 +77,7 @@ ORDER: Final = [
         "web.answers",
         "web.contract",
         "web.errors",
+        "web.tracing",
         "web.body",
         "web.vectors",
         "web.asking",
@@ -239,6 +240,10 @@ def test_only_the_store_of_knowledge_bases_knows_lancedb() -> None:
 
 def test_only_one_module_knows_qdrant() -> None:
     assert importers("qdrant_client") == {"ask.qdrant"}
+
+
+def test_only_one_module_knows_opentelemetry() -> None:
+    assert importers("opentelemetry") == {"tracing"}
 
 
 def test_only_lanes_start_threads() -> None:

@@ -263,6 +263,20 @@ def test_devices_are_read_when_somebody_looks(metrics: Metrics) -> None:
     assert loaded == dict.fromkeys([("cuda:0", M), ("cuda:0", "trained/same"), ("cuda:0", "base/talks")], 100)
 
 
+def test_models_are_counted_by_state_and_no_state_is_left_out() -> None:
+    found = series(Metrics(Idle(), lambda digest: (), count=lambda: ({"loaded": 2, "rejected": 0}, {"copying": 1})))  # type: ignore[arg-type]  # all that metrics ask it
+    assert found["dropgate_models", "loaded"] == 2
+    assert found["dropgate_models", "rejected"] == 0
+    assert found["dropgate_models_pending", "copying"] == 1
+
+
+def test_what_an_alert_waits_for_is_there_before_it_has_happened(metrics: Metrics) -> None:
+    found = series(metrics)
+    assert found["dropgate_errors_total", "internal"] == found["dropgate_errors_total", "overloaded"] == 0
+    assert found["dropgate_load_failures_total", "load_failed"] == 0
+    assert found["dropgate_models", "rejected"] == found["dropgate_models_pending", "rejected"] == 0
+
+
 def test_what_the_volume_and_the_devices_do_is_counted(metrics: Metrics) -> None:
     for event in (
         sample(events.ModelAccepted),

@@ -30,6 +30,7 @@ from gateway.errors import (
     ProviderTimeout,
     ProviderUnavailable,
 )
+from gateway.tracing import OUTGOING
 
 LARGEST: Final = 32 * 1024**2  # bytes of an answer in one piece
 TOLD: Final = 64 * 1024  # bytes that are read of an error
@@ -282,7 +283,8 @@ class Upstream:
 
     def _headers(self) -> dict[str, str]:
         key = self._key.read(self.name)
-        known = {"Content-Type": "application/json", **self._spec.headers}
+        trace = {"traceparent": parent} if (parent := OUTGOING.get()) else {}
+        known = {"Content-Type": "application/json", **trace, **self._spec.headers}
         return {**known, "Authorization": f"Bearer {key}"} if key else known
 
     def _clean(self, text: str) -> str:

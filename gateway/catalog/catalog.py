@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from typing import Any, Final
 
 from cachetools import LRUCache
@@ -19,7 +19,7 @@ from gateway.catalog.alias_file import Aliases
 from gateway.catalog.entry import Entry, Kept, Version, rank
 from gateway.catalog.holdings import Holdings
 from gateway.catalog.judge import Judge
-from gateway.catalog.listing import show
+from gateway.catalog.listing import count, show
 from gateway.catalog.lookup import Found, Lookup, live_of
 from gateway.catalog.trial import Trial
 from gateway.engine.engine import Engine
@@ -123,6 +123,10 @@ class Catalog:
         entry = self._entry(model)
         quarantine = self._engine.quarantined(entry.live.digest) if entry.live else None
         return show(entry, self._engine.residences(), quarantine)
+
+    def count(self) -> tuple[Mapping[str, int], Mapping[str, int]]:
+        """As `listing.count`."""
+        return count(self._entries.values(), self._engine.residences())
 
     def aliases(self) -> list[dict[str, Any]]:
         """The table in force, with what each alias leads to now."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
 
 import msgspec
 
@@ -11,6 +12,9 @@ from gateway.catalog.entry import Entry, Version, rank
 from gateway.engine.engine import Residence
 from gateway.model import Reason, metadata_display_name
 from gateway.volume import reasons
+
+STATES: Final = ("copying", "waiting_for_base", "rejected", "ready", "loading", "loaded", "draining")
+PENDING: Final = ("copying", "loading", "rejected")
 
 
 def show(
@@ -64,6 +68,18 @@ def show(
         "pinned": entry.pinned,
         "metadata": metadata,
     }
+
+
+def count(
+    entries: Iterable[Entry], residences: Mapping[str, Sequence[Residence]]
+) -> tuple[Mapping[str, int], Mapping[str, int]]:
+    """How many models are in each state, and for how many of those that are served something newer waits."""
+    states, pending = Counter(dict.fromkeys(STATES, 0)), Counter(dict.fromkeys(PENDING, 0))
+    for entry in entries:
+        states[_state(entry, residences.get(entry.live.digest, ()) if entry.live else ())] += 1
+        if entry.live is not None and (waits := _pending(entry)):
+            pending[waits["state"]] += 1
+    return states, pending
 
 
 def _state(entry: Entry, held: Sequence[Residence]) -> str:

@@ -92,6 +92,7 @@ def _told(request: web.Request, done: Measured) -> Measured:
     """What it took, for the log."""
     request[LINE].update(
         tokens=done.tokens,
+        load_seconds=done.load_seconds,
         queue_seconds=done.load_seconds + done.queue_seconds,
         compute_seconds=done.compute_seconds,
     )
@@ -106,6 +107,7 @@ def metered(request: web.Request) -> Service:
     def add(done: Embedding | Reranking) -> None:
         line.setdefault("model", done.model.path)
         line["tokens"] = line.get("tokens", 0) + done.tokens
+        line["load_seconds"] = line.get("load_seconds", 0.0) + done.load_seconds
         line["queue_seconds"] = line.get("queue_seconds", 0.0) + done.load_seconds + done.queue_seconds
         line["compute_seconds"] = line.get("compute_seconds", 0.0) + done.compute_seconds
 

@@ -72,6 +72,7 @@ CHALLENGE: Final = 'Bearer realm="dropgate"'
 DEFAULT_RETRY: Final = 1.0  # seconds, where a 429 or 503 knows nothing better
 
 REQUEST_ID: Final = web.RequestKey("request_id", str)
+TRACE_ID: Final = web.RequestKey("trace_id", str)  # where requests are traced
 LINE: Final = web.RequestKey("line", dict[str, Any])  # what a handler adds to the request's one log line
 
 
@@ -156,6 +157,7 @@ def middleware(tell: events.Events, dialects: Sequence[Dialect] = ()) -> Middlew
                     route=route(request),
                     status=status_code,
                     seconds=time.monotonic() - began,
+                    trace_id=request.get(TRACE_ID),
                     **line,
                 )
             )

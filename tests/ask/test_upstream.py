@@ -18,6 +18,7 @@ from gateway.ask.breaker import FAILURES, PAUSE, Breaker
 from gateway.ask.providers import Delta, Message, Sampling
 from gateway.ask.specs import Key, Spec
 from gateway.ask.upstream import Upstream
+from gateway.tracing import OUTGOING
 from tests.ask.talking import KEY, SAID, WORDS, Talking
 
 ASKED = [Message("user", "what holds the beam?")]
@@ -71,6 +72,16 @@ async def test_an_answer_comes_in_pieces_with_what_it_took(server: Talking) -> N
     assert deltas[-1].spent is not None
     assert (deltas[-1].spent.prompt, deltas[-1].spent.completion) == (7, 5)
     assert server.headers[0]["Authorization"] == f"Bearer {KEY}"
+
+
+async def test_a_provider_is_told_of_the_trace_that_it_is_asked_in(server: Talking) -> None:
+    parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    async with provider(server.url) as upstream:
+        token = OUTGOING.set(parent)
+        await said(upstream, "answers")
+        OUTGOING.reset(token)
+        await said(upstream, "answers")
+    assert [headers.get("traceparent") for headers in server.headers] == [parent, None]
 
 
 async def test_a_temperature_of_0_is_sent_and_none_is_not(server: Talking) -> None:
