@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from bench import overload
+from bench import generating, overload, spoken
 from bench.http import BATCHES, GATEWAY, RUNTIME, SINGLE
 from bench.inprocess import ENCODE
 from bench.rounds import Cell, median, ratio
@@ -54,6 +54,7 @@ def verdicts(report: Mapping[str, Any]) -> list[Verdict]:
         *_overload(parts.get("overload")),
         *_idle(parts.get("memory")),
         *_training(parts.get("training")),
+        *_generating(parts.get("generating")),
     ]
 
 
@@ -106,7 +107,6 @@ def _models(part: Parts | None) -> Iterator[Verdict]:
         note = ", ".join(f"{count}: {value:.2f}" for count, value in found.items())
         title = f"4. models in turn over one model, {shape.removesuffix(', json')}, the least"
         yield Verdict(title, min(found.values(), default=None), "at least", 0.95, note=note)
-    yield Verdict("4. 32 adapters over one base", None, "at least", 0.8, note="adapters are not served yet")
 
 
 def _loads(part: Parts | None) -> Iterator[Verdict]:
@@ -154,3 +154,20 @@ def _training(part: Parts | None) -> Iterator[Verdict]:
     if part is not None:
         measured = statistics.median(part["ratios"])
         yield Verdict("training: steps per second over plain sentence-transformers", measured, "at least", 0.97)
+
+
+def _generating(part: Parts | None) -> Iterator[Verdict]:
+    """Told only where it was asked for."""
+    if part is None:
+        return
+    many = generating.adapters(max(part["voices"]))
+    cell, key = part["cells"][many], spoken.TOKENS
+    alone = ratio(cell, generating.MIXED, generating.BASE, key)
+    yield Verdict(f"8. a language model, {many} in mixed batches, over its base alone", alone, "at least", 0.8)
+    swapping = ratio(cell, generating.MIXED, generating.SWAPPING, key)
+    yield Verdict(f"8. the same over one adapter at a time, {many}", swapping, "at least", 5)
+    size = part["voice_bytes"] / part["voice_file_bytes"]
+    yield Verdict("8. bytes of an adapter over those of its tensors", size, "at most", 1.1)
+    rows = [cell for name, cell in part["cells"].items() if generating.PADDED in cell and name.endswith("texts")]
+    padded = min(ratio(cell, generating.OURS, generating.PADDED, key) for cell in rows)
+    yield Verdict("8. our rows over `generate` in one padded batch, the least", padded, "at least", 1)

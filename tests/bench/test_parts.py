@@ -9,7 +9,21 @@ from pathlib import Path
 import pytest
 
 from bench import __main__ as command
-from bench import directories, goals, http, inprocess, knowledge, limit, loads, memory, models, overload, tables
+from bench import (
+    directories,
+    generating,
+    goals,
+    http,
+    inprocess,
+    knowledge,
+    limit,
+    loads,
+    memory,
+    models,
+    overload,
+    pictures,
+    tables,
+)
 from bench.environments import NotInstalled, demand
 from bench.setting import Setting
 from gateway.model import Accepted
@@ -97,6 +111,26 @@ def test_a_knowledge_base_is_searched_as_it_grows(setting: Setting, monkeypatch:
         assert row["disk"] > row["raw"]
         assert row["resident"] > row["resident_empty"]
     assert "2,000" in tables.knowledge(found)
+
+
+def test_language_models_are_continued_by_all_sides_and_through_http(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generating, "SHAPE", {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2})
+    monkeypatch.setattr(generating, "TOKENS", {True: 3})
+    monkeypatch.setattr(generating, "VOICES", {True: (2, 4)})
+    monkeypatch.setattr(generating, "ROWS", {True: (2,)})
+    found = generating.run(setting)
+    for cell in found["cells"].values():
+        assert all(figures["tokens_per_second"] > 0 for side in cell.values() for figures in side)
+    assert found["missing"] == {}
+    assert 0.9 < found["voice_bytes"] / found["voice_file_bytes"] < 1.1
+    for figures in found["http"].values():
+        assert figures["broken"] == 0
+        assert 0 < figures["first_p50"] <= figures["first_p99"]
+    assert "4 adapters" in tables.generating(found)
+    assert [verdict.met for verdict in goals.verdicts({"parts": {"generating": found}})][-4:].count(None) == 0
+    assert "number of adapters" in pictures.pictures({"parts": {"generating": found}})[pictures.ADAPTERS]
 
 
 def test_a_report_is_printed_written_and_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
