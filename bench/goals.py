@@ -107,6 +107,8 @@ def _models(part: Parts | None) -> Iterator[Verdict]:
         note = ", ".join(f"{count}: {value:.2f}" for count, value in found.items())
         title = f"4. models in turn over one model, {shape.removesuffix(', json')}, the least"
         yield Verdict(title, min(found.values(), default=None), "at least", 0.95, note=note)
+    note = "of an encoder; those of a language model are goal 8"
+    yield Verdict("4. 32 adapters over one base", None, "at least", 0.8, note=note)
 
 
 def _loads(part: Parts | None) -> Iterator[Verdict]:
