@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from bench import overload
+from bench import generating, overload, spoken
 from bench.http import BATCHES, GATEWAY, RUNTIME, SINGLE
 from bench.inprocess import ENCODE
 from bench.rounds import Cell, median, ratio
@@ -56,6 +56,7 @@ def verdicts(report: Mapping[str, Any]) -> list[Verdict]:
         *_idle(parts.get("memory")),
         *_knowledge(parts.get("knowledge"), parts.get("ingestion")),
         *_training(parts.get("training")),
+        *_generating(parts.get("generating")),
     ]
 
 
@@ -180,3 +181,20 @@ def _knowledge(part: Parts | None, ingestion: Parts | None) -> Iterator[Verdict]
         statistics.median(each["embed"]["seconds"] / each["ingest"]["seconds"] for each in rounds) if rounds else None
     )
     yield Verdict("8. ingestion into a knowledge base, over embedding the same chunks", rate, "at least", 0.8)
+
+
+def _generating(part: Parts | None) -> Iterator[Verdict]:
+    """Told only where it was asked for."""
+    if part is None:
+        return
+    many = generating.adapters(max(part["voices"]))
+    cell, key = part["cells"][many], spoken.TOKENS
+    alone = ratio(cell, generating.MIXED, generating.BASE, key)
+    yield Verdict(f"8. a language model, {many} in mixed batches, over its base alone", alone, "at least", 0.8)
+    swapping = ratio(cell, generating.MIXED, generating.SWAPPING, key)
+    yield Verdict(f"8. the same over one adapter at a time, {many}", swapping, "at least", 5)
+    size = part["voice_bytes"] / part["voice_file_bytes"]
+    yield Verdict("8. bytes of an adapter over those of its tensors", size, "at most", 1.1)
+    rows = [cell for name, cell in part["cells"].items() if generating.PADDED in cell and name.endswith("texts")]
+    padded = min(ratio(cell, generating.OURS, generating.PADDED, key) for cell in rows)
+    yield Verdict("8. our rows over `generate` in one padded batch, the least", padded, "at least", 1)

@@ -1,4 +1,4 @@
-"""The two pictures of a report: throughput and latency over connections, and how rates scale."""
+"""The pictures of a report: throughput and latency over connections, how rates scale, and adapters."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from bench.chart import Panel, picture
+from bench.generating import MIXED
 from bench.http import GATEWAY
 from bench.rounds import Cell, median, ratio
+from bench.spoken import TOKENS
 
 CONNECTIONS: Final = "performance-connections.svg"
 SCALING: Final = "performance-scaling.svg"
+ADAPTERS: Final = "performance-adapters.svg"
 PICTURES: Final = {  # what each shows, for those who cannot see it
     CONNECTIONS: "Throughput and latency of the gateway and its peers over the number of connections",
     SCALING: "Rates over the batch, the length of texts and the number of models",
+    ADAPTERS: "Tokens a second of a language model over the number of adapters that share its calls",
 }
 NAMES: Final = {GATEWAY: "Dropgate"}
 
@@ -27,7 +31,17 @@ def pictures(report: Mapping[str, Any]) -> dict[str, str]:
     panels = [*_inprocess(parts.get("inprocess")), *_models(parts.get("models"))]
     if panels:
         made[SCALING] = picture("How rates scale", panels)
+    if generating := parts.get("generating"):
+        made[ADAPTERS] = over_adapters(generating)
     return made
+
+
+def over_adapters(part: Mapping[str, Any]) -> str:
+    cells = {name: cell for name, cell in part["cells"].items() if MIXED in cell}
+    labels = [name.partition(" ")[0] for name in cells]
+    series = {side: [median(cell[side], TOKENS) for cell in cells.values()] for side in next(iter(cells.values()))}
+    panels = [Panel("As many texts, of ever more adapters", "tokens/s", "number of adapters", labels, series, True)]
+    return picture("Adapters of a language model", panels)
 
 
 def over_connections(cells: Mapping[str, Cell]) -> str:

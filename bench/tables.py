@@ -6,10 +6,12 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from bench import generating as spoken_of
 from bench.goals import verdicts
 from bench.http import GATEWAY, RUNTIME
 from bench.inprocess import ENCODE
 from bench.rounds import Cell, median, ratio, ratios, widest
+from bench.spoken import TOKENS
 from bench.training import OURS, PLAIN, SPEED
 
 NOTHING: Final = "Not measured.\n"
@@ -330,6 +332,36 @@ def adapters(part: Part) -> str:
     )
 
 
+def generating(part: Part) -> str:
+    """Three tables: rows, adapters, and through HTTP."""
+    rows = {name: cell for name, cell in part["cells"].items() if spoken_of.OURS in cell}
+    voices = {name: cell for name, cell in part["cells"].items() if spoken_of.MIXED in cell}
+    text = _sides(f"tokens/s, answers of {part['tokens']} tokens", rows)
+    text += "".join(f"\n{side} is not there: {why}\n" for side, why in part["missing"].items())
+    text += "\n" + _sides("tokens/s of as many texts", voices)
+    shares = [
+        (name, *(f"{ratio(cell, spoken_of.MIXED, side, TOKENS):.2f}" for side in (spoken_of.BASE, spoken_of.SWAPPING)))
+        for name, cell in voices.items()
+    ]
+    text += "\n" + table(("mixed batches over", spoken_of.BASE, spoken_of.SWAPPING), shares)
+    http = [
+        (name, f"{found[TOKENS]:,.0f}", f"{1000 * found['first_p50']:,.0f}", f"{1000 * found['first_p99']:,.0f}")
+        for name, found in part["http"].items()
+    ]
+    text += "\n" + table(("through HTTP, streamed", "tokens/s", "first token p50 ms", "p99 ms"), http)
+    held, stored = part["voice_bytes"], part["voice_file_bytes"]
+    return f"{text}\nAn adapter takes {held / 1e3:,.0f} kB; its tensors in the file have {stored / 1e3:,.0f} kB.\n"
+
+
+def _sides(title: str, cells: Mapping[str, Cell]) -> str:
+    sides = dict.fromkeys(side for cell in cells.values() for side in cell)
+    rows = [
+        (side, *(f"{median(cell[side], TOKENS):,.0f}" if side in cell else "" for cell in cells.values()))
+        for side in sides
+    ]
+    return table((title, *cells), rows)
+
+
 BLOCKS: Final[dict[str, tuple[str, Callable[[Part], str]]]] = {
     "limit": ("limit", limit),
     "in process": ("inprocess", inprocess),
@@ -344,4 +376,5 @@ BLOCKS: Final[dict[str, tuple[str, Callable[[Part], str]]]] = {
     "knowledge": ("knowledge", knowledge),
     "training": ("training", training),
     "ingestion": ("ingestion", ingestion),
+    "generating": ("generating", generating),
 }

@@ -264,7 +264,7 @@ async def test_the_list_is_a_table_with_the_reasons(aiohttp_server: Serve, capsy
     server = await aiohttp_server(application(lambda request: web.json_response({"models": [LISTED, REJECTED]})))
     assert await run(server, "list") == 0
     header, good, bad = capsys.readouterr().out.splitlines()
-    assert header.split()[:3] == ["MODEL", "STATE", "GENERATION"]
+    assert header.split()[:3] == ["MODEL", "KIND", "STATE"]
     assert good.split() == [
         "huggingface:finetuned/m", "(pinned)", "loaded", "0123456789ab", "384", "91.0", "MB", "512", "B",
     ]  # fmt: skip

@@ -120,9 +120,12 @@ class Local:
     async def stream(self, body: Mapping[str, Any], model: str) -> AsyncGenerator[dict[str, Any]]:
         asked = _conversation(body)
         head = _head("chat.completion.chunk", model)
-        yield head | {"choices": [_chunk({"role": "assistant", "content": ""}, None)]}
+        begun = False  # once it speaks: what fails before that is an answer with a status of its own
         async with aclosing(self._service.generate(_request(asked, model))) as pieces:
             async for piece in pieces:
+                if not begun:
+                    begun = True
+                    yield head | {"choices": [_chunk({"role": "assistant", "content": ""}, None)]}
                 delta = {"content": piece.text} if piece.text else {}
                 usage = {"usage": spent(piece)} if piece.finish else {}
                 yield head | {"choices": [_chunk(delta, piece.finish or None)]} | usage

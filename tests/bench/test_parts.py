@@ -11,6 +11,7 @@ import pytest
 from bench import __main__ as command
 from bench import (
     directories,
+    generating,
     goals,
     http,
     ingestion,
@@ -21,6 +22,7 @@ from bench import (
     memory,
     models,
     overload,
+    pictures,
     tables,
     training,
 )
@@ -140,6 +142,26 @@ def test_the_trainers_loop_is_measured_beside_the_librarys(
     assert [row["steps"] for row in found["sizes"]] == [1, 2]
     assert training.PLAIN in tables.training(found)
     assert any("training" in verdict.goal for verdict in goals.verdicts({"parts": {"training": found}}))
+
+
+def test_language_models_are_continued_by_all_sides_and_through_http(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generating, "SHAPE", {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2})
+    monkeypatch.setattr(generating, "TOKENS", {True: 3})
+    monkeypatch.setattr(generating, "VOICES", {True: (2, 4)})
+    monkeypatch.setattr(generating, "ROWS", {True: (2,)})
+    found = generating.run(setting)
+    for cell in found["cells"].values():
+        assert all(figures["tokens_per_second"] > 0 for side in cell.values() for figures in side)
+    assert found["missing"] == {}
+    assert 0.9 < found["voice_bytes"] / found["voice_file_bytes"] < 1.1
+    for figures in found["http"].values():
+        assert figures["broken"] == 0
+        assert 0 < figures["first_p50"] <= figures["first_p99"]
+    assert "4 adapters" in tables.generating(found)
+    assert [verdict.met for verdict in goals.verdicts({"parts": {"generating": found}})][-4:].count(None) == 0
+    assert "number of adapters" in pictures.pictures({"parts": {"generating": found}})[pictures.ADAPTERS]
 
 
 def test_a_report_is_printed_written_and_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -184,6 +184,10 @@ async def test_a_conversation_that_the_template_refuses_says_so(tmp_path: Path) 
         pictures = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]
         status, found = await post(gateway, "/v1/chat/completions", model=TINY, messages=pictures)
         assert (status, found["error"]["code"]) == (400, "invalid_body")
+        long = [{"role": "user", "content": "x " * 300}]
+        for stream in (False, True):  # in a stream too it is known before anything was said
+            found = await post(gateway, "/v1/chat/completions", model=TINY, messages=long, stream=stream)
+            assert (found[0], found[1]["error"]["code"]) == (400, "context_length_exceeded")
         tools = [{"type": "function", "function": {"name": "f"}}]
         status, found = await post(gateway, "/v1/chat/completions", model=TINY, messages=TURNS, tools=tools)
         assert (status, found["error"]["param"]) == (400, "tools")

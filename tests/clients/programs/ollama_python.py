@@ -47,4 +47,24 @@ def kept(target: Target, texts: list[str]) -> dict[str, Any]:
     return {"before": before, "after": [model.model for model in here.ps().models]}
 
 
-tell(embed, uncut, shortened, older, listed, shown, kept)
+def chat(target: Target, text: str) -> dict[str, Any]:
+    """Whole, and in pieces."""
+    asked: dict[str, Any] = {"messages": [{"role": "user", "content": text}], "options": {"num_predict": 8}}
+    whole = client(target).chat(target.model, **asked)
+    pieces = list(client(target).chat(target.model, **asked, stream=True))
+    return {
+        "content": whole.message.content,
+        "pieces": "".join(each.message.content or "" for each in pieces),
+        "reasons": [whole.done_reason, pieces[-1].done_reason],
+        "tokens": [whole.eval_count, pieces[-1].eval_count],
+    }
+
+
+def generate(target: Target, text: str) -> dict[str, Any]:
+    asked: dict[str, Any] = {"prompt": text, "options": {"num_predict": 8}, "raw": True}
+    whole = client(target).generate(target.model, **asked)
+    pieces = client(target).generate(target.model, **asked, stream=True)
+    return {"content": whole.response, "pieces": "".join(each.response for each in pieces)}
+
+
+tell(embed, uncut, shortened, older, listed, shown, kept, chat, generate)

@@ -77,4 +77,51 @@ def chat_stream(target: Target, text: str) -> dict[str, Any]:
     return {"models": sorted({chunk.model for chunk in chunks}), "pieces": pieces, "finish": finish}
 
 
-tell(embeddings, floats, shortened, ids, usage, models, model, code, chat, chat_stream)
+def completion(target: Target, text: str) -> dict[str, Any]:
+    answer = client(target).completions.create(model=target.model, prompt=text, max_tokens=8)
+    usage = answer.usage.model_dump(include={"prompt_tokens", "completion_tokens"}) if answer.usage else {}
+    return {"text": answer.choices[0].text, "finish": answer.choices[0].finish_reason, **usage}
+
+
+def completion_stream(target: Target, text: str) -> dict[str, Any]:
+    stream = client(target).completions.create(
+        model=target.model, prompt=text, max_tokens=8, stream=True, stream_options={"include_usage": True}
+    )
+    chunks = list(stream)
+    said = [chunk.choices[0] for chunk in chunks if chunk.choices]
+    last = chunks[-1].usage
+    return {"text": "".join(each.text for each in said), "finish": said[-1].finish_reason, "usage": last is not None}
+
+
+def raw(target: Target, text: str) -> dict[str, Any]:
+    """What a user of the headers sees."""
+    answer = client(target).chat.completions.with_raw_response.create(
+        model=target.model, messages=[{"role": "user", "content": text}], max_tokens=8
+    )
+    found = answer.parse()
+    said = found.choices[0].message.content
+    return {"status": answer.status_code, "speaker": answer.headers.get("x-model"), "content": said}
+
+
+def refused(target: Target, text: str) -> str:
+    """A parameter that is not served."""
+    client(target).chat.completions.create(model=target.model, messages=[{"role": "user", "content": text}], n=2)
+    return ""
+
+
+tell(
+    embeddings,
+    floats,
+    shortened,
+    ids,
+    usage,
+    models,
+    model,
+    code,
+    chat,
+    chat_stream,
+    completion,
+    completion_stream,
+    raw,
+    refused,
+)
