@@ -29,7 +29,7 @@ NEVER: Final = {"OTEL_BSP_SCHEDULE_DELAY": "3600000"}  # by itself, in an hour: 
 
 
 class Collector:
-    """Takes spans, or refuses them; `spans` are (resource, span), attributes as a dict."""
+    """Takes spans, or refuses them; with the status 0 it never answers. `spans` are (resource, span)."""
 
     def __init__(self, status: int = 200) -> None:
         self.status = status
@@ -39,7 +39,7 @@ class Collector:
     async def __aenter__(self) -> Self:
         app = web.Application()
         app.router.add_post("/v1/traces", self._take)
-        self._runner = web.AppRunner(app)
+        self._runner = web.AppRunner(app, shutdown_timeout=0.1)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
         await site.start()
@@ -51,6 +51,8 @@ class Collector:
 
     async def _take(self, request: web.Request) -> web.Response:
         self.headers.append(dict(request.headers))
+        if self.status == 0:
+            await asyncio.Event().wait()
         if self.status == 200:
             taken = trace_service.ExportTraceServiceRequest.FromString(await request.read())
             for group in taken.resource_spans:
@@ -153,12 +155,12 @@ async def test_the_resource_is_ours_and_the_variables_of_opentelemetry_count(tra
     assert {headers["x-tenant"] for headers in traced.collector.headers} == {"watchers"}
 
 
-@pytest.mark.parametrize("away", [True, False], ids=["away", "refuses"])
-async def test_a_collector_that_takes_nothing_costs_spans_and_is_told_once(tmp_path: Path, away: bool) -> None:
+@pytest.mark.parametrize("how", ["away", "refuses", "hangs"])
+async def test_a_collector_that_takes_nothing_costs_spans_and_is_told_once(tmp_path: Path, how: str) -> None:
     making.encoder(tmp_path / "models" / MODEL)
     often = {"OTEL_BSP_SCHEDULE_DELAY": "50"}
-    async with Collector(status=400) as collector:
-        url = "http://127.0.0.1:9" if away else collector.url
+    async with Collector(status=0 if how == "hangs" else 400) as collector:
+        url = "http://127.0.0.1:9" if how == "away" else collector.url
         options = ("--device=cpu", "--compute-threads=1")
         named = {**often, "OTEL_EXPORTER_OTLP_ENDPOINT": url, "OTEL_SERVICE_NAME": "mine"}
         async with RunningGateway(tmp_path / "models", tmp_path / "state", *options, environment=named) as gateway:

@@ -231,6 +231,24 @@ async def test_broken_new_content_leaves_the_old_one_serving(world: World, made:
     assert world.heard(events.ModelSwapped) == []
 
 
+async def test_models_are_counted_by_their_state_and_so_is_what_waits_behind_one_that_is_served(
+    world: World, made: list[str]
+) -> None:
+    for model in (M, "finetuned/broken", "finetuned/other"):
+        world.put(made[0], model)
+    os.truncate(world.root / "finetuned/broken" / "model.safetensors", 1000)
+    await world.look()
+    states, pending = world.catalog.count()
+    assert {state: number for state, number in states.items() if number} == {"ready": 2, "rejected": 1}
+    assert states["copying"] == states["loaded"] == 0  # none is left out
+    assert not any(pending.values())
+    os.truncate(world.root / M / "model.safetensors", 1000)
+    await world.look()
+    states, pending = world.catalog.count()
+    assert (states["ready"], states["rejected"]) == (2, 1)
+    assert {state: number for state, number in pending.items() if number} == {"rejected": 1}
+
+
 async def test_a_touch_or_equal_bytes_copied_again_cause_no_swap_and_no_load(world: World, made: list[str]) -> None:
     world.put(made[0])
     await world.look()

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from tests import making
 from tests.e2e.clients import FaultyGateway
-from tests.observability.busy import busy_gateway, heal, volume, work
+from tests.observability.busy import MODELS, busy_gateway, heal, volume, work
 from tests.observability.files import alerts, exposed, panels, unknown
 from tests.observability.prometheus import RunningPrometheus, needs_prometheus
 from tests.running import DEADLINE, GLANCE, RunningGateway
@@ -79,14 +79,21 @@ async def test_what_alerts_are_for_makes_them_fire(tmp_path: Path) -> None:
     root = volume(tmp_path)
     unfit(root, "finetuned/unfit")
     making.encoder(root / "finetuned" / "deadly", seed=20)
-    (making_half := root / "finetuned" / "half").mkdir()
-    (making_half / "model.safetensors.partial").write_bytes(b"half")
+    half = root / "finetuned" / "half"
+    half.mkdir()
+    (half / "model.safetensors.partial").write_bytes(b"half")
+    (tmp_path / "audit").symlink_to("/dev/full")
+    options = ("--device=cpu", "--compute-threads=1", "--max-loaded-models=1", f"--audit-log={tmp_path / 'audit'}")
     async with (
-        FaultyGateway(root, tmp_path / "state", "--device=cpu", "--compute-threads=1") as gateway,
+        FaultyGateway(root, tmp_path / "state", *options) as gateway,
         RunningPrometheus(tmp_path / "prometheus", gateway.url) as prometheus,
     ):
         await told(prometheus, "DropgateModelRejected", "pending")
         await told(prometheus, "DropgateModelNotWhole", "pending")
+        for _ in range(12):
+            assert [await post(gateway, "x", model) for model in MODELS] == [200, 200]  # each evicts the other
+        await told(prometheus, "DropgateModelsThrash", "pending")
+        await told(prometheus, "DropgateAuditLost", "firing")
         assert await post(gateway, "x", "finetuned/unfit") == 503
         await told(prometheus, "DropgateLoadsFail", "firing")
         assert await post(gateway, "please crash", "finetuned/deadly") == 503
