@@ -40,7 +40,7 @@ ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
 ARG PIP_FIND_LINKS
 ARG PIP_CERT
-ARG EXTRAS=ask,quantized,openvino
+ARG EXTRAS=ask,otel,quantized,openvino
 RUN /opt/dropgate/bin/pip install --quiet -c requirements.lock ".[$EXTRAS]" \
     && /opt/dropgate/bin/python /installed.py requirements.lock \
     && /opt/dropgate/bin/pip uninstall --quiet --yes pip

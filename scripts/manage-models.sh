@@ -92,8 +92,9 @@ create() {
 upload() {
   local deploy=$ROOT/scripts/deploy-model.sh
   [[ -x $deploy ]] || fail "$deploy is not there"
-  check "$DIRECTORY" || fail "$MODEL is not uploaded: a gateway would not serve it"
-  exec "$deploy" "$DIRECTORY" "$MODEL" "$@"
+  # an adapter is judged beside its base, which need not be here: deploy-model.sh has the gateway's machine do that
+  [[ -f $DIRECTORY/adapter_config.json ]] || check "$DIRECTORY" || fail "$MODEL is not uploaded: a gateway would not serve it"
+  GATEWAY=${GATEWAY:-$PYTHON -m gateway} exec "$deploy" "$DIRECTORY" "$MODEL" "$@"
 }
 
 must_run() { "$PYTHON" -c 'import gateway.check' 2>/dev/null || fail "$PYTHON lacks the gateway's packages: make run, or set PYTHON"; }

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gateway import check
-from tests.making import encoder
+from tests.making import adapter, encoder
 from tests.running import RunningGateway
 from tests.scripted import ROOT, Ended, program, run
 
@@ -120,6 +120,14 @@ def test_an_upload_hands_a_good_model_over_and_ends_as_it_ends(checkout: Path, m
     done = run(checkout, "upload", "good", "--namespace", "lab", MODELS_DIR=str(models))
     given = [str(models / "finetuned" / "good"), "finetuned/good", "--namespace", "lab"]
     assert (done.status, done.out.splitlines()[-4:]) == (5, given)
+
+
+def test_an_adapter_is_uploaded_without_its_base_which_need_not_be_here(checkout: Path, models: Path) -> None:
+    base = encoder(str(models / "base" / "bert"))
+    adapter(models / "finetuned" / "tuned", base=base)
+    shutil.rmtree(base)
+    done = run(checkout, "upload", "tuned", MODELS_DIR=str(models))
+    assert (done.status, done.out.splitlines()[-1]) == (5, "finetuned/tuned")
 
 
 def test_a_model_that_would_not_be_served_is_not_uploaded(checkout: Path, models: Path) -> None:
