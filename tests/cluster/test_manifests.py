@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import fields
@@ -331,3 +332,23 @@ def test_every_file_of_the_cluster_is_yaml_and_is_used() -> None:
         assert path.name in kustomization, f"nothing uses {path}"
         if path.suffix == ".yaml":
             assert list(yaml.safe_load_all(path.read_text()))
+
+
+def test_the_page_about_deploying_knows_every_overlay_and_component_and_no_others() -> None:
+    page = (DEPLOY.parent / "docs/deploying.md").read_text()
+    named = set(re.findall(r"`deploy/((?:overlays|components)/[a-z]+)`", page))
+    assert named == {f"overlays/{each}" for each in OVERLAYS} | {f"components/{each}" for each in COMPONENTS}
+
+
+def test_the_kustomization_on_that_page_renders(tmp_path: Path) -> None:
+    page = (DEPLOY.parent / "docs/deploying.md").read_text()
+    shown = re.search(r"<<'EOF'\n(.*?)EOF\n", page, re.DOTALL)
+    assert shown is not None
+    shutil.copytree(DEPLOY, tmp_path / "deploy")
+    (tmp_path / "ours").mkdir()
+    (tmp_path / "ours/kustomization.yaml").write_text(shown[1])
+    found = render(tmp_path / "ours")
+    for each in found:
+        validate(each)
+    assert gateway_of(one(found, "StatefulSet"))["image"] == "registry.example.org/dropgate:0.1.0"
+    assert environment(found)["DROPGATE_DEFAULT_MODEL"] == "finetuned/physics"
