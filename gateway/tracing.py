@@ -25,7 +25,7 @@ PATH: Final = "/v1/traces"
 SECONDS: Final = 3.0  # in which a batch must have been taken; a stop waits for two at most
 SHOWN: Final = (
     *("tenant", "model", "generation", "alias", "arm", "texts", "tokens"),
-    *("load_seconds", "queue_seconds", "compute_seconds", "code"),
+    *("said_tokens", "first_token_seconds", "load_seconds", "queue_seconds", "compute_seconds", "code"),
 )  # of the request's log line, under the same names
 OUTGOING: Final[ContextVar[str]] = ContextVar("traceparent", default="")  # what servers that we ask belong to
 

@@ -10,10 +10,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final, Self
 
+import msgspec
 import pytest
 import pytest_asyncio
 from aiohttp import web
 
+from gateway import events
+from gateway.tracing import SHOWN
 from tests import making
 from tests.running import RunningGateway
 
@@ -123,6 +126,12 @@ async def test_a_span_says_what_the_log_says_and_each_leads_to_the_other(traced:
     seconds = (span.end_time_unix_nano - span.start_time_unix_nano) / 1e9
     assert seconds >= line["queue_seconds"] + line["compute_seconds"]
     assert "the beam of the ring" not in str(traced.collector.spans)
+
+
+async def test_no_fact_of_the_log_line_is_forgotten() -> None:
+    told = {"request_id", "method", "route", "status"}  # under the names that OpenTelemetry has for them
+    left_out = {"seconds", "key", "trace_id", "traceback"}  # the span's own; who asks is told by the tenant
+    assert {*SHOWN, *told, *left_out} == {field.name for field in msgspec.structs.fields(events.RequestFinished)}
 
 
 @pytest.mark.parametrize("request_id", ["alone", *(f"malformed{number}" for number in range(4))])

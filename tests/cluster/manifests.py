@@ -129,6 +129,26 @@ MONITOR: Final = _resource(
         }
     ),
 )
+RULES: Final = _resource(
+    "monitoring.coreos.com/v1",
+    "PrometheusRule",
+    _closed(
+        {
+            "groups": _list(
+                _closed(
+                    {
+                        "name": TEXT,
+                        "rules": _list(
+                            _closed(
+                                {"alert": TEXT, "expr": TEXT, "labels": NAMES, "annotations": NAMES}, {"for": DURATION}
+                            )
+                        ),
+                    }
+                )
+            )
+        }
+    ),
+)
 PROMETHEUS: Final = _closed(
     {"serverAddress": {"type": "string", "pattern": "^https?://"}, "query": TEXT, "threshold": TEXT},
     {"activationThreshold": TEXT, "namespace": TEXT},
@@ -146,5 +166,5 @@ SCALED: Final = _resource(
 )
 RESOURCES: Final = {
     (schema["properties"]["apiVersion"]["const"], schema["properties"]["kind"]["const"]): schema
-    for schema in (MONITOR, SCALED)
+    for schema in (MONITOR, RULES, SCALED)
 }

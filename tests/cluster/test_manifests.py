@@ -63,7 +63,7 @@ def test_all_components_go_together(tmp_path: Path) -> None:
     found = render_with(tmp_path, "several", ["ingress", "monitoring", "autoscaling", "ouragboros"])
     for each in found:
         validate(each)
-    assert {"Ingress", "ServiceMonitor", "ScaledObject"} <= {each["kind"] for each in found}
+    assert {"Ingress", "ServiceMonitor", "PrometheusRule", "ScaledObject"} <= {each["kind"] for each in found}
     callers = one(found, "NetworkPolicy")["spec"]["ingress"][0]["from"]
     named = [each["namespaceSelector"]["matchLabels"] for each in callers if "namespaceSelector" in each]
     assert {"kubernetes.io/metadata.name": "monitoring"} in named
@@ -87,6 +87,10 @@ PLANTED: Final[dict[str, tuple[str, Callable[[Object], Any]]]] = {
         lambda each: each["spec"]["endpoints"][0].update(intervall="15s"),
     ),
     "a monitor without a unit": ("ServiceMonitor", lambda each: each["spec"]["endpoints"][0].update(interval="15")),
+    "a rule with a misspelt field": (
+        "PrometheusRule",
+        lambda each: each["spec"]["groups"][0]["rules"][0].update(forr="2m"),
+    ),
     "a scaler without a threshold": (
         "ScaledObject",
         lambda each: each["spec"]["triggers"][0]["metadata"].pop("threshold"),

@@ -15,10 +15,12 @@ import msgspec
 from gateway.tenants.keys import Key, KeyFile, digest, new_secret
 from tests import making
 from tests.running import RunningGateway
+from tests.speaking import language_model
 
 MODELS: Final = ("finetuned/a", "finetuned/b")
 MISSING: Final = "finetuned/missing"
 ALIAS: Final = "prod/m"
+SPEAKER: Final = "finetuned/speaker"
 BROKEN: Final = "finetuned/broken"
 
 
@@ -46,9 +48,10 @@ def operator(state: Path) -> str:
 
 @asynccontextmanager
 async def busy_gateway(base: Path) -> AsyncIterator[RunningGateway]:
-    """Room for one of the two models, so that each evicts the other."""
+    """Room for two of three models, which are asked in turn, so that each evicts another."""
     root, secret = volume(base), operator(base / "state")
-    options = ("--device=cpu", "--max-loaded-models=1", "--compute-threads=1", "--scan-interval=1")
+    language_model(root / SPEAKER)
+    options = ("--device=cpu", "--max-loaded-models=2", "--compute-threads=1", "--scan-interval=1")
     running = RunningGateway(root, base / "state", *options)
     running.headers = {"X-API-Key": secret}
     async with running as gateway:
@@ -61,9 +64,17 @@ async def work(gateway: RunningGateway) -> None:
     """One round of requests; some are refused."""
     for model in (*MODELS, ALIAS, MISSING):
         await gateway.try_embed(["the beam of the ring", "alpha"], model)
+    await say(gateway)
     async with asyncio.TaskGroup() as group:
         for client in range(4):
             group.create_task(_as_client(gateway, str(client)))
+
+
+async def say(gateway: RunningGateway) -> None:
+    """Has the language model loaded, and speak."""
+    said = {"model": SPEAKER, "prompt": "the beam is stored", "max_tokens": 4}
+    async with gateway.session.post("/v1/completions", json=said) as answer:
+        assert answer.status == 200, await answer.text()
 
 
 async def _as_client(gateway: RunningGateway, key: str) -> None:

@@ -49,6 +49,11 @@ def test_an_alert_that_does_not_do_so_would_be_found(never: bool, tmp_path: Path
     assert [name for name in NAMES if f"alertname: {name}" not in ran.stdout + ran.stderr] == []
 
 
+def test_the_operator_of_a_cluster_is_given_the_same_alerts() -> None:
+    cluster = yaml.safe_load((FOLDER.parent / "components" / "monitoring" / "rules.yaml").read_text(encoding="utf-8"))
+    assert cluster["spec"] == yaml.safe_load((FOLDER / "alerts.yml").read_text(encoding="utf-8"))
+
+
 def test_every_alert_is_driven_to_fire_and_to_clear() -> None:
     tests = yaml.safe_load((FOLDER / "alerts.test.yml").read_text(encoding="utf-8"))["tests"]
     driven = {test["name"]: [bool(step["exp_alerts"]) for step in test["alert_rule_test"]] for test in tests}

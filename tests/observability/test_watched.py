@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from tests import making
 from tests.e2e.clients import FaultyGateway
-from tests.observability.busy import MODELS, busy_gateway, heal, volume, work
+from tests.observability.busy import MODELS, busy_gateway, heal, say, volume, work
 from tests.observability.files import alerts, exposed, panels, unknown
 from tests.observability.prometheus import RunningPrometheus, needs_prometheus
 from tests.running import DEADLINE, GLANCE, RunningGateway
@@ -23,8 +23,12 @@ async def test_everything_that_alerts_and_panels_ask_for_is_in_the_metrics_of_a_
     async with busy_gateway(tmp_path) as gateway:
         for _ in range(2):
             await work(gateway)
-        async with gateway.session.get("/metrics") as answer:
-            known = exposed(await answer.text())
+        await say(gateway)
+        known: dict[str, set[str]] = {}
+        async with asyncio.timeout(DEADLINE):
+            while "dropgate_model_rows" not in known:  # while it is loaded; its host tells of it a moment later
+                async with gateway.session.get("/metrics") as answer:
+                    known = exposed(await answer.text())
     wrong = {each.where: found for each in [*alerts(), *panels()] if (found := unknown(each, known))}
     assert wrong == {}
 
