@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from trainer.config import Config
-    from trainer.hardware import Hardware
-    from trainer.language.config import LanguageConfig
-    from trainer.language.plan import LanguagePlan
-    from trainer.plan import Plan
+from trainer.config import Config
+from trainer.hardware import Hardware
+from trainer.language.config import LanguageConfig
+from trainer.language.plan import LanguagePlan
+from trainer.plan import Plan
 
 
 def common(

@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from trainer.config import Config
 from trainer.errors import InvalidInput
 from trainer.hardware import Hardware
+from trainer.language.config import LanguageConfig
 from trainer.losses import kind
-
-if TYPE_CHECKING:
-    from trainer.language.config import LanguageConfig
 
 BATCH: Final = {"cpu": 16, "cuda": 64}
 MINI_BATCH: Final = {"cpu": 16, "cuda": 32}

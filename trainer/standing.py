@@ -11,21 +11,19 @@ import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from trainer import checkpoints, lineage
+from trainer.config import Config
 from trainer.errors import InvalidInput, TrainerError
 from trainer.hardware import Hardware, in_turn
 from trainer.journal import Journal
+from trainer.language.config import LanguageConfig
 from trainer.metadata import weights_digest
 from trainer.modelling import logical_name
 from trainer.run import RunDirectory, write_json
 
-if TYPE_CHECKING:
-    from trainer.config import Config
-    from trainer.language.config import LanguageConfig
-
-    Settings = Config | LanguageConfig
+Settings = Config | LanguageConfig
 
 # settings that the final weights do not depend on, or that stand in the identity by what they mean
 FREE: Final = frozenset(

@@ -6,15 +6,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from trainer.language.measure import Measured
 from trainer.language.outcome import Outcome
+from trainer.language.task import Task
 from trainer.run import now, write_json
 from trainer.standing import read_json
-
-if TYPE_CHECKING:
-    from trainer.language.train import Task
 
 FILE: Final = "training_info.json"
 PAGE: Final = "TRAINING_INFO.md"
