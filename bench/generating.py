@@ -25,9 +25,9 @@ from bench.servers import Gateway, ask
 from bench.setting import Setting
 
 SHAPE: Final[dict[str, Any]] = {}  # beside that of `spoken`
-TOKENS: Final = {True: 12, False: 48}  # of an answer
-ROWS: Final = {True: (1, 16), False: (1, 8, 32)}
-VOICES: Final = {True: (4, 32), False: (1, 4, 16, 32)}
+TOKENS: Final = {True: 8, False: 48}  # of an answer
+ROWS: Final = {True: (16,), False: (1, 8, 32)}
+VOICES: Final = {True: (32,), False: (1, 4, 16, 32)}
 OURS: Final = "Dropgate's rows"
 ONE: Final = "`generate`, one at a time"
 PADDED: Final = "`generate`, one padded batch"

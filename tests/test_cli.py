@@ -34,6 +34,7 @@ print(sorted(set(sys.argv[1:]) & sys.modules.keys()))
 Serve = Callable[[web.Application], Awaitable[TestServer]]
 LISTED: Final = {
     "id": "huggingface:finetuned/m", "state": "loaded", "pending": None, "reasons": [], "load_error": None,
+    "kind": "generator", "base": "base/m",
     "generation": "0123456789ab", "pinned": True, "dim": 384, "bytes_on_disk": 91_000_000, "bytes_on_device": 512,
 }  # fmt: skip
 REJECTED: Final = {
@@ -266,7 +267,8 @@ async def test_the_list_is_a_table_with_the_reasons(aiohttp_server: Serve, capsy
     header, good, bad = capsys.readouterr().out.splitlines()
     assert header.split()[:3] == ["MODEL", "KIND", "STATE"]
     assert good.split() == [
-        "huggingface:finetuned/m", "(pinned)", "loaded", "0123456789ab", "384", "91.0", "MB", "512", "B",
+        "huggingface:finetuned/m", "(pinned)", "generator", "over", "base/m", "loaded",
+        "0123456789ab", "384", "91.0", "MB", "512", "B",
     ]  # fmt: skip
     assert bad.endswith("weights_truncated: it stops too early")
     assert await run(server, "--json", "list") == 0

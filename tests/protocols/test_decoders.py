@@ -23,7 +23,7 @@ SCALARS: Final = st.none() | st.booleans() | st.integers() | st.floats() | st.te
 VALUES: Final = st.recursive(
     SCALARS,
     lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=10), inner, max_size=5),
-    maxleaves=20,
+    max_leaves=20,
 )
 INPUTS: Final = st.text(max_size=5) | st.lists(
     st.text(max_size=5) | st.integers(0, 2**32 - 1) | st.lists(st.integers(0, 2**32 - 1), max_size=5), max_size=5

@@ -37,6 +37,7 @@ OPERATIONS = list(openapi.operations(ROUTER.routes()))
 ASKED: Final = (
     "/ask",
     "/ask/stream",
+    "/api/chat",
     "/v1/chat/completions",
     "/v1/completions",
 )  # tests/ask and tests/e2e have them
