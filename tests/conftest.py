@@ -6,8 +6,13 @@ import hashlib
 import os
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests import making
+
+# A busy machine is no fault of what is tested.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
