@@ -1,8 +1,8 @@
 # Two images from one file: the gateway (the last stage, so the one that is built when none is named) and the trainer.
 #
-#     docker build -t dropgate .                                  the gateway, for CPUs
-#     docker build -t dropgate:cuda --build-arg FLAVOR=cuda .     the same, for NVIDIA GPUs
-#     docker build -t dropgate-trainer --target trainer .
+#     docker build -t dropgate:0.1.0 .                                       the gateway, for CPUs
+#     docker build -t dropgate:0.1.0-cuda --build-arg FLAVOR=cuda .          the same, for NVIDIA GPUs
+#     docker build -t dropgate-trainer:0.1.0 --target trainer .
 #     docker build -t dropgate-baked --target baked --build-context model=models/finetuned/mine --build-arg MODEL=finetuned/mine .
 #
 # Every package but torch is of the version in requirements.lock, or the build fails. Without a Docker engine, and behind
