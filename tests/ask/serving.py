@@ -85,6 +85,9 @@ class Words:
         other.meter = meter
         return other
 
+    def heard(self, on_found: Any, hearer: Any) -> Words:
+        return self  # no language model of the volume's speaks here
+
     async def find(self, spelling: str | None) -> Any:
         manifest = SimpleNamespace(prompts={}, dim=4096)
         generation = SimpleNamespace(digest=GENERATION, manifest=manifest)
