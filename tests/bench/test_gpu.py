@@ -52,7 +52,7 @@ def stand_in(loaded: encoder.Encoder, monkeypatch: pytest.MonkeyPatch) -> gpu.Wa
 
     monkeypatch.setattr(flash, "_varlen", lambda: each)
     monkeypatch.setattr(launcher, "on_device", on_device)
-    loaded.launcher = on_device(Laid(loaded._network, loaded._tail, loaded._pooling, "cpu"), 512, "cpu", print)
+    loaded.launcher = on_device(Laid(loaded._network, loaded._tail, loaded.pooling, "cpu"), 512, "cpu", print)
     return gpu.Ways(loaded, "cpu")
 
 

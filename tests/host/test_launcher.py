@@ -85,7 +85,7 @@ def each(  # noqa: PLR0917 - as torch's kernel is called
 
 
 def launcher(loaded: encoder.Encoder, form: forms.Form | None = None) -> Launcher:
-    form = form or forms.of(loaded._network, loaded._tail, loaded._pooling, "cpu")
+    form = form or forms.of(loaded._network, loaded._tail, loaded.pooling, "cpu")
     return Launcher(form, loaded._longest, NearBus(), Taping(), graph_bytes=1 << 30, tell=print)
 
 
@@ -95,7 +95,7 @@ def prepared(path: str) -> tuple[encoder.Encoder, list[Integers], Integers, enco
     tokenizer = Tokenizer(generation)
     rows, prompt = tokenizer.encode(TEXTS, prompt="query: "), tokenizer.prompt_tokens("query: ")
     loaded = encoder.load(generation, "cpu")
-    left_out = np.full(len(rows), 0 if loaded._pooling.include_prompt else prompt, dtype=np.int64)
+    left_out = np.full(len(rows), 0 if loaded.pooling.include_prompt else prompt, dtype=np.int64)
     return loaded, rows, left_out, loaded.embed(rows, prompt)
 
 
@@ -120,7 +120,7 @@ def test_padded_captured_and_packed_calls_all_give_the_vectors_of_the_cpu(
     agree(calls.begin(rows, left_out).wait(), wanted)
     if loaded.packed:
         monkeypatch.setattr(flash, "_varlen", lambda: each)
-        laid = Laid(loaded._network, loaded._tail, loaded._pooling, "cpu")
+        laid = Laid(loaded._network, loaded._tail, loaded.pooling, "cpu")
         agree(launcher(loaded, laid).begin(rows, left_out).wait(), wanted)
 
 
@@ -129,7 +129,7 @@ def test_the_real_minilm_gives_the_same_vectors_packed_padded_and_captured(
 ) -> None:
     monkeypatch.setattr(flash, "_varlen", lambda: each)
     loaded, rows, left_out, wanted = prepared(minilm)
-    for form in (None, Laid(loaded._network, loaded._tail, loaded._pooling, "cpu")):
+    for form in (None, Laid(loaded._network, loaded._tail, loaded.pooling, "cpu")):
         agree(launcher(loaded, form).begin(rows, left_out).wait(), wanted)
 
 
@@ -137,7 +137,7 @@ def test_in_half_precision_the_vectors_point_the_same_way(minilm: str, monkeypat
     monkeypatch.setattr(flash, "_varlen", lambda: each)
     _, rows, left_out, wanted = prepared(minilm)
     half = encoder.load(making.generation(minilm), "cpu", "bfloat16")
-    for form in (None, Laid(half._network, half._tail, half._pooling, "cpu")):
+    for form in (None, Laid(half._network, half._tail, half.pooling, "cpu")):
         found = launcher(half, form).begin(rows, left_out).wait()
         assert (found * wanted).sum(axis=1).min() > 0.999
 
