@@ -60,5 +60,5 @@ def test_saved_weights_take_the_place_of_an_adapters(tmp_path: Path) -> None:
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.5, generator=torch.Generator().manual_seed(0))
     other.save_pretrained(str(tmp_path / "saved"), create_model_card=False)
-    lora.load_weights(one, tmp_path / "saved")
+    lora.load_weights(one.transformers_model, tmp_path / "saved")
     assert np.array_equal(one.encode(TEXTS), other.encode(TEXTS))
