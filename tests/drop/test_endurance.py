@@ -23,7 +23,7 @@ GROWTH = 0.05  # of resident memory
 
 
 async def test_swaps_under_load_lose_no_request_and_every_answer_is_of_a_live_generation(tmp_path: Path) -> None:
-    report = await swaps.run(24, folder=tmp_path, seed=SEED, warm_up=4, clients=4, quiet=True)
+    report = await swaps.run(24, folder=tmp_path, seed=SEED, warm_up=12, clients=4, quiet=True)
     assert report["failures"] == []
     assert report["swaps"] == 24
     assert report["answers"] > report["swaps"]
