@@ -117,15 +117,17 @@ def answered(embed: Embed, question: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     torch.set_num_threads(len(os.sched_getaffinity(0)))
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints is no answer
     try:
         embed = opened(*sys.argv[1:])
         embed(["warm"])
     except Exception as error:  # told to who asked: it is what the report says of it
-        print(json.dumps({"failed": f"{type(error).__name__}: {error}"[:300]}), flush=True)
+        print(json.dumps({"failed": f"{type(error).__name__}: {error}"[:300]}), file=answers)
         return
-    print(json.dumps({"threads": torch.get_num_threads()}), flush=True)
+    print(json.dumps({"threads": torch.get_num_threads()}), file=answers)
     for line in sys.stdin:
-        print(json.dumps(answered(embed, json.loads(line))), flush=True)
+        print(json.dumps(answered(embed, json.loads(line))), file=answers)
 
 
 if __name__ == "__main__":
