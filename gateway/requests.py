@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import msgspec
 
+from gateway.errors import InvalidBody
 from gateway.host.wire import Ids, Payload, Sampling, Side, Token, Turn
 from gateway.model import Generation, ModelId
+
+
+def mistyped(error: msgspec.ValidationError) -> InvalidBody:
+    """To be raised: what a client sent has another type somewhere than is asked for; the error names the field."""
+    what, _, where = str(error).partition(" - at `")
+    return InvalidBody(what, field=where.rstrip("`").removeprefix("$.") or None)
 
 
 class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -18,7 +18,7 @@ from gateway.ask.providers import LOCAL, Delta, Message, Named, Sampling, Spent
 from gateway.errors import InvalidBody
 from gateway.host import wire
 from gateway.host.wire import Piece, Turn
-from gateway.requests import GenerateRequest
+from gateway.requests import GenerateRequest, mistyped
 from gateway.service import Service
 
 MOST_STOPS: Final = 16
@@ -71,9 +71,6 @@ class Manner(msgspec.Struct):
         if (self.response_format or {}).get("type", "text") != "text":
             message = "response_format can only be text for the language models on the volume"
             raise InvalidBody(message, field="response_format")
-        stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
-        if len(stop) > MOST_STOPS:
-            raise InvalidBody(f"at most {MOST_STOPS} stop sequences can be given", field="stop")
         return wire.Sampling(
             max_tokens=self.max_completion_tokens or self.max_tokens or 0,
             temperature=self.temperature,
@@ -81,9 +78,17 @@ class Manner(msgspec.Struct):
             top_k=self.top_k,
             frequency_penalty=self.frequency_penalty or 0.0,
             presence_penalty=self.presence_penalty or 0.0,
-            stop=stop,
+            stop=stops(self.stop, "stop"),
             seed=self.seed,
         )
+
+
+def stops(given: str | list[str] | None, field: str) -> list[str]:
+    """Stop sequences, however many a client has named in that field. Raises InvalidBody for too many."""
+    found = [given] if isinstance(given, str) else given or []
+    if len(found) > MOST_STOPS:
+        raise InvalidBody(f"at most {MOST_STOPS} stop sequences can be given", field=field)
+    return found
 
 
 class StreamOptions(msgspec.Struct):
@@ -176,8 +181,7 @@ def _conversation(body: Mapping[str, Any]) -> Conversation:
     try:
         return msgspec.convert(body, Conversation)
     except msgspec.ValidationError as error:
-        what, _, where = str(error).partition(" - at `")
-        raise InvalidBody(what, field=where.rstrip("`").removeprefix("$.") or None) from error
+        raise mistyped(error) from error
 
 
 def _request(asked: Conversation, model: str) -> GenerateRequest:

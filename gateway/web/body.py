@@ -13,6 +13,7 @@ import msgspec
 from aiohttp import web
 
 from gateway.errors import BodyTooLarge, BodyTooSlow, InvalidBody, InvalidHeader, InvalidJson
+from gateway.requests import mistyped
 
 T = TypeVar("T")
 SECONDS: Final = web.AppKey("body_seconds", float)  # that a body has to come; 0 is for ever
@@ -50,8 +51,7 @@ def decode(decoder: msgspec.json.Decoder[T], raw: bytes) -> T:
     try:
         return decoder.decode(raw)
     except msgspec.ValidationError as error:
-        what, _, where = str(error).partition(" - at `")
-        raise InvalidBody(what, field=where.rstrip("`").removeprefix("$.") or None) from error
+        raise mistyped(error) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidJson(f"the body is not JSON: {error}") from error
 

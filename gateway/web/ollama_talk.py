@@ -63,9 +63,6 @@ class Options(msgspec.Struct):
         for name, nothing in UNSERVED.items():
             if getattr(self, name) not in (None, *nothing):
                 raise InvalidBody(f"the option {name} is not served", field=f"options.{name}")
-        stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
-        if len(stop) > local.MOST_STOPS:
-            raise InvalidBody(f"at most {local.MOST_STOPS} stop sequences can be given", field="options.stop")
         return wire.Sampling(
             max_tokens=max(0, self.num_predict or 0),
             temperature=self.temperature,
@@ -73,7 +70,7 @@ class Options(msgspec.Struct):
             top_k=self.top_k,
             frequency_penalty=self.frequency_penalty or 0.0,
             presence_penalty=self.presence_penalty or 0.0,
-            stop=stop,
+            stop=local.stops(self.stop, "options.stop"),
             seed=self.seed,
         )
 
