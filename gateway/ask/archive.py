@@ -20,6 +20,10 @@ class Archive:
         self._tables = tables
         self._writes: Counter[str] = Counter()
 
+    async def make(self, place: str) -> None:
+        await self._tables.made(table_name(place), columns.DOCUMENTS)
+        await self._tables.sync(table_name(place))
+
     async def put(self, place: str, documents: Sequence[Document]) -> None:
         if not documents:
             return

@@ -31,7 +31,7 @@ from gateway.ask.registry import Registry
 from gateway.ask.resident import Query
 from gateway.ask.store import Choose, Vectors, as_found
 from gateway.ask.tables import Missing, Tables, any_of, literal
-from gateway.errors import IndexGone, KnowledgeBaseNotFound, KnowledgeStoreFailed
+from gateway.errors import IndexGone, KnowledgeBaseExists, KnowledgeBaseNotFound, KnowledgeStoreFailed
 
 TIDY_EVERY: Final = 64  # upserts of this process to one index
 PREFIX: Final = "index-"  # of the names of tables
@@ -100,10 +100,12 @@ class LanceStore:
         """Drops what a drop that did not live to its end has left. Read in the order in which things go, which is the
         opposite of that in which they come: what another process makes meanwhile is nothing that is left."""
         names = [name for name in await self._tables.names("") if name.startswith((archive.PREFIX, PREFIX))]
+        coming = {name for name in names if await self._may_come(name)}
         indexes = await self._registry.entries()
         never = {index.id for index in await self._registry.unready(time.time() - PATIENCE)}
         places = {place for _, place in await self._registry.rows()}
         known = {archive.table_name(place) for place in places}
+        known |= coming
         for index in indexes:
             if index.id.partition("-")[0] in places and index.id not in never:
                 known.add(_table_name(index))
@@ -113,13 +115,31 @@ class LanceStore:
             if name not in known:
                 await self._tables.drop(name)
 
+    async def _may_come(self, name: str) -> bool:
+        """Whether this is a table of documents whose row may be about to come: new, and never written to."""
+        if not self._registry.is_new(name.removeprefix(archive.PREFIX), PATIENCE):
+            return False
+        try:
+            async with self._tables.using(name) as table:
+                return await table.version() == 1
+        except (Missing, KnowledgeStoreFailed):
+            return False  # half of it is gone already: somebody drops it, or died there
+
     # --- knowledge bases
 
     async def rows(self, owner: str | None = None) -> list[Row]:
         return [row for row, _ in await self._registry.rows(owner)]
 
     async def create(self, owner: str, name: str, embedding_model: str = "") -> Row:
-        return await self._registry.create(owner, name, embedding_model)
+        """Its table of documents comes first, so that nobody who sees the row has to make one: of two that make one
+        table, the slower would put an empty one over what was written into the other's."""
+        place = self._registry.new_place()
+        await self._archive.make(place)
+        try:
+            return await self._registry.create(owner, name, embedding_model, place)
+        except KnowledgeBaseExists:
+            await self._tables.drop(archive.table_name(place))
+            raise
 
     async def row(self, kb: str) -> Row:
         return (await self._registry.row(kb))[0]

@@ -7,6 +7,7 @@ two of them: so a table is entered here before it is made, leaves before it goes
 
 from __future__ import annotations
 
+import time
 import uuid
 from typing import Final
 
@@ -67,9 +68,21 @@ class Registry:
             raise KnowledgeBaseNotFound(f"there is no knowledge base {name}", knowledge_base=name)
         return msgspec.json.decode(found[0]["row"], type=Row), str(found[0]["place"])
 
-    async def create(self, owner: str, name: str, embedding_model: str) -> Row:
+    @staticmethod
+    def new_place() -> str:
+        """16 hexadecimal digits: the second in which it was made, and chance."""
+        return f"{int(time.time()):08x}{uuid.uuid4().hex[:8]}"
+
+    @staticmethod
+    def is_new(place: str, patience: float) -> bool:
+        """Whether it was made in the last `patience` seconds: its row may be about to come."""
+        try:
+            return 0 <= time.time() - int(place[:8], 16) < patience
+        except ValueError:
+            return False
+
+    async def create(self, owner: str, name: str, embedding_model: str, place: str) -> Row:
         row = Row(kb=key(owner, name), owner=owner, embedding_model=embedding_model)
-        place = uuid.uuid4().hex[:16]
         async with self._tables.using(NAME) as table:
             merge = table.merge_insert("kb").when_not_matched_insert_all()
             done = await merge.execute(columns.table([_entry(row, place)], columns.REGISTRY))

@@ -86,17 +86,28 @@ class Tables:
         return self._open[name]
 
     async def made(self, name: str, schema: pa.Schema) -> AsyncTable:
-        """The table, which is made if it is not there; of several that make it, one does. (`exist_ok` would not do: of
-        two that make it at once the slower puts an empty one over what was written into the other's.)"""
+        """The table, which is made if it is not there. Of several that make it in the same moment one does, or the slower
+        put an empty version over the first: then it puts back what it covered."""
         with suppress(Missing):
             return await self.table(name)
         try:
-            self._open[name] = await self.connection.create_table(name, schema=schema)
+            table = await self.connection.create_table(name, schema=schema)
+            if (version := await table.version()) > 1:
+                await self._put_back(table, name, version - 1)
         except (OSError, RuntimeError, ValueError) as error:
             with suppress(Missing):
                 return await self.table(name)
             raise KnowledgeStoreFailed(f"the knowledge store failed: {_one_line(error)}") from error
-        return self._open[name]
+        self._open[name] = table
+        return table
+
+    async def _put_back(self, table: AsyncTable, name: str, version: int) -> None:
+        covered = await self.connection.open_table(name)
+        await covered.checkout(version)
+        rows = await covered.to_arrow()
+        if rows.num_rows:
+            key = rows.schema.names[0]  # every schema here begins with what tells its rows apart
+            await table.merge_insert(key).when_not_matched_insert_all().execute(rows)
 
     async def drop(self, name: str) -> None:
         """What is not there needs no dropping."""

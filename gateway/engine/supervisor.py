@@ -79,6 +79,7 @@ class HostProcess:
         self.restarts = 0
         self.residency = wire.Residency([], 0, 0, 0, 0)
         self.residents: dict[str, wire.Resident] = {}
+        self._loaded: dict[str, int] = {}  # bytes of what was told as loaded and not yet as unloaded
         self.parked: dict[str, wire.Parked] = {}
         self.reported = time.time()
         self.on_report: Callable[[HostProcess, wire.Report], None] = lambda host, report: None
@@ -274,11 +275,13 @@ class HostProcess:
         suspects = loads | ({call.digest} if call else set())
         sole = len(loads) + bool(call) == 1
         calls = list(self._calls.items())
-        residents = list(self.residents.values())
+        idle = {digest: resident.idle_seconds for digest, resident in self.residents.items()}
+        loaded = list(self._loaded.items())
         self._link = None
         self._calls.clear()
         self._offered.clear()
         self.residents, self.parked = {}, {}
+        self._loaded.clear()
         self.residency = wire.Residency([], 0, self.residency.budget, 0, 0)
         if not self._stopping:
             self._events.emit(
@@ -291,16 +294,12 @@ class HostProcess:
                     requests=len(calls),
                 )
             )
-            self._tell_unloaded(residents)
+            for digest, size in loaded:
+                self.on_report(self, wire.Unloaded(digest, size, "host_exit", idle.get(digest, 0.0)))
             self.on_death(self, suspects, sole)
         for number, waiting in calls:
             if not waiting.answer.done():
                 waiting.answer.set_exception(Death(number in on_device or waiting.digest in loads, sole))
-
-    def _tell_unloaded(self, residents: Collection[wire.Resident]) -> None:
-        for resident in residents:
-            if resident.state == "loaded":
-                self.on_report(self, wire.Unloaded(resident.digest, resident.bytes, "host_exit", resident.idle_seconds))
 
     def _receive(self, report: wire.Report, payload: wire.Payload, pid: int, began: float) -> None:
         self._heard = time.monotonic()
@@ -332,6 +331,10 @@ class HostProcess:
                 )
                 self.on_up(self)
             case _:
+                if isinstance(report, wire.Loaded):
+                    self._loaded[report.digest] = report.bytes
+                elif isinstance(report, wire.Unloaded):
+                    self._loaded.pop(report.digest, None)
                 self.on_report(self, report)
 
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
+from unittest.mock import AsyncMock
 
 import numpy as np
 import pytest
 
-from gateway.ask import lance_index
+from gateway.ask import columns, lance_index
 from gateway.ask.lance import LanceStore
 from gateway.ask.passage import Chunk, Document, Index, Where, chunk_id
-from gateway.ask.tables import Missing
+from gateway.ask.tables import Missing, Tables
 from gateway.errors import IndexGone, KnowledgeStoreFailed
 from tests.ask.stores import chunks, document, filled, indexed, spread, toward
 
@@ -126,6 +128,33 @@ async def test_what_a_killed_drop_has_left_goes_at_the_next_start(store: LanceSt
     assert await again.count(kept) == 1
     assert await again.count_documents("/kept") == 1
     await again.close()
+
+
+async def test_a_base_that_another_process_is_making_is_not_swept_away(store: LanceStore, tmp_path: Path) -> None:
+    place = store._registry.new_place()
+    await store._archive.make(place)  # and its row comes
+    dead = f"{1:08x}{place[8:]}"
+    await store._archive.make(dead)  # half a century ago: its row does not come
+    again = LanceStore(str(tmp_path / "knowledge"))
+    await again.open()
+    assert [name for name in await again._tables.names("documents-")] == [f"documents-{place}"]
+    await again.close()
+
+
+async def test_who_makes_a_table_over_another_s_puts_back_what_was_in_it(
+    store: LanceStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two gateways that start on an empty directory make the same tables at once, and LanceDB looks whether there is
+    one before it commits: the slower covers the faster's."""
+    row = await store.create("", "papers")
+    slow = Tables(str(tmp_path / "knowledge"))
+    await slow.open()
+    create = slow.connection.create_table
+    monkeypatch.setattr(slow.connection, "create_table", partial(create, mode="overwrite"))
+    monkeypatch.setattr(slow, "table", AsyncMock(side_effect=Missing("registry")))
+    await slow.made("registry", columns.REGISTRY)
+    assert await store.rows() == [row]
+    await slow.close()
 
 
 async def test_an_index_whose_drop_was_killed_halfway_is_gone(store: LanceStore, tmp_path: Path) -> None:
