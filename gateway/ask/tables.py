@@ -86,8 +86,8 @@ class Tables:
         return self._open[name]
 
     async def made(self, name: str, schema: pa.Schema) -> AsyncTable:
-        """The table, which is made if it is not there. Of several that make it in the same moment one does, or the slower
-        put an empty version over the first: then it puts back what it covered."""
+        """The table, which is made if it is not there. Of several that make it in the same moment one does, or the
+        slower puts an empty version over the first: then it puts back what it covered."""
         with suppress(Missing):
             return await self.table(name)
         try:

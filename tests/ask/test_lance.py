@@ -137,7 +137,7 @@ async def test_a_base_that_another_process_is_making_is_not_swept_away(store: La
     await store._archive.make(dead)  # half a century ago: its row does not come
     again = LanceStore(str(tmp_path / "knowledge"))
     await again.open()
-    assert [name for name in await again._tables.names("documents-")] == [f"documents-{place}"]
+    assert await again._tables.names("documents-") == [f"documents-{place}"]
     await again.close()
 
 
