@@ -17,6 +17,7 @@ import msgspec
 from aiohttp import web
 
 from gateway import events, heap
+from gateway.activity import Activity
 from gateway.ask import extra
 from gateway.ask.answer import Answerer
 from gateway.ask.first_use import FirstUse
@@ -47,9 +48,11 @@ from gateway.web import (
     body,
     chat,
     completions,
+    console,
     cors,
     errors,
     knowledge,
+    live,
     metrics,
     native,
     older_knowledge,
@@ -69,7 +72,8 @@ from gateway.wish import Wish
 
 TIDY_SECONDS: Final = 5.0
 PROTOCOLS: Final = (
-    *(metrics, usage, stream, pull, older_knowledge, knowledge),  # the fixed paths of the older before names
+    *(metrics, usage, stream, live, console),
+    *(pull, older_knowledge, knowledge),  # the fixed paths of the older before names
     *(native, ask, openai, chat, completions, rerank, tei, ollama, ollama_talk, triton, openapi),
 )
 DIALECTS: Final = (
@@ -154,9 +158,11 @@ class Gateway:
         self.keeper = Keeper(self.usage, UsageFile(settings.state_dir), tell)
         self.metrics = Metrics(self.engine, self.catalog.models_of, self.usage, self.catalog.count)
         self.metrics.knowledge_bytes.set_function(self.knowledge.memory_bytes)
+        self.activity = Activity(self.engine, self._models_of)
         self.stopping = asyncio.Event()
         tell.subscribe(self.metrics)
         tell.subscribe(self.usage)
+        tell.subscribe(self.activity)
         tell.subscribe(self._check_dimension)
         tell.subscribe(_tidy)
 
@@ -218,6 +224,7 @@ class Gateway:
         self.spawn(self.follower.follow())
         self.spawn(_tidy_when_quiet(self.service))
         self.spawn(self.warm.follow(self.catalog.looked))
+        self.spawn(self.activity.follow())
         self.spawn(self.knowledge.follower.follow())
         self.spawn(self.knowledge.follow())
         try:
@@ -234,7 +241,7 @@ class Gateway:
 
     def web(self) -> web.Application:
         pages = cors.Pages(self.settings.cors_origins, lenient=self.settings.insecure)
-        open_paths = auth.OPEN_TO_ALL | ({"/metrics"} if self.settings.open_metrics else set())
+        open_paths = auth.OPEN_TO_ALL | console.PATHS | ({"/metrics"} if self.settings.open_metrics else set())
         guard = auth.Guard(self.keyring, pages, frozenset(open_paths))
         audited = [audit.middleware(self.audit, texts=self.settings.audit_texts)] if self.audit else []
         traced = [tracing.middleware(self._tracer)] if self._tracer else []
@@ -255,6 +262,7 @@ class Gateway:
         app[metrics.METRICS] = self.metrics
         app[knowledge.KNOWLEDGE] = self.knowledge
         app[usage.USAGE] = self.usage
+        app[live.BOARD] = live.Board(self.service, self.activity)
         app[asking.ANSWERER] = self.answerer
         app[asking.ROSTER] = self.roster
         app[metrics.OPEN_METRICS] = self.settings.open_metrics

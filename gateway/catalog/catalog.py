@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from typing import Any, Final
 
 from cachetools import LRUCache
@@ -116,7 +116,17 @@ class Catalog:
 
     def listing(self) -> list[dict[str, Any]]:
         """Every model seen, in order of its name."""
-        return [self.show(model) for model in sorted(self._entries, key=lambda model: model.path)]
+        return self.shown(sorted(self._entries, key=lambda model: model.path))
+
+    def shown(self, models: Iterable[ModelId]) -> list[dict[str, Any]]:
+        """Those that are still there. Where everything is in memory is asked once, however many they are."""
+        residences = self._engine.residences()
+        entries = (self._entries.get(model) for model in models)
+        return [
+            show(entry, residences, self._engine.quarantined(entry.live.digest) if entry.live else None)
+            for entry in entries
+            if entry is not None
+        ]
 
     def show(self, model: ModelId) -> dict[str, Any]:
         """Raises ModelNotFound when it has gone meanwhile."""

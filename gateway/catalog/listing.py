@@ -60,6 +60,7 @@ def show(
         "bytes_on_device": sum(residence.bytes for residence in loaded),
         "bytes_parked": sum(residence.bytes for residence in held if residence.state == "parked"),
         "devices": [residence.device for residence in loaded],
+        "load": _load(entry, held, residences),
         "runtime": numerics.runtime if numerics else None,
         "dtype": numerics.dtype if numerics else None,
         "precision": msgspec.to_builtins(numerics.precision) if numerics else None,
@@ -90,6 +91,17 @@ def _state(entry: Entry, held: Sequence[Residence]) -> str:
         if state in states:
             return shown
     return "draining" if "leaving" in states else "ready"
+
+
+def _load(
+    entry: Entry, held: Sequence[Residence], residences: Mapping[str, Sequence[Residence]]
+) -> dict[str, Any] | None:
+    """How far a load is, of the live generation or of the one that will replace it."""
+    successor = residences.get(entry.successor.digest, ()) if entry.successor else ()
+    found = next((each for each in (*successor, *held) if each.state in {"waiting", "loading"}), None)
+    if found is None:
+        return None
+    return {"device": found.device, "state": found.state, "seconds_left": round(found.seconds_left, 1)}
 
 
 def _state_of(version: Version) -> str:

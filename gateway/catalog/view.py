@@ -53,7 +53,7 @@ class View:
 
     def listing(self) -> list[dict[str, Any]]:
         """Every model seen, in order of its name."""
-        return [self._catalog.show(model) for model in self._lookup.models()]
+        return self._catalog.shown(self._lookup.models())
 
     def show(self, model: ModelId) -> dict[str, Any]:
         """Raises ModelNotFound when it has gone meanwhile."""

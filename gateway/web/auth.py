@@ -22,7 +22,7 @@ from gateway.web.errors import LINE
 HEALTH: Final = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"})
 DESCRIPTION: Final = frozenset({"/openapi.json", "/docs", "/docs/docs.css", "/docs/docs.js"})  # the same for everybody
 OPEN_TO_ALL: Final = HEALTH | DESCRIPTION
-WAITING: Final = frozenset({"/events"})  # what only listens takes no place among requests at once
+WAITING: Final = frozenset({"/events", "/console/live"})  # what only listens takes no place among requests at once
 API_KEY: Final = "X-API-Key"
 
 
@@ -36,7 +36,7 @@ class Guard:
 
     def caller(self, request: web.Request) -> Caller:
         """Raises Unauthenticated or ForeignOrigin."""
-        if request.path in self._open_paths:
+        if request.path in self._open_paths or is_browsing(request):
             return NOBODY
         if not self.keyring.closed:
             self.pages.refuse_foreign(request)
@@ -81,6 +81,11 @@ async def _within(account: Account, request: web.Request, handler: Handler) -> w
     finally:
         account.leave()
         account.charge(request[LINE].get("tokens", 0))
+
+
+def is_browsing(request: web.Request) -> bool:
+    """Whether a person opens the console: the page is the same for everybody, and asks for the key itself."""
+    return request.path == "/" and "text/html" in request.headers.get(hdrs.ACCEPT, "")
 
 
 def key_of(request: web.Request) -> str | None:

@@ -23,7 +23,7 @@ from gateway.model import PREFIX, Generation
 from gateway.web import answers, asking, vectors
 from gateway.web.asking import SERVICE
 from gateway.web.body import Input, Int64, decode, read
-from gateway.web.contract import TEXT, says
+from gateway.web.contract import says
 from gateway.web.errors import Dialect
 from gateway.web.native import answer
 
@@ -193,13 +193,6 @@ async def show(request: web.Request) -> web.Response:
 async def version(request: web.Request) -> web.Response:
     """The gateway's own version."""
     return answer({"version": __version__})
-
-
-@routes.get("/")
-@says(answer=str, media=(TEXT,))
-async def root(request: web.Request) -> web.Response:
-    """That something runs here, for clients that look before they ask."""
-    return web.Response(text="Dropgate is running\n")
 
 
 def spelling(name: str) -> str:

@@ -1,0 +1,5 @@
+import { Empty, html } from "./ui.js";
+
+export function Page() {
+  return html`<${Empty} title="Training"><p>This page is not here yet.</p><//>`;
+}
