@@ -50,7 +50,7 @@ async def ask(url: str, base: Path, examples: int, phases: str, *, seed: int, on
     command += ["--checks=not_a_server_error," + ",".join(f"{check}_conformance" for check in CHECKS)]
     command += [f"--request-timeout={PATIENCE}", "--continue-on-failure", "--no-color", "--warnings=off"]
     command += ["--suppress-health-check=all", "--generation-database=none"]
-    command += ["--exclude-path=/events"]  # which does not end
+    command += ["--exclude-path=/events", "--exclude-path=/console/live"]  # which do not end
     command += [f"--include-path-regex={only}"] if only else []
     environment = {**os.environ, "SCHEMATHESIS_HOOKS": "tests.protocols.fuzz_hooks", "COLUMNS": "200"}
     process = await asyncio.create_subprocess_exec(
