@@ -133,6 +133,7 @@ class Gateway:
             names=self._models_of,
             predict=self._bytes,
             limit=settings.max_loaded_models,
+            replicas=settings.max_replicas,
             wish=self._wish,
             weight=self._weight,
         )

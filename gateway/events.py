@@ -313,9 +313,20 @@ class RuntimeFellBack(Event, frozen=True, kw_only=True):
     message: str
 
 
+class GenerationReplicated(Event, frozen=True, kw_only=True):
+    """Texts have waited too long for a generation on every device that holds it, `wait_seconds` on the best of them: it
+    is being loaded on `device` too."""
+
+    name = "generation_replicated"
+    generation: str
+    models: tuple[str, ...]
+    device: str
+    wait_seconds: float
+
+
 class GenerationUnloaded(Event, frozen=True, kw_only=True):
-    """`why` is evicted, out_of_memory, retired, requested or host_exit; `idle_seconds` since its last use. What was
-    evicted may be in host memory still."""
+    """`why` is evicted, out_of_memory, retired, requested, drawn_back or host_exit; `idle_seconds` since its last use.
+    What was evicted may be in host memory still; what was drawn back is on another device."""
 
     name = "generation_unloaded"
     generation: str

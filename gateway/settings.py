@@ -105,6 +105,9 @@ class Settings:
     max_loaded_models: int = _setting(
         0, "a limit on the number of loaded models, beside the bytes; 0 is none", "MODEL_CACHE_SIZE", parse="count"
     )
+    max_replicas: int = _setting(
+        0, "devices that may hold one model at once, when one cannot keep up; 0 is all, 1 is never two", parse="count"
+    )
     adapter_memory: int = _setting(
         0,
         "bytes of adapters on each device, beside those of models; 0 takes a thirty-second part of these, at least "

@@ -1,15 +1,23 @@
-"""Which device a generation goes to: a pure function of what the devices hold."""
+"""Which devices a generation is on: pure functions of what the devices hold and have to do."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 
+HOT: Final = 0.1  # seconds that texts wait on a device which cannot keep up
+COLD: Final = 0.02  # seconds that they wait on one with time to spare
+SHARE: Final = 0.25  # of what is asked of a device, for a generation to be what keeps it busy
+STALE: Final = 60.0  # seconds after which an idle model may make room for a second copy of a busy one
+
 
 class Site(msgspec.Struct, frozen=True):
-    """A device as placement sees it. `holds`: the generation is there or on its way; `idle_seconds` of its idlest
-    model; `load` in tokens that wait."""
+    """A device as placement sees it, with regard to one generation. `holds`: the generation is there or on its way, and
+    `loaded` that it can answer; `load` in characters that were asked of the device and are not answered yet, of which
+    the generation has the part `own`; `wait` in seconds until what the device has is computed; `idle_seconds` of its
+    idlest model; `stale` in bytes of models that have been idle for STALE seconds."""
 
     index: int
     up: bool
@@ -17,17 +25,43 @@ class Site(msgspec.Struct, frozen=True):
     free: int
     load: int
     idle_seconds: float
+    loaded: bool = False
+    own: float = 0.0
+    wait: float = 0.0
+    stale: int = 0
 
 
 def place(sites: Sequence[Site], size: int) -> int:
-    """The index of the best site for a generation of `size` bytes: one that holds it already, else one with room
-    and the least to do, else the one whose least recently used model has been idle longest. A host that is down is
-    taken only when all are."""
+    """The index of the best site for a generation of `size` bytes: one that holds it already, and rather one where it
+    is loaded, else one with room and the least to do, else the one whose least recently used model has been idle
+    longest. A host that is down is taken only when all are."""
     candidates = [site for site in sites if site.up] or list(sites)
-    holders = [site for site in candidates if site.holds]
+    holders = [site for site in candidates if site.loaded] or [site for site in candidates if site.holds]
     if holders:
         return min(holders, key=lambda site: site.load).index
     roomy = [site for site in candidates if site.free >= size]
     if roomy:
         return min(roomy, key=lambda site: (site.load, -site.free)).index
     return max(candidates, key=lambda site: site.idle_seconds).index
+
+
+def spread(sites: Sequence[Site], size: int) -> int | None:
+    """The index of the site that should hold a generation too, if one should: wherever it is texts wait, a good part of
+    them for it, while elsewhere there is time, and room: free, or of models that nobody has asked for in a while."""
+    up = [site for site in sites if site.up]
+    holders = [site for site in up if site.holds]
+    if not holders or not all(site.loaded and site.wait >= HOT and site.own >= SHARE for site in holders):
+        return None
+    others = [site for site in up if not site.holds and site.wait <= COLD and site.free + site.stale >= size]
+    if not others:
+        return None
+    return min(others, key=lambda site: (site.free < size, site.load, -site.free)).index
+
+
+def surplus(sites: Sequence[Site]) -> int | None:
+    """The index of the site whose copy of a generation is one too many, if one is: several have it loaded, and on none
+    of them do its texts wait."""
+    holders = [site for site in sites if site.up and site.loaded]
+    if len(holders) < 2 or any(site.own and site.wait > COLD for site in holders):
+        return None
+    return max(holders, key=lambda site: (not site.own, -site.free, site.index)).index

@@ -17,10 +17,12 @@ from typing import cast
 import msgspec
 
 from gateway import events
+from gateway.engine.demand import Demand
 from gateway.engine.engine import DeviceState, Residence, Vectors
-from gateway.engine.placement import Site, place
+from gateway.engine.placement import HOT, STALE, Site, place
 from gateway.engine.quarantine import FIRST, STRIKES, Quarantine
 from gateway.engine.refusals import Inputs, Refusals
+from gateway.engine.replicas import BUSY, CALM, Replicas
 from gateway.engine.supervisor import Death, HostProcess
 from gateway.errors import GatewayError, HostFailed, ModelLoading, Overloaded
 from gateway.host import wire
@@ -52,7 +54,9 @@ class Told:
 class ProcessEngine:
     """`hosts` are started and stopped by the caller; `names` says which models a digest is, for the events;
     `limit` is how many generations a device may hold, 0 for as many as fit; `wish` says what a generation is to be
-    computed with, and `weight` what share of its device a digest has beside others."""
+    computed with, and `weight` what share of its device a digest has beside others. A generation is on `replicas`
+    devices at most, 0 for all: on another one after `busy` seconds in which its texts wait, until they have not waited
+    for `calm` seconds."""
 
     def __init__(
         self,
@@ -62,6 +66,9 @@ class ProcessEngine:
         predict: Callable[[Generation], int],
         limit: int = 0,
         *,
+        replicas: int = 0,
+        busy: float = BUSY,
+        calm: float = CALM,
         wish: Callable[[Generation], Wish] = lambda generation: Wishes().of((), generation.manifest.wish),
         weight: Callable[[str], float] = lambda digest: 1.0,
     ) -> None:
@@ -78,6 +85,17 @@ class ProcessEngine:
         self._live: dict[str, Generation] | None = None  # None: nobody has said what may stay, and all may
         self._preloads: dict[str, asyncio.Task[None]] = {}  # of pinned generations
         self._refusals = Refusals()
+        self._demand = Demand()
+        self._replicas = Replicas(
+            self._hosts,
+            tell,
+            names=names,
+            sites=self._sites,
+            load=self._load_on,
+            most=replicas,
+            busy=busy,
+            calm=calm,
+        )
         for host in self._hosts:
             host.on_report = self._reported
             host.on_up = self._came_up
@@ -179,6 +197,10 @@ class ProcessEngine:
         self._quarantine.forgive(generation)
         await self._ask(generation, lambda alone, number: wire.Load(number, generation.digest, alone))
 
+    async def _load_on(self, generation: Generation, host: HostProcess) -> None:
+        self._offer(generation, host)
+        await host.call(lambda number: wire.Load(number, generation.digest), generation.digest)
+
     async def unload(self, digest: str) -> None:
         for host in self._hosts:
             if host.up and (digest in host.residents or digest in host.parked):
@@ -190,6 +212,7 @@ class ProcessEngine:
         self._pins = {generation.digest: generation for generation in pinned}
         self._assigned = {digest: index for digest, index in self._assigned.items() if digest in known}
         self._quarantine.keep(known)
+        self._replicas.keep(known)
         for host in self._hosts:
             self._tell_keep(host)
         self._load_pinned()
@@ -263,7 +286,7 @@ class ProcessEngine:
         self._refuse_too_early(generation, deadline)
         self._refusals.check(queue, inputs)
         try:
-            answer = await self._ask(generation, request, told)
+            answer = await self._ask(generation, request, told, inputs)
         except Overloaded as refusal:
             self._refusals.remember(queue, inputs, refusal)
             raise
@@ -271,18 +294,22 @@ class ProcessEngine:
         return answer
 
     async def _ask(
-        self, generation: Generation, request: Callable[[bool, int], wire.Command], told: Told | None = None
+        self,
+        generation: Generation,
+        request: Callable[[bool, int], wire.Command],
+        told: Told | None = None,
+        inputs: Inputs = (),
     ) -> tuple[wire.Done, wire.Payload]:
         strikes, told = 0, told or Told()
         for _ in range(MOST_ATTEMPTS):
             host = self._place(generation)
             if not host.up:
                 await host.wait_until_up()
-            for each in (generation.base, generation):
-                if each is not None:
-                    host.offer(each, self._wish(each))
+            self._offer(generation, host)
+            place = self._hosts.index(host), (generation.base or generation).digest
             try:
-                return await host.call(functools.partial(request, strikes > 0), generation.digest, told)
+                with self._demand.of(*place, inputs):
+                    return await host.call(functools.partial(request, strikes > 0), generation.digest, told)
             except Death as death:
                 if told.some:  # what was said cannot be taken back, and another try would say something else
                     raise HostFailed("the host process died in the middle of the answer", retry_after=1.0) from death
@@ -292,6 +319,11 @@ class ProcessEngine:
                 raise HostFailed("the host process died twice while it worked on this request", retry_after=FIRST)
             self._quarantine.refuse(generation)
         raise HostFailed("the host process keeps dying", retry_after=5.0)
+
+    def _offer(self, generation: Generation, host: HostProcess) -> None:
+        for each in (generation.base, generation):
+            if each is not None:
+                host.offer(each, self._wish(each))
 
     def _refuse_too_early(self, generation: Generation, deadline: float | None) -> None:
         """Whose client leaves before the load ends is told so at once. The load goes on, and is there for the next
@@ -317,23 +349,45 @@ class ProcessEngine:
         """An adapter goes where its base is: it is small, and its texts share device calls there."""
         generation = generation.base or generation
         digest = generation.digest
-        holders = [host for index, host in enumerate(self._hosts) if host.up and self._holds(index, digest)]
-        if len(holders) == 1:  # whatever else there is, the request goes there
-            return holders[0]
-        sites = [
-            Site(
-                index,
-                host.up,
-                self._holds(index, digest),
-                host.residency.budget - host.residency.used,
-                host.residency.queue_tokens,
-                host.idle_seconds,
-            )
-            for index, host in enumerate(self._hosts)
-        ]
-        index = place(sites, self._predict(generation))
-        self._assigned[digest] = index
+        if len(self._hosts) == 1:
+            return self._hosts[0]
+        size = self._predict(generation)
+        self._replicas.look(generation, size)
+        loaded = [index for index in range(len(self._hosts)) if self._answers(index, digest)]
+        if loaded:  # as `place` would say, which is told much more than that
+            return self._hosts[min(loaded, key=self._demand.load)]
+        index = self._assigned[digest] = place(self._sites(digest), size)
         return self._hosts[index]
+
+    def _sites(self, digest: str) -> list[Site]:
+        """How the devices stand to a generation."""
+        return [self._site(index, digest) for index in range(len(self._hosts))]
+
+    def _site(self, index: int, digest: str) -> Site:
+        host = self._hosts[index]
+        resident = host.residents.get(digest)
+        wait = host.residency.queue_seconds
+        if resident is not None and resident.rows_waiting:  # answers, which take longer than any text
+            wait = max(wait, HOT)
+        return Site(
+            index,
+            host.up,
+            self._holds(index, digest),
+            host.residency.budget - host.residency.used,
+            self._demand.load(index),
+            host.idle_seconds,
+            self._answers(index, digest),
+            self._demand.share(index, digest),
+            wait,
+            host.idle_bytes(STALE),
+        )
+
+    def _answers(self, index: int, digest: str) -> bool:
+        """Whether that host can compute with the generation now, and goes on to."""
+        host = self._hosts[index]
+        resident = host.residents.get(digest)
+        loaded = host.up and resident is not None and resident.state == "loaded"
+        return loaded and not self._replicas.is_going(index, digest)
 
     def _holds(self, index: int, digest: str) -> bool:
         """Whether that host has the generation, on its device or behind it, or was told to load it."""
@@ -367,6 +421,7 @@ class ProcessEngine:
         self._load_pinned()
 
     def _died(self, host: HostProcess, suspects: Collection[str], sole: bool) -> None:
+        """What was there is loaded elsewhere when it is asked for, and at once if it is pinned."""
         for digest in [digest for digest, index in self._assigned.items() if self._hosts[index] is host]:
             del self._assigned[digest]
         for digest in suspects:
@@ -379,6 +434,8 @@ class ProcessEngine:
                         retry_after=seconds,
                     )
                 )
+        if any(other.up for other in self._hosts):
+            self._load_pinned()
 
     def _reported(self, host: HostProcess, report: wire.Report) -> None:
         if not isinstance(report, wire.Batch | wire.Loaded | wire.Unloaded | wire.LoadFailure | wire.FellBack):

@@ -44,11 +44,11 @@ class Refusals:
             return
         if self._clock() >= last.until:
             del self._last[key]
-        elif _size(texts) >= last.size:
+        elif size(texts) >= last.size:
             raise Overloaded(last.error.message, retry_after=last.error.retry_after, **last.error.details)
 
     def remember(self, key: Hashable, texts: Inputs, error: Overloaded) -> None:
-        self._last[key] = Refusal(error, _size(texts), self._clock() + MOMENT)
+        self._last[key] = Refusal(error, size(texts), self._clock() + MOMENT)
 
     def forget(self) -> None:
         """An answer has left: there may be room."""
@@ -56,6 +56,6 @@ class Refusals:
             self._last.clear()
 
 
-def _size(texts: Inputs) -> int:
+def size(texts: Inputs) -> int:
     each = 1 if not texts or isinstance(texts[0], str) else CHARACTERS
     return each * sum(map(len, texts))

@@ -115,6 +115,11 @@ class HostProcess:
         """How long its least recently used idle model has been idle."""
         return max((r.idle_seconds for r in self.residents.values() if not r.leases and not r.pinned), default=0.0)
 
+    def idle_bytes(self, seconds: float) -> int:
+        """Of models that have been idle for so long, and may be evicted."""
+        idle = (r for r in self.residents.values() if not r.leases and not r.pinned and r.idle_seconds >= seconds)
+        return sum(r.bytes for r in idle)
+
     # Requests.
 
     async def wait_until_up(self) -> None:

@@ -134,6 +134,11 @@ class Backlog:
             seconds += (min(waiting, own * other.weight) if own else waiting) / self._rate(name)
         return seconds
 
+    @property
+    def clearing(self) -> float:
+        """Seconds until everything is computed; 0 before anything was measured."""
+        return self.wait("", "") if self._overall.value else 0.0
+
     def _rate(self, key: str) -> float:
         rate = self._rates.get(key, self._overall).value
         return rate or self._overall.value

@@ -125,6 +125,11 @@ class Batcher:
         """Tokens that wait, or are on their way here: neither cut into a call nor dropped."""
         return self.backlog.tokens
 
+    @property
+    def queue_seconds(self) -> float:
+        """Until they are computed, and what is being computed; 0 before anything was measured."""
+        return self.backlog.clearing
+
     async def embed(
         self,
         key: str,

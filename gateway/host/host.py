@@ -206,8 +206,8 @@ class Host:
                 yield Adapted(adapter, model.encoder, model.generation.manifest, model.mixer)
 
     async def _unload(self, command: wire.Unload) -> None:
-        await self.adapters.unload(command.digest)
-        await self.pool.unload(command.digest)
+        await self.adapters.unload(command.digest, command.why)
+        await self.pool.unload(command.digest, command.why)
         self.reports.tell()  # before the answer, so that who reads the state after it sees it
         self._send(wire.Done(command.id), b"")
 
@@ -330,6 +330,7 @@ class Host:
             [*_parked(self.pool, now), *_parked(self.adapters, now)],
             self.pool.tier.used,
             self.pool.tier.budget,
+            self.batcher.queue_seconds,
         )
 
 

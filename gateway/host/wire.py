@@ -160,6 +160,7 @@ class Load(msgspec.Struct, frozen=True, tag=True):
 class Unload(msgspec.Struct, frozen=True, tag=True):
     id: int
     digest: str
+    why: str = "requested"
 
 
 class Cancel(msgspec.Struct, frozen=True, tag=True):
@@ -268,7 +269,7 @@ class Parked(msgspec.Struct, frozen=True):
 
 class Residency(msgspec.Struct, frozen=True, tag=True):
     """The pool after a change, and the host's counters since it started. `host_used` and `host_budget` are bytes of
-    host memory for what is `parked`."""
+    host memory for what is `parked`; `queue_seconds` until what waits is computed, as far as that is known."""
 
     residents: list[Resident]
     used: int
@@ -278,6 +279,7 @@ class Residency(msgspec.Struct, frozen=True, tag=True):
     parked: list[Parked] = []
     host_used: int = 0
     host_budget: int = 0
+    queue_seconds: float = 0.0
 
 
 class Loaded(msgspec.Struct, frozen=True, tag=True):

@@ -7,7 +7,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.engine.placement import Site, place
+from gateway.engine.placement import COLD, HOT, SHARE, Site, place, spread, surplus
 
 SIZE = 100
 
@@ -77,3 +77,52 @@ def test_the_order_of_the_devices_changes_nothing_but_ties(drawn: list[Site], si
     assert (first.up, first.holds) == (second.up, second.holds)
     if not first.holds and first.free >= size:
         assert (first.load, first.free) == (second.load, second.free)
+
+
+def test_a_device_where_it_is_loaded_goes_before_one_where_it_is_on_its_way() -> None:
+    assert place([site(0, holds=True, load=0), site(1, holds=True, loaded=True, load=9)], SIZE) == 1
+
+
+def busy(index: int, **facts: object) -> Site:
+    return site(index, **{"holds": True, "loaded": True, "wait": HOT, "own": 1.0, "load": 500, **facts})
+
+
+def test_a_generation_whose_texts_wait_everywhere_goes_to_a_device_with_time_and_room() -> None:
+    assert spread([busy(0), site(1, load=3), site(2, load=2)], SIZE) == 2
+    assert spread([busy(0), site(1, free=SIZE - 1), site(2, load=9)], SIZE) == 2
+    assert spread([busy(0), site(1, free=40, stale=60)], SIZE) == 1
+    assert spread([busy(0), site(1, free=40, stale=60), site(2, load=9)], SIZE) == 2  # evicting nobody is better
+
+
+def test_it_stays_where_it_is_while_one_that_holds_it_keeps_up() -> None:
+    assert spread([busy(0), busy(1, wait=HOT / 2), site(2)], SIZE) is None
+    assert spread([busy(0), busy(1, loaded=False), site(2)], SIZE) is None
+    assert spread([site(0), site(1)], SIZE) is None
+
+
+def test_it_is_not_spread_for_the_sake_of_a_neighbour_that_keeps_the_device_busy() -> None:
+    assert spread([busy(0, own=SHARE / 2), site(1)], SIZE) is None
+
+
+def test_nothing_in_use_makes_room_for_a_replica_and_no_busy_device_takes_one() -> None:
+    assert spread([busy(0), site(1, free=40, stale=59)], SIZE) is None
+    assert spread([busy(0), site(1, wait=COLD * 2)], SIZE) is None
+    assert spread([busy(0), site(1, up=False)], SIZE) is None
+
+
+def test_a_replica_is_one_too_many_once_its_texts_wait_nowhere() -> None:
+    calm = {"wait": 0.0, "own": 0.0, "load": 0}
+    assert surplus([busy(0, **calm), busy(1, **calm, free=10), site(2)]) == 1  # there room is scarcer
+    assert surplus([busy(0, wait=COLD, free=10), busy(1, **calm)]) == 1  # there is nothing under way
+    assert surplus([busy(0), busy(1, **calm)]) is None
+    assert surplus([busy(0, **calm), site(1)]) is None
+    assert surplus([busy(0, **calm), busy(1, **calm, up=False)]) is None
+
+
+@given(sites(), st.integers(0, 200))
+def test_what_is_spread_at_once_is_never_surplus_at_once(drawn: list[Site], size: int) -> None:
+    hot = [busy(each.index) if each.holds and each.up else each for each in drawn]
+    target = spread(hot, size)
+    if target is not None:
+        after = [each if each.index != target else busy(target, wait=0.0, own=0.0) for each in hot]
+        assert surplus(after) is None

@@ -305,6 +305,63 @@ async def test_a_pinned_model_is_loaded_at_once_and_again_after_a_crash(models: 
         assert [event.why for event in unloaded] == ["host_exit"]
 
 
+def where(running: Rig, generation: Generation) -> set[str]:
+    found = running.engine.residences().get(generation.digest, [])
+    return {residence.device for residence in found if residence.state == "loaded"}
+
+
+async def test_a_model_that_one_device_cannot_keep_up_with_is_on_two_until_one_can_again(
+    models: list[Generation],
+) -> None:
+    hot, other = models[0], models[1]
+    async with rig(("cpu:0", "cpu:1"), busy=0.2, calm=0.4) as running:
+        await running.embed(hot, "the first")
+        await running.embed(other, "beside it")
+        done = asyncio.Event()
+
+        async def ask(number: int) -> None:
+            while not done.is_set():
+                await running.embed(hot, *(f"{number} {row} " + "word " * 60 for row in range(64)))
+
+        asking = [asyncio.create_task(ask(number)) for number in range(8)]
+        await running.until(lambda: where(running, hot) == {"cpu:0", "cpu:1"})
+        [told] = running.of(events.GenerationReplicated)
+        assert told.generation == hot.short
+        await running.until(lambda: all(host._calls for host in running.hosts))  # both are asked
+        done.set()
+        await asyncio.gather(*asking)
+        await running.until(lambda: len(where(running, hot)) == 1)
+        assert [event.why for event in running.of(events.GenerationUnloaded)] == ["drawn_back"]
+        assert len(where(running, other)) == 1
+        assert (await running.embed(hot, "still")).shape[0] == 1
+
+
+async def test_a_model_may_be_kept_to_one_device(models: list[Generation]) -> None:
+    async with rig(("cpu:0", "cpu:1"), busy=0.0, replicas=1) as running:
+        texts = ["word " * 60] * 64
+        await asyncio.gather(*(running.embed(models[0], *texts) for _ in range(12)))
+        assert len(where(running, models[0])) == 1
+        assert not running.of(events.GenerationReplicated)
+
+
+async def test_what_was_on_a_device_that_died_is_served_by_another_and_what_is_pinned_at_once(
+    models: list[Generation],
+) -> None:
+    pinned, loose = models[2], models[3]
+    async with rig(("cpu:0", "cpu:1")) as running:
+        await running.until(lambda: all(host.up for host in running.hosts))
+        running.engine.keep(models, [pinned])
+        await running.until(lambda: len(where(running, pinned)) == 1)
+        await running.embed(loose, "anything")
+        [dead] = [host for host in running.hosts if host.device in where(running, pinned)]
+        dead._command = ("/bin/false",)  # it does not come back
+        assert dead.pid is not None
+        os.kill(dead.pid, signal.SIGKILL)
+        await running.until(lambda: where(running, pinned) == {"cpu:0", "cpu:1"} - {dead.device})
+        await running.embed(loose, "anything")
+        assert where(running, loose) == where(running, pinned)
+
+
 async def test_what_is_no_longer_live_is_unloaded(models: list[Generation]) -> None:
     async with rig() as running:
         await running.embed(models[0], "anything")

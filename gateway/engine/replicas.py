@@ -1,0 +1,120 @@
+"""How many devices a generation is on: a second copy where one device cannot keep up, until one can again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import Awaitable, Callable, Container, Sequence
+from typing import Final
+
+from gateway import events
+from gateway.engine.demand import Lasting
+from gateway.engine.placement import Site, spread, surplus
+from gateway.engine.supervisor import Death, HostProcess
+from gateway.errors import GatewayError
+from gateway.host import wire
+from gateway.model import Generation
+
+LOOK: Final = 0.1  # seconds between two looks at a generation; what hosts report is not newer
+BUSY: Final = 1.0  # seconds for which texts have to wait before another device gets a copy
+CALM: Final = 30.0  # seconds without waiting after which a copy goes
+
+
+class Replicas:
+    """`most` devices hold one generation. `sites` says how they stand to it, `load` has it loaded on one of them, and
+    `names` says which models a digest is. `busy` and `calm` are in seconds."""
+
+    def __init__(
+        self,
+        hosts: Sequence[HostProcess],
+        tell: events.Events,
+        *,
+        names: Callable[[str], tuple[str, ...]],
+        sites: Callable[[str], list[Site]],
+        load: Callable[[Generation, HostProcess], Awaitable[object]],
+        most: int,
+        busy: float = BUSY,
+        calm: float = CALM,
+    ) -> None:
+        self._hosts = hosts
+        self._events = tell
+        self._names = names
+        self._sites = sites
+        self._load = load
+        self._most = min(most or len(hosts), len(hosts))
+        self._busy = busy
+        self._calm = calm
+        self._pressed = Lasting()
+        self._eased = Lasting()
+        self._looked: dict[str, float] = {}
+        self._coming: dict[str, asyncio.Task[None]] = {}
+        self._going: dict[tuple[int, str], asyncio.Task[None]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def is_going(self, index: int, digest: str) -> bool:
+        """That device is about to give its copy away: nothing new goes there."""
+        return (index, digest) in self._going
+
+    def look(self, generation: Generation, size: int) -> None:
+        """Something is asked of the generation, of so many bytes: is what holds it enough? Costs next to nothing on
+        most calls."""
+        digest, now = generation.digest, asyncio.get_running_loop().time()
+        if self._most < 2 or digest in self._coming or now - self._looked.get(digest, 0.0) < LOOK:
+            return
+        self._looked[digest] = now
+        sites = self._sites(digest)
+        held = sum(site.holds for site in sites)
+        target = spread(sites, size) if held < self._most else None
+        if self._pressed.seconds(digest, target is not None) >= self._busy and target is not None:
+            wait = min(site.wait for site in sites if site.holds)
+            self._add(generation, self._hosts[target], wait)
+
+    def keep(self, known: Container[str]) -> None:
+        """Only these are remembered."""
+        self._looked = {digest: when for digest, when in self._looked.items() if digest in known}
+        self._pressed.keep(known)
+        self._eased.keep(known)
+
+    def _add(self, generation: Generation, host: HostProcess, wait: float) -> None:
+        digest = generation.digest
+
+        async def load() -> None:
+            with contextlib.suppress(GatewayError, Death):  # told as an event by whoever noticed
+                await self._load(generation, host)
+
+        def loaded(_: asyncio.Task[None]) -> None:
+            self._coming.pop(digest, None)
+            self._pressed.seconds(digest, False)  # the next copy has to be wanted as long again
+            self._watch()
+
+        names = self._names(digest)
+        self._events.emit(
+            events.GenerationReplicated(generation=digest[:12], models=names, device=host.device, wait_seconds=wait)
+        )
+        task = self._coming[digest] = asyncio.get_running_loop().create_task(load())
+        task.add_done_callback(loaded)
+
+    def _watch(self) -> None:
+        """Looks after the copies for as long as there are any."""
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self._calm / 8, self._look_after)
+
+    def _look_after(self) -> None:
+        self._timer = None
+        held = Counter(digest for host in self._hosts if host.up for digest in host.residents)
+        for digest in [digest for digest, copies in held.items() if copies > 1]:
+            target = surplus(self._sites(digest))
+            if self._eased.seconds(digest, target is not None) >= self._calm and target is not None:
+                self._eased.seconds(digest, False)
+                self._remove(digest, target)
+        if any(copies > 1 for copies in held.values()):
+            self._watch()
+
+    def _remove(self, digest: str, index: int) -> None:
+        async def unload() -> None:
+            with contextlib.suppress(Death):  # then it holds nothing
+                await self._hosts[index].call(lambda number: wire.Unload(number, digest, "drawn_back"))
+
+        task = self._going[index, digest] = asyncio.get_running_loop().create_task(unload())
+        task.add_done_callback(lambda _: self._going.pop((index, digest), None))

@@ -1,0 +1,39 @@
+"""What is asked of each device is counted while it is asked, and how long a thing lasts by the clock that is given."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.engine.demand import Demand, Lasting
+
+
+def test_texts_count_for_their_device_until_they_are_answered() -> None:
+    demand = Demand()
+    with demand.of(0, "a", ["four", "four"]):
+        with demand.of(0, "b", ["24 characters, all in all"[:24]]), demand.of(1, "a", [[1, 2]]):
+            assert (demand.load(0), demand.share(0, "a")) == (32, 0.25)
+            assert demand.load(1) > 2  # a token stands for some characters
+            assert demand.share(1, "a") == 1.0
+            assert demand.share(1, "b") == 0.0
+        assert (demand.load(0), demand.share(0, "a"), demand.load(1)) == (8, 1.0, 0)
+    assert (demand.load(0), demand.share(0, "a")) == (0, 0.0)
+
+
+def test_what_fails_is_asked_of_nobody_any_more() -> None:
+    demand = Demand()
+    with pytest.raises(ZeroDivisionError), demand.of(0, "a", ["four"]):
+        raise ZeroDivisionError
+    assert demand.load(0) == 0
+
+
+def test_what_lasts_is_measured_from_when_it_began_without_a_break() -> None:
+    now = [10.0]
+    lasting = Lasting(lambda: now[0])
+    assert lasting.seconds("a", True) == 0.0
+    now[0] = 12.0
+    assert (lasting.seconds("a", True), lasting.seconds("b", True)) == (2.0, 0.0)
+    assert lasting.seconds("a", False) == 0.0
+    now[0] = 13.0
+    assert (lasting.seconds("a", True), lasting.seconds("b", True)) == (0.0, 1.0)
+    lasting.keep({"a"})
+    assert lasting.seconds("b", True) == 0.0
