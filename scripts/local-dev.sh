@@ -8,7 +8,7 @@ usage: scripts/local-dev.sh VERB [OPTION...]
 
   build [--no-cache]      the gateway's image; the verb if none is given
   build-all [--no-cache]  the trainer's too
-  up [--with PROFILE,...] start what is not running, and wait until the gateway is ready; profiles: observe, llm
+  up [--with PROFILE,...] start what is not running, and wait until the gateway is ready; profiles: observe, llm, bucket
   down                    stop and remove the containers; models and state stay
   restart [--with ...]    the same containers anew: for another image or setting. A new model needs none
   logs [SERVICE...]       follow what they log
@@ -93,6 +93,7 @@ health() {
   done
   optional prometheus "http://127.0.0.1:${PROMETHEUS_PORT:-9090}/-/ready" || well=1
   optional ollama "http://127.0.0.1:${OLLAMA_PORT:-11434}/api/version" || well=1
+  optional bucket "http://127.0.0.1:${BUCKET_PORT:-8333}/healthz" || well=1
   return "$well"
 }
 
@@ -125,8 +126,9 @@ add_profiles() {
   for profile in ${1//,/ }; do
     case $profile in
       llm) export OLLAMA_BASE_URL=${OLLAMA_BASE_URL:-http://ollama:11434} ;;
+      bucket) export DROPGATE_KNOWLEDGE_DIR=${DROPGATE_KNOWLEDGE_DIR:-s3://dropgate/knowledge} ;;
       observe) ;;
-      *) misuse "--with $profile: expected observe or llm" ;;
+      *) misuse "--with $profile: expected observe, llm or bucket" ;;
     esac
     PROFILES+=("$profile")
   done
@@ -138,7 +140,7 @@ start() {
   wait_until_ready
 }
 
-everything() { PROFILES=(train observe llm); }
+everything() { PROFILES=(train observe llm bucket); }
 
 main() {
   local verb=build

@@ -71,7 +71,7 @@ class KubeServer:
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
         await site.start()
         host, port = self._runner.addresses[0][:2]
-        self.kubeconfig.write_text(_kubeconfig(f"http://{host}:{port}"))
+        self.kubeconfig.write_text(kubeconfig(f"http://{host}:{port}"))
         return self
 
     async def __aexit__(self, *failure: object) -> None:
@@ -260,7 +260,7 @@ POD_OBJECT: Final[dict[str, Any]] = {
 }
 
 
-def _kubeconfig(server: str) -> str:
+def kubeconfig(server: str) -> str:
     return json.dumps(
         {
             "apiVersion": "v1",

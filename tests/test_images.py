@@ -25,7 +25,9 @@ DOCKERFILE: Final = (ROOT / "Dockerfile").read_text()
 COMPOSE: Final = ROOT / "docker-compose.local.yml"
 IMAGE: Final = ROOT / "deploy" / "image"
 BIN: Final = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-OTHERS: Final = {"HF_HOME"}  # variables of libraries, in an environment of ours
+OTHERS: Final = {  # variables of libraries, in an environment of ours
+    *("HF_HOME", "AWS_ENDPOINT_URL", "AWS_ALLOW_HTTP", "AWS_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
+}
 
 
 def stages() -> dict[str, str]:

@@ -12,7 +12,7 @@ from aiohttp import web
 from tests.running import RunningGateway
 from tests.scripted import ROOT, Ended, program, run
 
-NOBODY = {"PROMETHEUS_PORT": "1", "OLLAMA_PORT": "1"}  # a port that nothing listens on
+NOBODY = {"PROMETHEUS_PORT": "1", "OLLAMA_PORT": "1", "BUCKET_PORT": "1"}  # a port that nothing listens on
 ENGINE = """
 [[ $1 == info ]] && exit {up}
 [[ $2 == version ]] && exit 0
@@ -52,8 +52,11 @@ def docker(tmp_path: Path) -> Engines:
         (("--no-cache",), "docker compose build --no-cache gateway"),
         (("build", "--no-cache"), "docker compose build --no-cache gateway"),
         (("build-all", "--no-cache"), "docker compose --profile train build --no-cache gateway trainer"),
-        (("down",), "docker compose --profile train --profile observe --profile llm down"),
-        (("logs", "gateway"), "docker compose --profile train --profile observe --profile llm logs --follow gateway"),
+        (("down",), "docker compose --profile train --profile observe --profile llm --profile bucket down"),
+        (
+            ("logs", "gateway"),
+            "docker compose --profile train --profile observe --profile llm --profile bucket logs --follow gateway",
+        ),
     ],
 )
 def test_each_verb_is_one_call_of_compose(docker: Engines, arguments: tuple[str, ...], told: str) -> None:
@@ -120,7 +123,7 @@ async def test_up_ends_when_the_gateway_is_ready_and_health_agrees(docker: Engin
         assert docker.told() == ["docker compose --profile observe up --detach"]
         health = await asyncio.to_thread(docker.run, "health", DROPGATE_PORT=port)
         assert health.status == 0, health.out
-        assert [line.split()[0] for line in health.out.splitlines()] == ["ok"] * 4 + ["off"] * 2
+        assert [line.split()[0] for line in health.out.splitlines()] == ["ok"] * 4 + ["off"] * 3
 
 
 async def test_an_answer_that_is_no_200_is_no_health(docker: Engines, tmp_path: Path) -> None:
@@ -148,7 +151,7 @@ async def test_a_profile_that_runs_ill_is_no_health_either(docker: Engines) -> N
     async with _serving(app) as port:
         well = await asyncio.to_thread(docker.run, "health", DROPGATE_PORT=port)
         assert well.status == 0, well.out
-        variables = {"PROMETHEUS_PORT": port, "OLLAMA_PORT": "1", "DROPGATE_PORT": port}
+        variables = {"PROMETHEUS_PORT": port, "OLLAMA_PORT": "1", "BUCKET_PORT": "1", "DROPGATE_PORT": port}
         health = await asyncio.to_thread(lambda: run("local-dev.sh", "health", **variables))
         assert health.status == 1
         assert "(prometheus) answered 503" in health.out

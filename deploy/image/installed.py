@@ -1,14 +1,17 @@
 """Fails an image's build that has a package which requirements.lock does not name, or in another version.
 
-    python installed.py requirements.lock
+    python installed.py requirements.lock [PREFIX]
 
-torch, and what it brings for CUDA, is each flavour's own; pip and the project itself are not locked.
+PREFIX has the packages that are laid over this interpreter's own. torch, and what it brings for CUDA, is each flavour's
+own; pip and the project itself are not locked.
 """
 
 from __future__ import annotations
 
 import re
 import sys
+import sysconfig
+from collections import Counter
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
@@ -19,10 +22,24 @@ OWN: Final = re.compile(r"torch|triton|nvidia-.*|cuda-.*|pip|setuptools|dropgate
 
 def main() -> int:
     locked = read(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    found = {normal(package.name): package.version for package in metadata.distributions()}
-    wrong = list(differences(locked, found))
+    there = [
+        (normal(package.name), package.version) for package in metadata.distributions(path=[*sys.path, *laid_over()])
+    ]
+    wrong = [*twice(name for name, _ in there), *differences(locked, found := dict(there))]
     print("\n".join(wrong) or f"{len(found)} packages, as locked", file=sys.stderr)
     return 1 if wrong else 0
+
+
+def laid_over() -> Iterable[str]:
+    for prefix in sys.argv[2:]:
+        yield sysconfig.get_path("purelib", vars={"base": prefix, "platbase": prefix})
+
+
+def twice(names: Iterable[str]) -> Iterable[str]:
+    """Of two layers that both have a package, one would lie over parts of the other."""
+    for name, count in Counter(names).items():
+        if count > 1:
+            yield f"{name} is installed {count} times"
 
 
 def read(lock: str) -> dict[str, str]:
