@@ -41,7 +41,7 @@ async def test_every_form_is_served_as_it_was_measured_and_rolled_back(tmp_path:
         form: quantize(source, tmp_path / form, form, answered=here, min_cosine=0.9, max_loss=1.0) for form in FORMS
     }
     async with RunningGateway(models, tmp_path / "state") as gateway:
-        await gateway.wait_for(ID, "available", "loaded")
+        await gateway.wait_for(ID, "ready")
         exact, first = await gateway.embed(list(TEXTS), ID)
         for form, done in made.items():
             told = len(gateway.log)
