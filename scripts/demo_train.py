@@ -1,10 +1,11 @@
 """From nothing to a better model that answers, in minutes on a CPU: what `make demo-train` runs.
 
-    python scripts/demo_train.py [--models-dir models] [--url http://127.0.0.1:8001] [--work .cache/demo-train]
+    python scripts/demo_train.py [--models-dir models] [--url http://127.0.0.1:8001] [--work .cache/demo-train] [--full]
 
-Pairs are made of the standard library's docstrings; all-MiniLM-L6-v2 is published, fine-tuned with LoRA, scored on
-modules that it has not seen, and replaced on the volume only if it is better. The gateway at --url serves it; where
-none is, one is started for as long as this takes. Every command is printed as one could type it.
+Pairs are made of the standard library's docstrings; all-MiniLM-L6-v2 is published, fine-tuned with LoRA (with --full in
+all of its weights), scored on modules that it has not seen, and replaced on the volume only if it is better. The
+gateway at --url serves it; where none is, one is started for as long as this takes. Every command is printed as one
+could type it.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--train", type=int, default=500, help="pairs to train on (%(default)s)")
     parser.add_argument("--held-out", type=int, default=200, help="pairs to score on (%(default)s)")
     parser.add_argument("--epochs", default="3")
+    parser.add_argument("--full", action="store_true", help="train all weights, in place of an adapter")
     return parser.parse_args()
 
 
@@ -78,7 +80,8 @@ def publish(source: Path, models_dir: Path, *options: str) -> int:
 def train(data: Path, run: Path, options: argparse.Namespace) -> None:
     words: list[object] = ["-m", "trainer", "finetune", "--data", data / "train.jsonl"]
     words += ["--validation", data / "held_out.jsonl", "--base-model", packaged_model(), "--output", run]
-    words += ["--lora", "--epochs", options.epochs, "--batch-size", "32", "--max-seq-length", "48"]
+    words += [] if options.full else ["--lora"]
+    words += ["--epochs", options.epochs, "--batch-size", "32", "--max-seq-length", "48"]
     command(*words, "--eval-every", "16", "--overwrite")  # about once in an epoch: evaluating costs more than training
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar, get_args
@@ -162,9 +162,16 @@ class Table(Generic[S]):
         """`--config`, and a flag for every key of these groups; older names, and underscores, are understood too."""
         parser.add_argument("--config", type=Path, metavar="FILE", help="settings as JSON, TOML or YAML")
         parser.set_defaults(flags={})
+        self.add_keys(parser, groups)
+
+    def add_keys(
+        self, parser: argparse.ArgumentParser, groups: Sequence[str] | None = None, but: Collection[str] = ()
+    ) -> None:
+        """The flags alone, without those of the keys in `but`: where another table has the same ones."""
         for name in self.groups if groups is None else groups:
-            shown = parser.add_argument_group(name)
-            for key in (key for key in self._fields if self.group(key) == name):
+            keys = [key for key in self._fields if self.group(key) == name and key not in but]
+            shown = parser.add_argument_group(name)  # of which an empty one is not shown
+            for key in keys:
                 self._add(shown, key)
 
     def _add(self, shown: argparse._ArgumentGroup, key: str) -> None:

@@ -147,29 +147,24 @@ class _Asking:
         self._first: float | None = None
         self._refused = False
 
-    async def events(self) -> AsyncGenerator[Event]:
-        self._began = time.perf_counter()
+    def events(self) -> AsyncGenerator[Event]:
+        """Until they end. One generator and no more: each piece of an answer goes through all that there are."""
         if self._llm == EXTRACTIVE:
-            yield Status("choosing sentences")
-            yield self._said(await self._extract())
-        elif not self._found and self._request.use_rag and self._request.without_grounds == "refuse":
-            self._refused = True
-            yield self._said(UNKNOWN)
-        else:
-            yield Status("generating")
-            async with aclosing(self._generate()) as pieces:
-                async for piece in pieces:
-                    yield piece
-        self._ended = time.perf_counter()
+            return self._extracted()
+        if not self._found and self._request.use_rag and self._request.without_grounds == "refuse":
+            return self._unknown()
+        return self._generate()
 
     def answered(self, retrieval: Retrieval | None, began: float, searched: float) -> Answered:
+        """Once the events have ended."""
         embedding = retrieval.timings.embed if retrieval else 0.0
+        ended = time.perf_counter()
         timings = Timings(
             retrieval=searched,
             embedding=embedding,
-            llm=self._ended - self._began,
-            first_token=(self._first or self._ended) - self._began,
-            total=time.perf_counter() - began,
+            llm=ended - self._began,
+            first_token=(self._first or ended) - self._began,
+            total=ended - began,
         )
         return Answered(
             text=self._text,
@@ -191,6 +186,14 @@ class _Asking:
             self._first = time.perf_counter()
         self._text += content
         return Said(content)
+
+    async def _extracted(self) -> AsyncGenerator[Event]:
+        yield Status("choosing sentences")
+        yield self._said(await self._extract())
+
+    async def _unknown(self) -> AsyncGenerator[Event]:
+        self._refused = True
+        yield self._said(UNKNOWN)
 
     async def _extract(self) -> str:
         """With the generation that has embedded the query; for files alone, with the one that is live."""
@@ -220,6 +223,7 @@ class _Asking:
         return Index(id="", kb="", model=str(found.model), generation=generation.digest, dim=generation.manifest.dim)
 
     async def _generate(self) -> AsyncGenerator[Event]:
+        yield Status("generating")
         wanted, request = named(self._llm), self._request
         provider = self._roster.find(wanted, self._service)
         made = prompt.build(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import islice
 from typing import Final
 
@@ -19,6 +20,8 @@ from gateway.ask.sentences import Span
 MARK: Final = re.compile(r"\[(\d{1,4}(?:\s*[,;]\s*\d{1,4})*)\]")
 MOST: Final = 200  # of one answer
 LOOKED_AT: Final = 100_000  # characters of a passage or file
+REMEMBERED: Final = 4_000  # characters of the longest ground whose sentences are kept
+KNOWN: Final = 1_000  # of them
 SHARED: Final = 0.2  # of a statement's words, from which on it counts as supported
 
 
@@ -70,9 +73,9 @@ def _cited(answer: str, span: Span, ground: Ground) -> Citation:
     end = start + len(MARK.sub(lambda mark: " " * len(mark[0]), answer[start:end]).rstrip())
     statement = MARK.sub("", answer[start:end])
     wanted = sentences.words(statement)
-    parts = sentences.split(ground.text[:LOOKED_AT]) or [(0, len(ground.text))]
-    shared = [wanted & sentences.words(ground.text[slice(*part)]) for part in parts]
-    best = parts[max(range(len(parts)), key=lambda place: len(shared[place]))]
+    parts = _parts(ground.text) if len(ground.text) <= REMEMBERED else _cut(ground.text)
+    shared = [wanted & words for _, words in parts]
+    best, _ = parts[max(range(len(parts)), key=lambda place: len(shared[place]))]
     return Citation(
         ground=ground,
         start=start,
@@ -81,6 +84,15 @@ def _cited(answer: str, span: Span, ground: Ground) -> Citation:
         quote_end=best[1],
         overlap=round(len(set[str]().union(*shared)) / len(wanted), 3) if wanted else 0.0,
     )
+
+
+def _cut(text: str) -> tuple[tuple[Span, frozenset[str]], ...]:
+    """The sentences of a ground, each with what it is about."""
+    parts = sentences.split(text[:LOOKED_AT]) or [(0, len(text))]
+    return tuple((part, frozenset(sentences.words(text[slice(*part)]))) for part in parts)
+
+
+_parts: Final = lru_cache(KNOWN)(_cut)  # what is found is found again
 
 
 def _bare(statement: str) -> str:

@@ -43,10 +43,9 @@ class Postings:
 
     def scores(self, asked: Iterable[str]) -> NDArray[np.float32]:
         """[number of texts]; 0 for those that have none of the words."""
-        scores = np.zeros(self._count, dtype=np.float32)
-        for word in asked:
-            number = self._numbers.get(word)
-            if number is not None:
-                part = slice(self._starts[number], self._starts[number + 1])
-                scores[self._rows[part]] += self._worth[part]
-        return scores
+        numbers = [number for word in asked if (number := self._numbers.get(word)) is not None]
+        if not numbers:
+            return np.zeros(self._count, dtype=np.float32)
+        parts = [slice(self._starts[number], self._starts[number + 1]) for number in numbers]
+        rows, worth = (np.concatenate([each[part] for part in parts]) for each in (self._rows, self._worth))
+        return np.bincount(rows, worth, self._count).astype(np.float32)

@@ -40,6 +40,8 @@ class Prompt(msgspec.Struct, frozen=True):
 
 def tokens(text: str) -> int:
     """About how many, and rather too many."""
+    if text.isascii():
+        return -(-len(text) // BYTES_PER_TOKEN)
     return -(-len(text.encode("utf-8", "surrogatepass")) // BYTES_PER_TOKEN)
 
 

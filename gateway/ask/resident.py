@@ -6,6 +6,7 @@ It finds what LanceDB finds in that version, with the same scores: `tests/ask/te
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -50,9 +51,11 @@ class Resident:
         self._labelled = _labelled(table["labels"])
         self._postings = Postings(table["text"])
         self._rows = table.select(columns.SHOWN).combine_chunks()
-        self._read: dict[int, dict[str, Any]] = {}
+        self._all = np.arange(len(ids))
+        self._sums = np.zeros(len(ids))  # for `_fused`, and zeros between its calls
+        self._read: dict[int, Hit] = {}
         known = LABEL_BYTES * (len(ids) + len(self._labelled)) + sum(each.nbytes for each in self._labelled.values())
-        self.bytes = self._vectors.nbytes + self._rows.nbytes + self._postings.bytes + known + 12 * len(ids)
+        self.bytes = self._vectors.nbytes + self._rows.nbytes + self._postings.bytes + known + 28 * len(ids)
 
     def search(self, queries: Sequence[Query]) -> list[list[Hit]]:
         """The hits of each."""
@@ -86,7 +89,7 @@ class Resident:
         deep = depth(query.limit) if near is not None and said is not None else query.limit
         orders = []
         if near is not None:
-            orders.append(self._best(near, np.arange(len(near)) if allowed is None else allowed, deep))
+            orders.append(self._best(near, self._all if allowed is None else allowed, deep))
         if said is not None:
             having = np.flatnonzero(said) if allowed is None else allowed[said[allowed] > 0]
             orders.append(self._best(said, having, deep))
@@ -116,21 +119,33 @@ class Resident:
         """As `fusion.fused`: rows, best first, and their scores."""
         if not orders:
             return np.empty(0, dtype=np.int64), np.empty(0)
-        ranks = np.concatenate([1 / (RANK + np.arange(1, len(order) + 1)) for order in orders])
-        places, which = np.unique(np.concatenate(orders), return_inverse=True)
-        scores = np.zeros(len(places))
-        np.add.at(scores, which, ranks)
+        if len(orders) == 1:
+            return orders[0][:limit], _ranks(len(orders[0]))[:limit]
+        first, second = orders
+        sums = self._sums
+        sums[first] = _ranks(len(first))
+        places = np.concatenate((first, second[sums[second] == 0]))
+        sums[second] += _ranks(len(second))
+        scores = sums[places]
+        sums[places] = 0
         best = np.lexsort((self._order[places], -scores))[:limit]
         return places[best], scores[best]
 
     def _hit(self, place: int, near: NDArray[np.float32] | None, said: NDArray[np.float32] | None, score: float) -> Hit:
-        row = self._read.get(place)
-        if row is None:
+        read = self._read.get(place)
+        if read is None:
             if len(self._read) == READ:
                 self._read.clear()
-            row = self._read[place] = self._rows.slice(place, 1).to_pylist()[0]
-        cosine = None if near is None else float(near[place])
-        return columns.hit_of(row, cosine, None if said is None or not said[place] else float(said[place]), score)
+            read = self._read[place] = columns.hit_of(self._rows.slice(place, 1).to_pylist()[0], None, None, 0.0)
+        return Hit(
+            chunk=read.chunk,
+            name=read.name,
+            source=read.source,
+            metadata=read.metadata,
+            cosine=None if near is None else float(near[place]),
+            bm25=None if said is None or not said[place] else float(said[place]),
+            fused=score,
+        )
 
 
 def _labelled(lists: pa.ChunkedArray) -> dict[str, Places]:
@@ -142,6 +157,14 @@ def _labelled(lists: pa.ChunkedArray) -> dict[str, Places]:
     sorted_rows = rows[np.argsort(codes, kind="stable")]
     parts = np.split(sorted_rows, np.cumsum(np.bincount(codes, minlength=len(coded.dictionary)))[:-1])
     return dict(zip(coded.dictionary.to_pylist(), parts, strict=False))
+
+
+@lru_cache(64)
+def _ranks(count: int) -> NDArray[np.float64]:
+    """What the hits of an order add to a fused score."""
+    ranks: NDArray[np.float64] = 1 / (RANK + np.arange(1, count + 1))
+    ranks.flags.writeable = False
+    return ranks
 
 
 def _only(scores: NDArray[np.float32], places: Places) -> NDArray[np.float32]:

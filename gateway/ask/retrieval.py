@@ -57,7 +57,8 @@ class RetrieveRequest(msgspec.Struct, frozen=True, kw_only=True):
         if self.threshold is not None:
             assert found.cosines is not None  # a search by words has no threshold
             kept = kept[found.cosines[kept] >= self.threshold]
-        return [(place, float(scores[place])) for place in kept[: self.considered].tolist()]
+        kept = kept[: self.considered]
+        return list(zip(kept.tolist(), scores[kept].tolist(), strict=True))
 
     @property
     def considered(self) -> int:

@@ -7,8 +7,7 @@ for a table that is not there, KnowledgeStoreFailed for everything else.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from datetime import timedelta
 from typing import Final
 
@@ -136,18 +135,18 @@ class Tables:
                 raise
         await self.sync(name)
 
-    @asynccontextmanager
-    async def using(self, name: str) -> AsyncIterator[AsyncTable]:
+    def using(self, name: str) -> Using:
         """The table; what LanceDB raises meanwhile comes out as Missing or KnowledgeStoreFailed."""
-        try:
-            yield await self.table(name)
-        except (Missing, GatewayError):
-            raise
-        except (OSError, RuntimeError, ValueError) as error:
-            if not await self._is_there(name):
-                self._open.pop(name, None)
-                raise Missing(name) from error
-            raise KnowledgeStoreFailed(f"the knowledge store failed: {_one_line(error)}") from error
+        return Using(self, name)
+
+    async def tell(self, name: str, error: BaseException) -> None:
+        """Raises what is ours for what LanceDB raised."""
+        if isinstance(error, Missing | GatewayError) or not isinstance(error, OSError | RuntimeError | ValueError):
+            return
+        if not await self._is_there(name):
+            self._open.pop(name, None)
+            raise Missing(name) from error
+        raise KnowledgeStoreFailed(f"the knowledge store failed: {_one_line(error)}") from error
 
     async def _is_there(self, name: str) -> bool:
         try:
@@ -160,6 +159,27 @@ class Tables:
 
     def _path(self, name: str) -> str:
         return os.path.join(self._uri, f"{name}.lance")
+
+
+class Using:
+    """A table while it is used. A class, since every question of every knowledge base comes by here several times."""
+
+    __slots__ = ("_name", "_tables")
+
+    def __init__(self, tables: Tables, name: str) -> None:
+        self._tables = tables
+        self._name = name
+
+    async def __aenter__(self) -> AsyncTable:
+        try:
+            return await self._tables.table(self._name)
+        except Exception as error:
+            await self._tables.tell(self._name, error)
+            raise
+
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is not None:
+            await self._tables.tell(self._name, error)
 
 
 def literal(text: str) -> str:

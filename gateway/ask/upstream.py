@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager, nullcontext, suppress
-from typing import Any, Final
+from contextlib import asynccontextmanager, nullcontext, suppress
+from typing import Any, Final, TypeVar
 
 import aiohttp
 import msgspec
 import orjson
+from yarl import URL
 
 from gateway.ask import frames, retries
 from gateway.ask.breaker import Breaker
@@ -32,6 +33,7 @@ from gateway.errors import (
 )
 from gateway.tracing import OUTGOING
 
+T = TypeVar("T")
 LARGEST: Final = 32 * 1024**2  # bytes of an answer in one piece
 TOLD: Final = 64 * 1024  # bytes that are read of an error
 PARTING: Final = 0.1  # seconds that the end of a finished stream may take, so that its connection can be used again
@@ -67,39 +69,41 @@ class Upstream:
         self._session = session
         self._breaker = breaker or Breaker()
         self._sleep = sleep
+        self._url = URL(f"{spec.base_url.rstrip('/')}/chat/completions")
+        self._timeout = aiohttp.ClientTimeout(
+            total=None, connect=spec.connect_timeout, sock_connect=spec.connect_timeout
+        )
         self._places = asyncio.Semaphore(spec.max_concurrency)
         self._offer = Offer(name, spec, self._headers, session)
 
-    async def chat(self, messages: Sequence[Message], model: str, sampling: Sampling) -> AsyncGenerator[Delta]:
+    def chat(self, messages: Sequence[Message], model: str, sampling: Sampling) -> AsyncGenerator[Delta]:
         body: dict[str, Any] = {"messages": [{"role": each.role, "content": each.content} for each in messages]}
         if sampling.temperature is not None:
             body["temperature"] = sampling.temperature
         if sampling.max_tokens is not None:
             body["max_tokens"] = sampling.max_tokens
-        async with aclosing(self._pieces(body, model)) as pieces:  # who leaves early ends the call
-            async for _, piece in pieces:
-                yield frames.delta(piece)
+        return self._pieces(body, model, lambda _, piece: frames.delta(piece))
 
-    async def stream(self, body: Mapping[str, Any], model: str) -> AsyncGenerator[dict[str, Any]]:
-        async with aclosing(self._pieces(body, model)) as pieces:
-            async for found, _ in pieces:
-                yield found
+    def stream(self, body: Mapping[str, Any], model: str) -> AsyncGenerator[dict[str, Any]]:
+        return self._pieces(body, model, lambda found, _: found)
 
-    async def _pieces(self, body: Mapping[str, Any], model: str) -> AsyncGenerator[tuple[dict[str, Any], frames.Chunk]]:
-        """Each chunk as it came, and what it means: both protocols of ours are served from here, and each chunk is read
-        once."""
+    async def _pieces(
+        self, body: Mapping[str, Any], model: str, told: Callable[[dict[str, Any], frames.Chunk], T]
+    ) -> AsyncGenerator[T]:
+        """What is to be told of each chunk as it came, and of what it means: both protocols of ours are served from
+        here, and each chunk is read once. Who leaves early ends the call."""
         limits = self._limits()
         async with self._call({**body, "model": model, "stream": True}, model, limits) as response:
             if response.content_type == "application/json":  # it does not stream
                 found = await self._whole(response, limits)
-                yield found, frames.chunk(found)
+                yield told(found, frames.chunk(found))
                 return
             finished = False
             async for data in self._events(response, limits):
                 found = frames.read(data)
                 piece = frames.chunk(found)
                 finished |= frames.finished(piece)
-                yield found, piece
+                yield told(found, piece)
             if not finished:
                 raise ProviderFailed(f"{self.name} was cut off in the middle of its answer", provider=self.name)
 
@@ -120,50 +124,45 @@ class Upstream:
     async def _call(self, body: Mapping[str, Any], model: str, limits: Limits) -> AsyncIterator[aiohttp.ClientResponse]:
         """A good answer whose body is still to be read, and everything that can go wrong until it was."""
         self._offer.demand(model)
-        async with self._place(limits), self._watched():
-            response = await self._answered(body, model, limits)
-            well = False
+        await self._come_in(limits)
+        try:
+            self._demand_well()
+            told, response = self._breaker.left, None
             try:
+                response = await self._answered(body, model, limits)
                 yield response
-                well = True
+                told = self._breaker.succeeded
+                response.release()
+            except FAULTS:
+                told = self._breaker.failed
+                raise
+            except GatewayError:
+                told = self._breaker.succeeded  # it answers
+                raise
+            except (frames.Garbage, frames.Trouble, *BROKEN) as error:
+                told = self._breaker.failed
+                raise self._broken(error) from error
             finally:
-                response.release() if well else response.close()
+                told()
+                if response is not None:
+                    response.close()  # nothing, where it was released
+        finally:
+            self._places.release()
 
-    @asynccontextmanager
-    async def _place(self, limits: Limits) -> AsyncIterator[None]:
-        """One of so many at once; who waits too long for one is told to come back."""
+    async def _come_in(self, limits: Limits) -> None:
+        """Takes one of so many places; who waits too long for one is told to come back."""
         try:
             async with asyncio.timeout_at(limits.first) if self._places.locked() else nullcontext():
                 await self._places.acquire()
         except TimeoutError as error:
             message = f"{self.name} has {self._spec.max_concurrency} requests in flight"
             raise ProviderBusy(message, retry_after=1.0, provider=self.name) from error
-        try:
-            yield
-        finally:
-            self._places.release()
 
-    @asynccontextmanager
-    async def _watched(self) -> AsyncIterator[None]:
-        """Tells the breaker how it went, and everybody in our own errors."""
+    def _demand_well(self) -> None:
+        """Raises ProviderUnavailable where the breaker lets nobody through."""
         if wait := self._breaker.remaining():
             message = f"{self.name} has failed several times in a row"
             raise ProviderUnavailable(message, retry_after=wait, provider=self.name)
-        told = self._breaker.left
-        try:
-            yield
-            told = self._breaker.succeeded
-        except FAULTS:
-            told = self._breaker.failed
-            raise
-        except GatewayError:
-            told = self._breaker.succeeded  # it answers
-            raise
-        except (frames.Garbage, frames.Trouble, *BROKEN) as error:
-            told = self._breaker.failed
-            raise self._broken(error) from error
-        finally:
-            told()
 
     def _broken(self, error: Exception) -> ProviderFailed:
         said = self._clean(str(error)) or type(error).__name__
@@ -202,13 +201,11 @@ class Upstream:
             await self._sleep(wait or 0.0)
 
     async def _post(self, body: Mapping[str, Any], limits: Limits) -> aiohttp.ClientResponse:
-        spec = self._spec
-        timeout = aiohttp.ClientTimeout(total=None, connect=spec.connect_timeout, sock_connect=spec.connect_timeout)
-        url = f"{spec.base_url.rstrip('/')}/chat/completions"
+        data, headers = orjson.dumps(body), self._headers()
         try:
             async with asyncio.timeout_at(limits.first):
                 return await self._session().post(
-                    url, data=orjson.dumps(body), headers=self._headers(), timeout=timeout, allow_redirects=False
+                    self._url, data=data, headers=headers, timeout=self._timeout, allow_redirects=False
                 )
         except aiohttp.ConnectionTimeoutError:
             raise
@@ -221,8 +218,7 @@ class Upstream:
         until, begun = limits.first, False
         while True:
             try:
-                async with asyncio.timeout_at(min(until, limits.end)):
-                    received = await response.content.readany()
+                received = await _received(response.content, min(until, limits.end))
             except TimeoutError as error:
                 raise self._late("did not go on, or come to its end,") from error
             for data in lines.feed(received) if received else lines.end():
@@ -294,7 +290,19 @@ class Upstream:
         return (line.replace(key, "***") if key else line)[:500]
 
 
+async def _received(content: aiohttp.StreamReader, until: float) -> bytes:
+    """What has come; empty at the end. A timer is set only where there is something to wait for."""
+    if content.at_eof():
+        return b""
+    if received := content.read_nowait():
+        return received
+    async with asyncio.timeout_at(until):
+        return await content.readany()
+
+
 async def _to_the_end(response: aiohttp.ClientResponse) -> None:
+    if response.content.at_eof():
+        return
     with suppress(TimeoutError, *BROKEN):
         async with asyncio.timeout(PARTING):
             while await response.content.readany():

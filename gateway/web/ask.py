@@ -159,7 +159,7 @@ def _note(request: web.Request, event: Event) -> None:
 async def _told(request: web.Request, asked: AskRequest, body: AskBody) -> AsyncGenerator[bytes]:
     """The events, as an earlier system told them. Its `status` comes with what follows, so that what fails before that
     can be an answer with a status of its own."""
-    waiting, text = b"", ""
+    waiting, text, shown = b"", "", None
     async with aclosing(_events(request, asked)) as events:
         async for event in events:
             _note(request, event)
@@ -168,8 +168,9 @@ async def _told(request: web.Request, asked: AskRequest, body: AskBody) -> Async
                     waiting += _line("status", message=f"{message.capitalize()}...")
                     continue
                 case Found(grounds=grounds, seconds=seconds):
-                    shown = _documents(grounds, _shift(body))
-                    line = _line("documents", data=shown, count=len(shown), retrieval_time=round(seconds, 6))
+                    documents = _documents(grounds, _shift(body))
+                    shown = orjson.Fragment(orjson.dumps(documents))  # they are told twice
+                    line = _line("documents", data=shown, count=len(documents), retrieval_time=round(seconds, 6))
                 case Said(content=content):
                     text += content
                     line = _line("token", content=content, **({"partial_answer": text} if body.partial_answer else {}))
@@ -177,30 +178,34 @@ async def _told(request: web.Request, asked: AskRequest, body: AskBody) -> Async
                     text = ""
                     line = _line("clear_response", message=message)
                 case Done(answer=done):
-                    line = _complete(done, _shift(body)) + _line("end")
+                    line = _complete(done, _shift(body), shown) + END
             yield waiting + line
             waiting = b""
 
 
-def _complete(done: Answered, shift: float) -> bytes:
-    document = _document(done, shift)
+def _complete(done: Answered, shift: float, shown: Any = None) -> bytes:
+    """`shown` are the documents, where they were told before."""
+    document = _document(done, shift, shown)
     times = {"total_time": round(done.timings.total, 6), "llm_time": round(done.timings.llm, 6)}
     return _line("complete", final_answer=document.pop("answer"), **times, **document)
 
 
 def _failed(error: GatewayError) -> bytes:
     wait = {} if error.retry_after is None else {"retry_after": error.retry_after}
-    return _line("error", message=error.message, code=error.code, **wait, timestamp=time.time()) + _line("end")
+    return _line("error", message=error.message, code=error.code, **wait, timestamp=time.time()) + END
 
 
 def _line(kind: str, **fields: Any) -> bytes:
     return b"data: " + orjson.dumps({"type": kind, **fields}) + b"\n\n"
 
 
-def _document(done: Answered, shift: float) -> dict[str, Any]:
+END: Final = _line("end")
+
+
+def _document(done: Answered, shift: float, shown: Any = None) -> dict[str, Any]:
     return {
         "answer": done.text,
-        "documents": _documents(done.grounds, shift),
+        "documents": _documents(done.grounds, shift) if shown is None else shown,
         "citations": [_citation(citation) for citation in done.citations],
         "supported": done.supported,
         "refused": done.refused,

@@ -7,6 +7,7 @@ is needed, what a browser sends from a foreign page, or to a name that a foreign
 from __future__ import annotations
 
 import ipaddress
+from functools import lru_cache
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -46,7 +47,7 @@ class Pages:
         origin, host = request.headers.get(hdrs.ORIGIN), request.headers.get(hdrs.HOST)
         if origin is not None and not is_local(_host(origin)):
             raise ForeignOrigin("a web page of another origin asks: --cors-origins lists those that may")
-        if host and not is_local(_host(f"//{host}")):
+        if host and not is_called_local(host):
             raise ForeignOrigin(
                 "without API keys this gateway answers to localhost alone: ask for it by that name, make a key with "
                 "`gateway keys create`, or start it with --insecure"
@@ -75,6 +76,12 @@ def is_local(host: str | None) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+@lru_cache(64)
+def is_called_local(host: str) -> bool:
+    """The same of a Host header, which has a port; clients send few different ones."""
+    return is_local(_host(f"//{host}"))
 
 
 def _host(url: str) -> str | None:

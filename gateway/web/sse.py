@@ -43,23 +43,59 @@ async def send(
     first event. Other `media` than server-sent events know no comments."""
     queue: _Queue = asyncio.Queue(AHEAD)
     making = asyncio.create_task(_make(made, queue, seconds))
+    silence = _Silence(queue, heartbeat if media == EVENTS else None)
     response = web.StreamResponse(headers={**HEADERS, "Content-Type": media})
     try:
         whole = False
         while not whole:
-            events = await _next(queue, heartbeat if media == EVENTS else None)
+            events = await _next(queue)
             whole = events[-1] is None
             said = _said(request, response, tell, events[:-1] if whole else events)
             if said and not response.prepared:
                 await _prepare(request, response)
-            if said:
+            if whole and response.prepared:
+                await response.write_eof(said)  # in one piece with the end
+            elif said:
                 await response.write(said)
+            silence.broken()
     except ConnectionError:
         pass  # the reader has gone
     finally:
-        making.cancel()
-        await asyncio.wait({making})
+        silence.end()
+        if not making.done():
+            making.cancel()
+            await asyncio.wait({making})
     return response
+
+
+class _Silence:
+    """Puts a comment into the queue where nothing was written for so many seconds; None: never."""
+
+    def __init__(self, queue: _Queue, seconds: float | None) -> None:
+        self._queue = queue
+        self._seconds = seconds
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self.broken()
+        if seconds is not None:
+            self._timer = self._loop.call_later(seconds, self._look)
+
+    def broken(self) -> None:
+        """Something was written just now."""
+        self._since = self._loop.time()
+
+    def end(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _look(self) -> None:
+        assert self._seconds is not None
+        left = self._since + self._seconds - self._loop.time()
+        if left <= 0:
+            if self._queue.empty():
+                self._queue.put_nowait(COMMENT)
+            left = self._seconds
+        self._timer = self._loop.call_later(left, self._look)
 
 
 async def _prepare(request: web.Request, response: web.StreamResponse) -> None:
@@ -81,18 +117,12 @@ async def _make(made: Events, queue: _Queue, seconds: float | None) -> None:
     await queue.put(None)
 
 
-async def _next(queue: _Queue, heartbeat: float | None) -> list[bytes | Exception | None]:
-    """The events that are there, which are written at once; a comment where none comes for a while."""
-    events: list[bytes | Exception | None] = []
+async def _next(queue: _Queue) -> list[bytes | Exception | None]:
+    """The events that are there, or the next one; what comes together is written together."""
+    events = [await queue.get()]
     while not queue.empty():
         events.append(queue.get_nowait())
-    if events:
-        return events
-    try:
-        async with asyncio.timeout(heartbeat):
-            return [await queue.get()]
-    except TimeoutError:
-        return [COMMENT]
+    return events
 
 
 def _said(

@@ -12,9 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gateway.ask import words
+from gateway.ask import columns, words
+from gateway.ask.fusion import fused
 from gateway.ask.lance import LanceStore
 from gateway.ask.passage import Document, Hit, Index, Where
+from gateway.ask.resident import Resident
 from gateway.ask.retrieval import RetrieveRequest
 from gateway.errors import KnowledgeStoreFailed
 from tests.ask.stores import DIM, chunks, document, filled, indexed, spread, toward
@@ -101,6 +103,18 @@ async def test_hits_and_scores_are_those_of_lancedb(store: LanceStore) -> None:
                 hit.chunk.id for hit in picked
             ]
     assert any(plain for plain, _ in far)
+
+
+def test_orders_are_fused_as_every_store_fuses_them() -> None:
+    index, count = Index(id="a", kb="/a", model="m", generation="g", dim=4), 60
+    put = document("a", *[f"line{n}" for n in range(count)])
+    held = columns.of_chunks(index, [put], chunks(put), np.ones((count, 4), dtype=np.float32)).select(columns.HELD)
+    resident, ids, draw = Resident(held, 4), held["id"].to_pylist(), random.Random(0)
+    for _ in range(50):  # what one question leaves behind would be seen by the next
+        orders = [np.array(draw.sample(range(count), draw.randint(0, count)), dtype=np.int64) for _ in range(2)]
+        places, scores = resident._fused(orders, 20)
+        expected = list(fused(*([ids[place] for place in order] for order in orders)).items())[:20]
+        assert [(ids[place], score) for place, score in zip(places, scores, strict=True)] == expected
 
 
 async def test_questions_that_come_together_get_each_its_own_answer(store: LanceStore) -> None:

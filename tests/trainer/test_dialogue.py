@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from tests.trainer.facts import write
+from trainer.cli import main
 from trainer.data.dialogue import DIALOGUES, Dialogue
 from trainer.data.fault import Fault
 from trainer.data.read import Faults, stream_of
 from trainer.errors import InvalidInput
-from trainer.language.config import LanguageConfig
+from trainer.language.config import SETTINGS, LanguageConfig
 from trainer.language.material import gather, without_duplicates
 
 TURNS = [{"role": "user", "content": "who?"}, {"role": "assistant", "content": "the porter"}]
@@ -143,3 +144,64 @@ def test_nothing_to_learn_from_is_said(tmp_path: Path) -> None:
         gather(LanguageConfig(), told)
     with pytest.raises(InvalidInput, match=r"absent\.jsonl: missing_file"):
         gather(LanguageConfig(data=(tmp_path / "absent.jsonl",)), told)
+
+
+def test_data_check_knows_dialogues_and_what_fits_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = [{"prompt": f"who keeps key {n}?", "completion": "the porter"} for n in range(5)]
+    system = {"system": "be brief", "prompt": "and the window?", "completion": "the cook", "org": "acme"}
+    rows = [*asked, asked[0], {**asked[1], "completion": "the cook"}, system, {"prompt": "x", "completion": ""}]
+    data = write(tmp_path / "rows.jsonl", rows)
+    held = write(tmp_path / "held.jsonl", [asked[2], {"prompt": "who sings?", "completion": "the porter"}])
+    assert main(["data", "check", str(data), "--validation", str(held), "--json"]) == 2
+    found = json.loads(capsys.readouterr().out)
+    assert (found["verb"], found["codes"]) == ("language", {"no_answer": 1})
+    counted = found["statistics"]
+    assert {key: counted[key] for key in ("rows", "answers", "systems", "exact", "several")} == {
+        "rows": 8,
+        "answers": 8,
+        "systems": 1,
+        "exact": 1,
+        "several": 1,
+    }
+    assert counted["organisations"] == ["acme"]
+    assert (found["leakage"]["queries"], found["leakage"]["positives"]) == (1, 1)  # a short answer of two rows is none
+    settings = SETTINGS.resolve(None, {}, counted["suggested"]).config
+    assert (settings.max_seq_length, settings.dedupe, settings.split) == (40, "exact", 0.2)
+    assert main(["data", "check", str(data)]) == 2
+    shown = capsys.readouterr().out
+    assert "prompts " in shown
+    assert f"{data}:9: no_answer" in shown
+    assert "suggested: --max-seq-length 40" in shown
+
+
+def test_data_check_says_when_rows_are_of_several_organisations_and_are_long(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"prompt": f"who {n}?", "completion": "he", "org": f"org{n % 2}"} for n in range(199)]
+    data = write(tmp_path / "rows.jsonl", [*rows, {"prompt": "w " * 900, "completion": "he"}])
+    assert main(["data", "check", str(data)]) == 0
+    shown = capsys.readouterr().out
+    assert "ORGANISATIONS: org0, org1: a run is for one" in shown
+    assert "--too-long skip" in shown
+
+
+def test_data_check_can_be_told_who_is_to_train(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write(tmp_path / "rows.jsonl", [{"prompt": "who?", "completion": "he"}])
+    assert main(["data", "check", str(data)]) == 0
+    assert main(["data", "check", str(data), "--verb", "finetune"]) == 2
+    assert "missing_keys" in capsys.readouterr().out
+
+
+def test_config_show_tells_the_settings_of_language_models(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TRAINER_ORG", "acme")
+    assert main(["config", "show", "--verb", "language", "--json", "--qlora", "--num_epochs", "2"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["qlora"] == {"value": True, "source": "--qlora"}
+    assert shown["org"] == {"value": "acme", "source": "TRAINER_ORG"}
+    assert shown["epochs"] == {"value": 2.0, "source": "--num-epochs"}
+    assert list(shown) == list(LanguageConfig.model_fields)
+    monkeypatch.delenv("TRAINER_ORG")
+    assert main(["config", "show", "--qlora"]) == 2  # no setting of finetune
+    assert main(["config", "show", "--verb", "language", "--matryoshka", "8"]) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
 import os
 import shlex
@@ -15,6 +16,7 @@ import pytest
 
 from tests import making
 from tests.running import DEADLINE, descendants
+from trainer import drift, metadata, reload
 
 ROOT = Path(__file__).parent.parent.parent
 PAIRS = [(f"how is beam {number} stored", f"beam {number} lies in ring {number}") for number in range(24)]
@@ -71,6 +73,26 @@ def test_every_variable_of_embed_quantize_reaches_the_trainer(make: list[str]) -
     assert command(make, "embed-quantize", "MODEL=m", "OUTPUT=o", "DTYPE=int4") == shlex.split(
         "trainer quantize m --output o --dtype int4"
     )
+
+
+@pytest.mark.skipif(
+    not all(map(importlib.util.find_spec, ("bitsandbytes", "accelerate"))), reason="bitsandbytes is not installed"
+)
+def test_embed_quantize_makes_a_smaller_model_as_documented(make: list[str], tmp_path: Path) -> None:
+    documented = next(
+        line for line in (ROOT / "docs" / "closed-loop.md").read_text().splitlines() if "make embed-quantize" in line
+    )
+    model, made = Path(making.encoder(tmp_path / "models" / "mine", dim=64)), tmp_path / "models" / "mine-int8"
+    arguments = shlex.split(documented.replace("models/", f"{tmp_path}/models/"))[1:]
+    done = subprocess.run([*make, *arguments], cwd=ROOT, capture_output=True, text=True, check=False, env=environment())
+    assert done.returncode == 0, done.stderr
+    quantization = metadata.read(made)["quantization"]
+    assert quantization["form"] == "bnb-int8"
+    texts = [question for question, _ in PAIRS]
+    found = drift.between(*(reload.embed(each, texts) for each in (model, made)))
+    assert found.cosine is not None
+    assert 0.98 < found.cosine.mean < 1
+    assert (made / "model.safetensors").stat().st_size < (model / "model.safetensors").stat().st_size
 
 
 def test_every_variable_of_embed_serve_reaches_the_gateway(make: list[str], tmp_path: Path) -> None:

@@ -23,6 +23,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     check.add_argument(
         "--validation", type=Path, nargs="+", default=[], metavar="FILE", help="look for leaks into these"
     )
+    check.add_argument(
+        "--verb", choices=("finetune", "language"), help="who is to train on them; else it is seen from the rows"
+    )
     check.add_argument("--base-model", metavar="DIR", help="measure in tokens of this model; else in words")
     check.add_argument("--near", action="store_true", help="look for near duplicates and near leaks too")
     check.add_argument("--json", action="store_true", help="as JSON")
@@ -50,7 +53,14 @@ def _check(options: argparse.Namespace) -> int:
     from trainer.data.check import check  # noqa: PLC0415  keeps `--help` instant
 
     with progress("reading", "bytes") as advance:
-        checked = check(options.files, options.validation, base=options.base_model, near=options.near, progress=advance)
+        checked = check(
+            options.files,
+            options.validation,
+            verb=options.verb,
+            base=options.base_model,
+            near=options.near,
+            progress=advance,
+        )
     if options.json:
         print(json.dumps(checked.to_json(), ensure_ascii=False, indent=2))
     else:
