@@ -217,6 +217,7 @@ def test_runs_lists_a_job_with_its_loss(place: Place, learnt: Path, capsys: pyte
     assert row["after"] < 0.1
 
 
+@pytest.mark.usefixtures("cold")
 def test_loaded_anew_it_answers_as_in_memory_to_the_bit(place: Place, learnt: Path) -> None:
     recorded = golden.Spoken.read(metadata.read(learnt / "final_model"))
     assert recorded is not None

@@ -132,6 +132,7 @@ def test_what_is_damaged_after_it_was_saved_is_never_kept(
     assert list((tmp_path / "out").iterdir()) == []
 
 
+@pytest.mark.usefixtures("cold")
 def test_a_loader_that_dies_in_the_other_process_keeps_nothing(model: Path, tmp_path: Path) -> None:
     with pytest.raises(NotAModel, match="does not load"):
         quantize(model, tmp_path / "out/made", spoiled("bf16", cut))
