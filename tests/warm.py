@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 ROOT: Final = Path(__file__).parent.parent
+SECONDS: Final = 900  # a fork that hangs is ended
 _turn = threading.Lock()
 
 
@@ -102,6 +103,7 @@ def _become(wanted: dict[str, Any]) -> None:
         os.chdir(wanted["directory"])
         sys.argv = ["-c", *wanted["arguments"]]
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.alarm(SECONDS)
         status = _status(wanted["code"])
         sys.stdout.flush()
         sys.stderr.flush()
