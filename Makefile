@@ -10,6 +10,8 @@ TORCH ?= 2.13.0
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 CLIENTS ?= .cache/clients
 ARGS ?=
+# tests that run at a time, each file of them in one process; a device has room for one. 0: all in this process
+WORKERS ?= $(if $(GPU),0,2)
 
 # of the pipeline from pairs to a served model: what is left empty is the trainer's or the gateway's own default
 DATA ?=
@@ -56,8 +58,8 @@ run: $(RUN_STAMP)  ## install, publish the demo model on models/, and serve on P
 	  || { echo "cannot listen on $(HOST) port $(PORT): something else does; choose another: make run PORT=8002" >&2; exit 1; }
 	@exec $(BIN)/python -m gateway serve --host '$(HOST)' --port $(PORT) --models-dir '$(MODELS)' --state-dir '$(STATE)' --default-model $(DEMO) --examples $(ARGS)
 
-test: $(DEV_STAMP)  ## install, and run all tests; ARGS='-k kubectl -x'
-	$(BIN)/python -m pytest $(ARGS)
+test: $(DEV_STAMP)  ## install, and run all tests, WORKERS=2 files at a time; ARGS='-k kubectl -x'
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-clients: $(DEV_STAMP)  ## other people's clients, each from its package, against a running gateway; CLIENTS=folder for them
 	CLIENTS='$(abspath $(CLIENTS))' $(BIN)/python -m tests.clients.environments

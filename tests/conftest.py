@@ -8,6 +8,9 @@ import os
 import pytest
 from hypothesis import HealthCheck, settings
 
+# Files of tests run at the same time: a thread that waits for work by spinning takes a core from the others.
+os.environ.setdefault("GOMP_SPINCOUNT", "0")  # read when torch is loaded
+
 from tests import making
 
 # A busy machine is no fault of what is tested.

@@ -8,12 +8,11 @@ from typing import Any
 from trainer.config import Config
 from trainer.hardware import Hardware
 from trainer.language.config import LanguageConfig
-from trainer.language.plan import LanguagePlan
-from trainer.plan import Plan
+from trainer.plan import RunPlan
 
 
 def common(
-    config: Config | LanguageConfig, plan: Plan | LanguagePlan, hardware: Hardware, folder: Path, *, evaluates: bool
+    config: Config | LanguageConfig, plan: RunPlan, hardware: Hardware, folder: Path, *, evaluates: bool
 ) -> dict[str, Any]:
     """`folder` is where checkpoints go."""
     return {

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Final
 
 from trainer.config import Config
@@ -23,16 +23,14 @@ EVALUATIONS: Final = 10
 LOGS: Final = 100
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """`steps` are changes of the weights; `notes` say what was chosen and why."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunPlan:
+    """Of any run. `steps` are changes of the weights; `notes` say what was chosen and why."""
 
     rows: int
     batch_size: int
-    mini_batch_size: int
     eval_batch_size: int
     max_seq_length: int
-    serve_seq_length: int
     learning_rate: float
     steps: int
     warmup_steps: int
@@ -42,34 +40,67 @@ class Plan:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan(RunPlan):
+    """Of an encoder's."""
+
+    mini_batch_size: int
+    serve_seq_length: int
+
+
 def make(config: Config, hardware: Hardware, rows: int, lengths: Sequence[int], limit: int) -> Plan:
     """`lengths` are tokens of texts of the data, `limit` what the base takes. Raises InvalidInput."""
-    notes: list[str] = []
     batch = config.batch_size or _batch(hardware, rows)
     length = config.max_seq_length or _length(lengths, limit)
     serve = config.serve_seq_length or limit
     for name, value in (("max_seq_length", length), ("serve_seq_length", serve)):
         if value > limit:
             raise InvalidInput(f"{name} {value}: the base takes {limit} tokens")
-    steps = count_steps(config, hardware, rows, batch)
-    warmup = warmup_steps(config.warmup, steps, notes)
+    common = in_common(
+        config,
+        hardware,
+        rows,
+        batch=batch,
+        eval_batch=config.eval_batch_size or EVAL_BATCH[hardware.device],
+        length=length,
+        rate=config.learning_rate or RATE[config.lora],
+        named={f"{length} tokens of a text": config.max_seq_length},
+        warnings=_warnings(config, batch, rows),
+    )
+    mini = config.mini_batch_size or MINI_BATCH[hardware.device]
+    return Plan(**asdict(common), mini_batch_size=mini, serve_seq_length=serve)
+
+
+def in_common(
+    config: Config | LanguageConfig,
+    hardware: Hardware,
+    rows: int,
+    *,
+    batch: int,
+    eval_batch: int,
+    length: int,
+    rate: float,
+    named: Mapping[str, object] | None = None,
+    warnings: Sequence[str] = (),
+) -> RunPlan:
+    """What every run has; `named` is what else may have been chosen, None where it was. Raises InvalidInput where there
+    would be no step."""
+    notes: list[str] = []
+    steps = _steps(config, hardware, rows, batch)
+    warmup = _warmup(config.warmup, steps, notes)
     every = min(config.eval_every or max(1, steps // EVALUATIONS), steps)
-    rate = config.learning_rate or RATE[config.lora]
-    notes = [*_chosen(config, hardware, batch, length, rate), *notes, *_warnings(config, batch, rows)]
-    return Plan(
+    return RunPlan(
         rows=rows,
         batch_size=batch,
-        mini_batch_size=config.mini_batch_size or MINI_BATCH[hardware.device],
-        eval_batch_size=config.eval_batch_size or EVAL_BATCH[hardware.device],
+        eval_batch_size=eval_batch,
         max_seq_length=length,
-        serve_seq_length=serve,
         learning_rate=rate,
         steps=steps,
         warmup_steps=warmup,
         eval_every=every,
         save_every=min(config.save_every or every, steps),
         log_every=max(1, steps // LOGS),
-        notes=tuple(notes),
+        notes=(*_chosen(config, hardware, batch, rate, named or {}), *notes, *warnings),
     )
 
 
@@ -87,7 +118,7 @@ def _length(lengths: Sequence[int], limit: int) -> int:
     return min(limit, max(SHORTEST, math.ceil(enough / 8) * 8))
 
 
-def count_steps(config: Config | LanguageConfig, hardware: Hardware, rows: int, batch: int) -> int:
+def _steps(config: Config | LanguageConfig, hardware: Hardware, rows: int, batch: int) -> int:
     batches = math.ceil(rows / (batch * hardware.processes))
     steps = math.ceil(math.ceil(batches / config.gradient_accumulation) * config.epochs)
     if steps < 1:
@@ -95,7 +126,7 @@ def count_steps(config: Config | LanguageConfig, hardware: Hardware, rows: int, 
     return steps
 
 
-def warmup_steps(asked: float, steps: int, notes: list[str]) -> int:
+def _warmup(asked: float, steps: int, notes: list[str]) -> int:
     if asked < 1:
         return math.ceil(asked * steps)
     if asked > steps // 2:
@@ -103,16 +134,18 @@ def warmup_steps(asked: float, steps: int, notes: list[str]) -> int:
     return min(int(asked), steps // 2)
 
 
-def _chosen(config: Config, hardware: Hardware, batch: int, length: int, rate: float) -> list[str]:
-    named = {
+def _chosen(
+    config: Config | LanguageConfig, hardware: Hardware, batch: int, rate: float, named: Mapping[str, object]
+) -> list[str]:
+    everything = {
         f"batch {batch}": config.batch_size,
-        f"{length} tokens of a text": config.max_seq_length,
+        **named,
         f"learning rate {rate:g}": config.learning_rate,
         f"{hardware.threads} threads": config.threads,
         hardware.precision: None if config.precision == "auto" else config.precision,
         hardware.device: None if config.device == "auto" else config.device,
     }
-    found = [what for what, given in named.items() if given is None]
+    found = [what for what, given in everything.items() if given is None]
     return [f"chosen: {', '.join(found)}"] if found else []
 
 

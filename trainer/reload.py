@@ -56,16 +56,8 @@ def answered(
 
 def ask(directory: Path, wanted: Mapping[str, Any], entry: str) -> bytes:
     """What another process, which begins at `entry`, says to what is `wanted` of a model. Raises as `vectors` does."""
-    command = [sys.executable, "-c", entry]
     try:
-        done = subprocess.run(
-            command,
-            input=json.dumps(dict(wanted)).encode(),
-            capture_output=True,
-            env=_environment(),
-            timeout=SECONDS,
-            check=False,
-        )
+        done = elsewhere(entry, json.dumps(dict(wanted)).encode())
     except subprocess.TimeoutExpired:
         raise TrainerError(f"{directory}: did not load and embed in {SECONDS:.0f} seconds") from None
     if done.returncode < 0:
@@ -75,7 +67,13 @@ def ask(directory: Path, wanted: Mapping[str, Any], entry: str) -> bytes:
     return done.stdout
 
 
-def _environment() -> dict[str, str]:
+def elsewhere(entry: str, wanted: bytes) -> subprocess.CompletedProcess[bytes]:
+    """Another process, from its beginning to its end. Raises subprocess.TimeoutExpired."""
+    command = [sys.executable, "-c", entry]
+    return subprocess.run(command, input=wanted, capture_output=True, env=environment(), timeout=SECONDS, check=False)
+
+
+def environment() -> dict[str, str]:
     """This one, with this very trainer first on the path, and no hub to ask."""
     here = str(Path(__file__).parent.parent)
     path = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))

@@ -70,6 +70,10 @@ class Rig:
         self.serving.cancel()
         await asyncio.wait({self.serving})
         await self.host.pool.close()
+        left = asyncio.all_tasks() - {asyncio.current_task()}  # an answer is said before its task has ended
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
         self.recorder.close()
 
 

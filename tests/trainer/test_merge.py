@@ -66,6 +66,7 @@ def test_merged_answers_as_adapted_and_is_a_plain_float32_model(
     assert not (done.path / "adapter_config.json").exists()
 
 
+@pytest.mark.usefixtures("cold")
 def test_the_verb_proves_it_in_another_process_and_says_so(
     base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

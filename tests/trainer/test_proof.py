@@ -217,6 +217,7 @@ def test_the_command_loads_the_copy_in_another_process(
     assert metadata.read(volume / "finetuned" / "x" / "1")["version"] == "1"
 
 
+@pytest.mark.usefixtures("cold")
 def test_a_model_that_does_not_load_is_told_by_the_other_process(tmp_path: Path) -> None:
     broken = Path(making.encoder(tmp_path / "broken"))
     remove_vocabulary(broken)

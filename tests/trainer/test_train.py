@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from bench.drop import trainings
-from tests import families, making
+from tests import families, making, warm
 from trainer import standing
 from trainer.cli import main
 from trainer.config import Config
@@ -392,11 +392,11 @@ def test_a_signal_ends_the_step_saves_exits_4_and_the_run_goes_on_exactly() -> N
 
 
 def tortured(how: str, kills: int, *kinds: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "bench.drop.trainings", "--kills", str(kills), "--signal", how]
-    command += ["--kinds", *(kinds or ("full", "lora"))]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=600, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    program = (
+        "import sys, torch; from bench.drop import trainings; torch.set_num_threads(1); sys.exit(trainings.main(None))"
     )
+    arguments = ["--kills", str(kills), "--signal", how, "--kinds", *(kinds or ("full", "lora"))]
+    done = warm.run(program, *arguments, environment={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.stdout, done.stderr
     return dict(json.loads(done.stdout))
 

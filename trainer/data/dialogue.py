@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from trainer.data.fault import Broken
+from trainer.data.fault import Broken, only
 from trainer.data.read import Form
 from trainer.data.shapes import group_of, text_of
 
@@ -54,12 +54,7 @@ class Dialogue:
 def shape_of(row: dict[str, Any]) -> str:
     """The name of a row's shape. Raises Broken where there is none, or more than one."""
     found = [shape for shape, keys in KEYS.items() if all(key in row for key in keys)]
-    if len(found) > 1:
-        raise Broken("ambiguous_keys", f"keys of two formats in one row: {' and '.join(found)}")
-    if not found:
-        has = ", ".join(list(row)[:8]) or "none"
-        raise Broken("missing_keys", f"neither {', '.join(KEYS)}; its keys: {has}")
-    return found[0]
+    return only(found, row, f"neither {', '.join(KEYS)}")
 
 
 def dialogue(row: dict[str, Any], shape: str, file: str, line: int) -> Dialogue:

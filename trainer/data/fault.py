@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from trainer.errors import InvalidInput
 
@@ -90,6 +90,16 @@ class Broken(Exception):
 
     def fault(self, file: Path | str) -> Fault:
         return Fault(str(file), self.line, self.code, self.reason)
+
+
+def only(shapes: Sequence[str], row: Mapping[str, Any], wanted: str) -> str:
+    """The one shape of those that a row has. Raises Broken where there is none, or more than one."""
+    if len(shapes) > 1:
+        raise Broken("ambiguous_keys", f"keys of two formats in one row: {' and '.join(shapes)}")
+    if not shapes:
+        has = ", ".join(list(row)[:8]) or "none"
+        raise Broken("missing_keys", f"{wanted}; its keys: {has}")
+    return shapes[0]
 
 
 def refusal(faults: Iterable[Fault], count: int) -> InvalidInput:

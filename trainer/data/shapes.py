@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from trainer.data.example import Example
-from trainer.data.fault import Broken
+from trainer.data.fault import Broken, only
 from trainer.data.normal import normal
 
 GROUPS: Final = ("group", "file_name", "source")
@@ -57,12 +57,7 @@ def shape_of(row: dict[str, Any]) -> str:
     """The name of a row's shape. Raises Broken where there is none, or more than one."""
     keys = set(row)
     found = [str(shape) for shape in _matching(keys)] + ([TEXTS] if TEXTS in keys else [])
-    if len(found) > 1:
-        raise Broken("ambiguous_keys", f"keys of two formats in one row: {' and '.join(found)}")
-    if not found:
-        has = ", ".join(list(row)[:8]) or "none"
-        raise Broken("missing_keys", f"no query with a positive, such as question and answer; its keys: {has}")
-    return found[0]
+    return only(found, row, "no query with a positive, such as question and answer")
 
 
 def example(row: dict[str, Any], shape: str, file: str, line: int) -> Example:

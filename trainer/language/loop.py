@@ -14,7 +14,7 @@ from trainer.hardware import Hardware
 from trainer.language.config import LanguageConfig
 from trainer.language.encoding import Sample
 from trainer.language.measure import Measured, padded
-from trainer.language.plan import LanguagePlan
+from trainer.plan import RunPlan
 
 
 class Loop(Trainer):  # type: ignore[misc]  # the library has no types
@@ -58,7 +58,7 @@ def assembled(
     samples: Sequence[Sample],
     *,
     config: LanguageConfig,
-    plan: LanguagePlan,
+    plan: RunPlan,
     hardware: Hardware,
     folder: Path,
     pad: int,

@@ -16,8 +16,8 @@ from trainer.language.job import Job
 from trainer.language.material import Material
 from trainer.language.measure import Measured, measure
 from trainer.language.outcome import Figures
-from trainer.language.plan import LanguagePlan
 from trainer.language.speaker import Speaker
+from trainer.plan import RunPlan
 from trainer.run import RunDirectory
 
 
@@ -40,7 +40,7 @@ class Task:
     journal: Journal
     job: Job
     speaker: Speaker
-    plan: LanguagePlan
+    plan: RunPlan
     material: Material
     rows: Rows
     form: Form
