@@ -12,6 +12,8 @@ usage: scripts/build-image-offline.sh VERB
   baked DIR NAMESPACE/NAME localhost/dropgate-baked:dev, with the model of DIR in it
   check DIR                runs the gateway's image with every restriction on, drops the model of DIR with tar through
                            exec, embeds with it, and stops it: exit 0 if all of that went well
+  check-baked NAMESPACE/NAME
+                           the same for the image with a model in it, which needs no volume of models
   compose DIR              the same for docker-compose.local.yml, with podman-compose
 
 As root, with what Debian has: apt install buildah podman crun mmdebstrap. A build takes minutes, and a few GB of disk.
@@ -21,7 +23,7 @@ variables
   PIP_FIND_LINKS     a folder of wheels on this machine (torch's, say), read before anything is fetched
   SOURCES            sources of the Debian packages of `base`; this machine's own if it is Debian
   BUILD_ARGS         further options of buildah, such as '--build-arg EXTRAS=ask'
-  PORT               of `check` and `compose`, 18001 if unset
+  PORT               of the checks and of `compose`, 18001 if unset
 TEXT
 }
 
@@ -44,6 +46,10 @@ need() {
 model_in() {
   [[ -n ${1:-} ]] || fail "which model? Name its directory"
   [[ -f $1/config.json ]] || fail "$1: no config.json there, so it is not a model's directory"
+}
+
+model_id() {
+  [[ $1 =~ ^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?$ ]] || fail "which id? Such as finetuned/mine"
 }
 
 # --- building ---------------------------------------------------------------------------------------------------------
@@ -85,7 +91,7 @@ build() {  # build TARGET TAG [OPTION...]
 
 bake() {
   model_in "${1:-}"
-  [[ ${2:-} =~ ^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?$ ]] || fail "which id? Such as finetuned/mine"
+  model_id "${2:-}"
   build baked localhost/dropgate-baked:dev --build-context "model=$(cd "$1" && pwd)" --build-arg "MODEL=$2"
 }
 
@@ -112,10 +118,10 @@ until_true() {  # until_true SECONDS WHAT COMMAND...
 
 status_is() { [[ $(curl --silent --output /dev/null --write-out '%{http_code}' "http://127.0.0.1:$PORT$2") == "$1" ]]; }
 
-listed() { curl --silent --fail "http://127.0.0.1:$PORT/models" | grep -q "finetuned/$1\""; }
+listed() { curl --silent --fail "http://127.0.0.1:$PORT/models" | grep -q "$1\""; }
 
 embeds() {
-  curl --silent --fail --json '{"model": "finetuned/'"$1"'", "input": "does it serve?"}' \
+  curl --silent --fail --json '{"model": "'"$1"'", "input": "does it serve?"}' \
     "http://127.0.0.1:$PORT/v1/embeddings" | grep -q '"embedding":'
 }
 
@@ -123,29 +129,49 @@ drop() {  # drop CONTAINER DIR: what `kubectl cp` does
   tar -C "$(dirname "$2")" -cf - "$(basename "$2")" | podman exec -i "$1" tar -xmf - -C /app/models/finetuned
 }
 
-check() {
-  need podman crun curl
-  model_in "${1:-}"
-  own_cgroups check "$@"
-  local directory model code
-  directory=$(cd "$1" && pwd) && model=$(basename "$directory")
-  trap 'podman rm --force --volumes "$NAME" >/dev/null 2>&1 || true' EXIT
+start_restricted() {  # start_restricted IMAGE [OPTION...]: read-only, without rights, its state in a volume of its own
+  local image=$1
+  shift
+  trap 'podman rm --force --volumes "$NAME" >/dev/null 2>&1 || true; podman volume rm --force "$NAME-models" "$NAME-state" >/dev/null 2>&1 || true' EXIT
   podman run --detach --name "$NAME" "${RUN_HERE[@]}" --read-only --read-only-tmpfs=false --tmpfs /tmp:size=256m \
-    --cap-drop ALL --security-opt no-new-privileges --user 10001:10001 \
-    --volume "$NAME-models:/app/models" --volume "$NAME-state:/app/state" \
-    --env DROPGATE_INSECURE=true --env DROPGATE_HOST=127.0.0.1 --env "DROPGATE_PORT=$PORT" localhost/dropgate:dev >/dev/null
+    --cap-drop ALL --security-opt no-new-privileges --user 10001:10001 --volume "$NAME-state:/app/state" \
+    --env DROPGATE_INSECURE=true --env DROPGATE_HOST=127.0.0.1 --env "DROPGATE_PORT=$PORT" "$@" "$image" >/dev/null
   until_true 120 "ready" status_is 200 /readyz
   [[ $(podman exec "$NAME" id -u) == 10001 ]] || fail "it does not run as 10001"
   podman exec "$NAME" touch /anywhere 2>/dev/null && fail "its root can be written"
   podman exec "$NAME" python /opt/dropgate/health.py
-  drop "$NAME" "$directory"
-  until_true 120 "$model is listed" listed "$model"
-  until_true 120 "$model embeds" embeds "$model"
+}
+
+stop_well() {
+  local code
   podman stop --time 40 "$NAME" >/dev/null
   code=$(podman inspect --format '{{.State.ExitCode}}' "$NAME")
   [[ $code == 0 ]] || { podman logs "$NAME" 2>&1 | tail -n 20; fail "it stopped with status $code"; }
-  podman volume rm --force "$NAME-models" "$NAME-state" >/dev/null 2>&1 || true
   echo "stopped with status 0"
+}
+
+check() {
+  need podman crun curl
+  model_in "${1:-}"
+  own_cgroups check "$@"
+  local directory model
+  directory=$(cd "$1" && pwd) && model=$(basename "$directory")
+  start_restricted localhost/dropgate:dev --volume "$NAME-models:/app/models"
+  drop "$NAME" "$directory"
+  until_true 120 "$model is listed" listed "finetuned/$model"
+  until_true 120 "$model embeds" embeds "finetuned/$model"
+  stop_well
+}
+
+check_baked() {
+  need podman crun curl
+  model_id "${1:-}"
+  own_cgroups check-baked "$@"
+  start_restricted localhost/dropgate-baked:dev
+  podman exec "$NAME" touch "/app/models/$1/config.json" 2>/dev/null && fail "its model can be written"
+  until_true 120 "$1 is listed" listed "$1"
+  until_true 120 "$1 embeds" embeds "$1"
+  stop_well
 }
 
 # What compose.yml asks of an engine with systemd and bridges, taken out; the rest stays as it is.
@@ -182,10 +208,10 @@ compose() {
   "$ROOT/scripts/local-dev.sh" up
   cp -r "$directory" "$work/models/finetuned/"
   chmod -R a+rX "$work/models"
-  until_true 120 "$model embeds" embeds "$model"
+  until_true 120 "$model embeds" embeds "finetuned/$model"
   "$ROOT/scripts/local-dev.sh" health
   "$ROOT/scripts/local-dev.sh" restart
-  until_true 120 "$model embeds after a restart" embeds "$model"
+  until_true 120 "$model embeds after a restart" embeds "finetuned/$model"
 }
 
 main() {
@@ -200,6 +226,7 @@ main() {
     trainer) build trainer localhost/dropgate-trainer:dev ;;
     baked) bake "$@" ;;
     check) check "$@" ;;
+    check-baked) check_baked "$@" ;;
     compose) compose "$@" ;;
     *) usage >&2; exit 2 ;;
   esac

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -19,12 +20,13 @@ import yaml
 
 from gateway import settings
 from tests.running import RunningGateway
-from tests.scripted import ROOT, run
+from tests.scripted import ROOT, program, run
 
 DOCKERFILE: Final = (ROOT / "Dockerfile").read_text()
 COMPOSE: Final = ROOT / "docker-compose.local.yml"
 IMAGE: Final = ROOT / "deploy" / "image"
 BIN: Final = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+TORCH: Final = "https://download.pytorch.org/whl"
 OTHERS: Final = {  # variables of libraries, in an environment of ours
     *("HF_HOME", "AWS_ENDPOINT_URL", "AWS_ALLOW_HTTP", "AWS_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
 }
@@ -94,17 +96,104 @@ def test_torch_in_the_image_is_the_one_of_a_checkout() -> None:
     assert made[1] == image[1]
 
 
+def layers(stage: str) -> list[str]:
+    """What is laid over what in an image: the stages that it and what it is built on copy from."""
+    built_on = {name: base for base, name in re.findall(r"^FROM (\S+) AS (\S+)$", DOCKERFILE, re.MULTILINE)}
+    below = layers(built_on[stage]) if built_on.get(stage) in stages() else []
+    return below + re.findall(r"^COPY --from=(\S+)", stages()[stage], re.MULTILINE)
+
+
+@pytest.mark.parametrize(("stage", "packages"), [("gateway", "gateway-packages"), ("trainer", "trainer-packages")])
+def test_an_edit_of_the_source_builds_the_last_layer_alone(stage: str, packages: str) -> None:
+    """torch, the other packages and the source are trees of their own; only the last of them is made of the source."""
+    assert layers(stage) == ["installer", packages, "source"]
+    for each in ("installer", packages):
+        assert not re.search(r"^COPY (?!--from).*\b(gateway|trainer|pyproject\.toml)\b", stages()[each], re.MULTILINE)
+    assert re.search(r"--no-deps \.$", stages()["source"], re.MULTILINE)
+
+
+def test_a_new_revision_builds_no_layer_anew() -> None:
+    for stage in ("trainer", "served"):
+        assert "REVISION" not in stages()[stage].split("\nARG VERSION=")[0]
+    assert [stage for stage, text in stages().items() if "REVISION" in text] == ["trainer", "served"]
+
+
+@pytest.mark.parametrize(
+    ("flavor", "index", "there", "asked"),
+    [
+        ("cpu", "", True, ["torch==2.13.0+cpu"]),
+        ("cpu", "", False, ["torch==2.13.0+cpu", f"--index-url {TORCH}/cpu torch==2.13.0+cpu"]),
+        ("cpu", "https://mirror", False, ["torch==2.13.0+cpu", "--index-url https://mirror torch==2.13.0+cpu"]),
+        ("cuda", "", True, ["torch==2.13.0"]),
+        ("cuda", "https://mirror", True, ["--index-url https://mirror torch==2.13.0"]),
+        ("cu126", "", False, ["torch==2.13.0+cu126", f"--index-url {TORCH}/cu126 torch==2.13.0+cu126"]),
+    ],
+)
+def test_a_flavour_is_a_build_of_torch(flavor: str, index: str, there: bool, asked: list[str], tmp_path: Path) -> None:
+    """`pip` here finds a build in its first place, or not; it is asked in turn until it does."""
+    pip = program(
+        tmp_path, "pip", f'echo "$*" >>"{tmp_path}/asked"; [[ "$*" == *--index-url* ]] || exit {int(not there)}'
+    )
+    done = subprocess.run(["sh", IMAGE / "torch.sh", flavor, "2.13.0", index, pip], capture_output=True, check=False)
+    assert done.returncode == 0
+    assert (tmp_path / "asked").read_text().splitlines() == asked
+
+
+@pytest.mark.parametrize("flavor", ["", "gpu", "CUDA", "cu", "cuda12"])
+def test_a_flavour_that_there_is_not_fails_the_build(flavor: str, tmp_path: Path) -> None:
+    done = subprocess.run(["sh", IMAGE / "torch.sh", flavor, "2.13.0", "", "true"], capture_output=True, check=False)
+    assert done.returncode == 2
+    assert b"expected cpu, cuda" in done.stderr
+
+
+def test_a_build_of_torch_that_is_nowhere_fails_the_build() -> None:
+    done = subprocess.run(["sh", IMAGE / "torch.sh", "cuda", "2.13.0", "", "false"], capture_output=True, check=False)
+    assert done.returncode == 1
+
+
 # --- what goes into it ------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def installed() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("installed", IMAGE / "installed.py")
+    return _module("installed")
+
+
+@pytest.fixture
+def dependencies() -> ModuleType:
+    return _module("dependencies")
+
+
+def _module(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, IMAGE / f"{name}.py")
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def test_the_packages_of_a_layer_are_those_that_the_project_wants(dependencies: ModuleType) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    defaults = dict(re.findall(r"^ARG (EXTRAS|TRAINER_EXTRAS)=(\S+)$", DOCKERFILE, re.MULTILINE))
+    for extras in defaults.values():
+        found = list(dependencies.wanted(project, extras.split(",")))
+        assert set(project["dependencies"]) < set(found)
+        for extra in extras.split(","):
+            assert set(project["optional-dependencies"][extra]) <= set(found)
+    nested = list(dependencies.wanted(project, ["dev"]))
+    assert set(project["optional-dependencies"]["ask"]) < set(nested)
+    assert not [each for each in nested if each.startswith("dropgate")]
+
+
+def test_an_extra_that_there_is_not_fails_the_build() -> None:
+    command = [sys.executable, IMAGE / "dependencies.py", ROOT / "pyproject.toml", "ask,asks"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "no such extra: asks\n")
+
+
+def test_a_package_that_two_layers_have_fails_the_build(installed: ModuleType) -> None:
+    assert list(installed.twice(["aiohttp", "numpy", "aiohttp"])) == ["aiohttp is installed 2 times"]
 
 
 def test_a_package_of_another_version_than_locked_fails_the_build(installed: ModuleType) -> None:
