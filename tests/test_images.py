@@ -198,7 +198,8 @@ def test_a_package_that_two_layers_have_fails_the_build(installed: ModuleType) -
 
 def test_a_package_of_another_version_than_locked_fails_the_build(installed: ModuleType) -> None:
     locked = installed.read("aiohttp==3.14.5\nPyYAML==6.0.3\nruamel.yaml==0.19\n")
-    same = {"aiohttp": "3.14.5", "pyyaml": "6.0.3", "ruamel-yaml": "0.19", "torch": "9", "nvidia-nccl-cu13": "1"}
+    own = ("torch", "triton", "cuda-toolkit", "cuda-bindings", "cuda-pathfinder", "nvidia-nccl-cu13", "setuptools")
+    same = {"aiohttp": "3.14.5", "pyyaml": "6.0.3", "ruamel-yaml": "0.19", **dict.fromkeys(own, "1")}
     assert list(installed.differences(locked, same)) == []
     (told,) = installed.differences(locked, same | {"aiohttp": "3.15"})
     assert told == "aiohttp==3.15 is installed, and requirements.lock says 3.14.5"
@@ -219,14 +220,18 @@ async def test_the_image_is_healthy_while_the_gateway_answers_and_not_after(tmp_
     async with RunningGateway(tmp_path / "models", tmp_path / "state") as gateway:
         port = str(urlsplit(gateway.url).port)
         assert await _health(port) == (0, "/healthz answered 200\n")
+        assert await _health(port, "/readyz") == (0, "/readyz answered 200\n")
+        status, told = await _health(port, "/nowhere")
+        assert status == 1
+        assert told.startswith("/nowhere answered 404: {")
     status, told = await _health(port)
     assert status == 1
     assert told.startswith(f"no answer on port {port}: ")
 
 
-async def _health(port: str) -> tuple[int | None, str]:
+async def _health(port: str, *path: str) -> tuple[int | None, str]:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, str(IMAGE / "health.py")),
+        *(sys.executable, str(IMAGE / "health.py"), *path),
         env={**os.environ, "DROPGATE_PORT": port},
         stdout=asyncio.subprocess.PIPE,
     )
