@@ -28,7 +28,7 @@ POD: Final = "gateway-0"
 PROTOCOL: Final = "v5.channel.k8s.io"
 STDIN, STDOUT, STDERR, ERROR, CLOSE = 0, 1, 2, 3, 255
 OLDEST: Final = (1, 30)  # before it kubectl spoke SPDY
-DEADLINE: Final = 120.0  # seconds; generous, it only ends a test that hangs
+DEADLINE: Final = 300.0  # seconds; generous, it only ends a test that hangs
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import aiohttp
 import numpy as np
 import numpy.typing as npt
 
-DEADLINE: Final = 120.0  # seconds; generous, it only ends a test that hangs
+DEADLINE: Final = 300.0  # seconds; generous, it only ends a test that hangs
 GLANCE: Final = 0.02  # seconds between looks at the gateway's own listing
 
 

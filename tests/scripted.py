@@ -11,7 +11,7 @@ from typing import Final
 
 ROOT: Final = Path(__file__).parents[1]
 SCRIPTS: Final = ROOT / "scripts"
-DEADLINE: Final = 120.0  # seconds; generous, it only ends a test that hangs
+DEADLINE: Final = 300.0  # seconds; generous, it only ends a test that hangs
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ def imported(work: str) -> list[str]:
 def gateway(*arguments: str) -> subprocess.CompletedProcess[str]:
     """`gateway ...` in a process of its own, with a bound that only ends a test that hangs."""
     command = [sys.executable, "-m", "gateway", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
 
 
 def status(*arguments: str) -> int:

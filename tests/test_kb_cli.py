@@ -51,7 +51,7 @@ def papers(tmp_path: Path) -> Path:
 
 async def kb(gateway: RunningGateway, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "gateway", "kb", "--url", gateway.url, *arguments]
-    return await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False, timeout=120)
+    return await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False, timeout=300)
 
 
 async def test_a_directory_goes_in_and_is_searched(gateway: RunningGateway, papers: Path) -> None:
@@ -192,7 +192,7 @@ async def test_where_no_gateway_is_the_exit_status_is_1() -> None:
     ran = await asyncio.to_thread(
         subprocess.run,
         [sys.executable, "-m", "gateway", "kb", "--url", "http://127.0.0.1:9", "list"],
-        capture_output=True, text=True, check=False, timeout=120,
+        capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     assert ran.returncode == 1
     assert "no gateway answers at http://127.0.0.1:9" in ran.stderr

@@ -26,7 +26,7 @@ from tests import making
 
 FAULTY = (sys.executable, "-m", "tests.engine.faulty_host")
 PLAIN = Options()
-DEADLINE = 60.0  # of a whole test step: generous, since the machine may be busy; never what decides
+DEADLINE = 300.0  # of a whole test step: generous, since the machine may be busy; never what decides
 
 
 class Rig:

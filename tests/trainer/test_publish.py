@@ -299,7 +299,7 @@ def test_an_interrupted_publish_leaves_the_volume_as_it_was_and_exits_4(
         "sys.exit(c.main(sys.argv[1:]))\n"
     )
     command = [sys.executable, "-c", program, "publish", str(model), "finetuned/x", "--models-dir", str(volume)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 4, done.stderr
     assert "Traceback" not in done.stderr
     assert list(volume.iterdir()) == []
@@ -318,7 +318,7 @@ def test_a_publish_tells_in_one_line_what_is_there_and_in_one_how_to_ask(
 def test_on_a_terminal_a_bar_shows_the_bytes(model: Path, volume: Path) -> None:
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "trainer", "publish", str(model), "finetuned/x", "--models-dir", str(volume)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=theirs, check=False, timeout=60)
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=theirs, check=False, timeout=300)
     os.close(theirs)
     shown = os.read(ours, 65536).decode()
     os.close(ours)

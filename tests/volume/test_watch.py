@@ -17,7 +17,7 @@ from gateway.volume.source import scan
 from gateway.volume.watch import Watcher
 from tests.volume.test_source import drop, exchange
 
-PATIENCE = 60.0  # seconds before a test that waits for an event gives up; never what decides it
+PATIENCE = 300.0  # seconds before a test that waits for an event gives up; never what decides it
 
 
 class Hints:

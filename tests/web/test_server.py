@@ -17,7 +17,7 @@ from gateway import events
 from gateway.web import body, errors, server
 
 HELLO = b"GET /hello HTTP/1.1\r\nHost: x\r\n\r\n"
-PATIENCE = 60.0  # only ends a test that hangs
+PATIENCE = 300.0  # only ends a test that hangs
 
 
 class Listening:

@@ -20,7 +20,7 @@ from gateway.web.asking import SERVICE
 from gateway.web.stream import BACKLOG, Backlog, seen
 
 Client = TestClient[web.Request, web.Application]
-PATIENCE = 60.0  # only ends a test that hangs
+PATIENCE = 300.0  # only ends a test that hangs
 
 
 def removed(number: int) -> events.ModelRemoved:
