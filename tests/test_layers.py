@@ -142,6 +142,7 @@ TRAINER_ORDER: Final = [
         "data.duplicates",
         "data.leakage",
         "data.statistics",
+        "data.talks",
         "data.write",
         "data.check",
     ),

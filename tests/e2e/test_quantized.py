@@ -22,8 +22,6 @@ pytestmark = pytest.mark.skipif(
     not all(map(importlib.util.find_spec, ("bitsandbytes", "accelerate", "torchao", "openvino", "nncf"))),
     reason="the extra for quantized models is not installed",
 )
-NAME = "finetuned/physics"
-ID = f"huggingface:{NAME}"
 ALONE = {"bnb-int8": 0.999}  # it rounds by the largest numbers of a call, and calls are made of other texts there
 
 
@@ -36,36 +34,37 @@ async def test_every_form_is_served_as_it_was_measured_and_rolled_back(tmp_path:
     metadata.write(source, {"display_name": "Physics"})
     models = tmp_path / "models"
     models.mkdir()
-    publish(source, NAME, models)
+    for form in FORMS:
+        publish(source, f"finetuned/{form}", models)
     made = {
         form: quantize(source, tmp_path / form, form, answered=here, min_cosine=0.9, max_loss=1.0) for form in FORMS
     }
     async with RunningGateway(models, tmp_path / "state") as gateway:
-        await gateway.wait_for(ID, "ready")
-        exact, first = await gateway.embed(list(TEXTS), ID)
         for form, done in made.items():
-            told = len(gateway.log)
-            publish(done.path, NAME, models)
-            swapped = await gateway.wait_for_log("model_swapped", after=told, model=NAME)
-            vectors, generation = await gateway.embed(list(TEXTS), ID)
+            name = f"finetuned/{form}"
+            model = f"huggingface:{name}"
+            await gateway.wait_for(model, "ready")
+            exact, first = await gateway.embed(list(TEXTS), model)
+            publish(done.path, name, models)
+            swapped = await gateway.wait_for_log("model_swapped", model=name)
+            vectors, generation = await gateway.embed(list(TEXTS), model)
             assert generation == swapped["generation"][: len(generation)] != first
             own = reload.encode(reload.load(done.path), TEXTS)
             assert cosines(vectors, own).min() > ALONE.get(form, 0.9999), form
-            measured = done.measured.drift.cosine
+            measured, served = done.measured.drift.cosine, drift.between(exact, vectors).cosine
             assert measured is not None
-            served = drift.between(exact, vectors).cosine
             assert served is not None
             assert served.mean == pytest.approx(measured.mean, abs=0.002), form
             assert served.min == pytest.approx(measured.min, abs=0.01), form
 
-            await rolled_back(gateway, first)
-            again, back = await gateway.embed(list(TEXTS), ID)
+            await rolled_back(gateway, model)
+            again, back = await gateway.embed(list(TEXTS), model)
             assert back == first
             np.testing.assert_allclose(again, exact, atol=1e-6)
 
 
-async def rolled_back(gateway: RunningGateway, generation: str) -> None:
-    async with gateway.session.post(f"/models/{ID}/rollback", json={"to": generation}) as answer:
+async def rolled_back(gateway: RunningGateway, model: str) -> None:
+    async with gateway.session.post(f"/models/{model}/rollback") as answer:
         assert answer.status == 200, json.dumps(await answer.json())
 
 
