@@ -205,6 +205,13 @@ ASKS: Final[dict[str, list[Ask]]] = {
         Ask(path="/kb/mine/search", body={"query": "x", "embedding_model": "b/secret"}),
         Ask(path="/kb/mine/search", body={"query": "x", "rerank": "b/secret"}),
     ],
+    "GET /console/live": [Ask(stream=True)],
+    "GET /console/{file}": [Ask(path="/console/app.js"), Ask(path="/console/none.js")],
+    "PUT /aliases/{alias}": [
+        Ask(path="/aliases/b/named", body={"to": "b/secret"}),
+        Ask(path="/aliases/a/named", body={"to": "{model}", "canary": "b/secret", "share": 0.1}),
+        Ask(path="/aliases/a/named", body={"to": "a/mine", "canary": "{model}", "share": 0.1}),
+    ],
     **{f"GET {path}": [Ask()] for path in PLAIN},
     "GET /metrics": [Ask(), Ask(headers={"Accept": "application/json"})],
 }
