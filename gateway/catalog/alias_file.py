@@ -156,7 +156,7 @@ class Aliases:
             made = edited(before, name, pointer)
             table = parse(made.encode(), self._root)
             check(table, self._known)
-            if await self._lane.run(lambda: self._file.replace(before, made)):
+            if await self._lane.run(self._file.replace, before, made):
                 self._offer(made.encode(), table)
                 return
 
