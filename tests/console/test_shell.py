@@ -114,13 +114,10 @@ async def test_a_gateway_with_keys_asks_for_one_and_shows_what_it_may_see(chromi
         assert await page.evaluate("localStorage.length") == 0
         await page.reload()
         await expect(page.locator("li.model")).to_have_count(1)  # for as long as the tab is open
-    async with (
-        running.__class__(house.volume, house.state, "--device=cpu") as again,
-        chromium.visit(again.url) as other,
-    ):
-        other.expect_failures("401")
-        await other.open()
-        await expect(other.page.get_by_role("dialog")).to_be_visible()  # and in no other
+        async with chromium.visit(gateway.url) as other:
+            other.expect_failures("401")
+            await other.open()
+            await expect(other.page.get_by_role("dialog")).to_be_visible()  # and in no other
 
 
 async def test_a_thousand_models_are_listed_and_found(chromium: Chromium, tmp_path: Path) -> None:
