@@ -85,5 +85,5 @@ def _comment(line: str) -> str:
 
 
 def _string(text: str) -> str:
-    """JSON's strings are TOML's too."""
-    return json.dumps(text)
+    """JSON's strings are TOML's too, but for what JSON writes as two surrogates, and for DEL."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -216,7 +216,8 @@ ASKS: Final[dict[str, list[Ask]]] = {
     "GET /metrics": [Ask(), Ask(headers={"Accept": "application/json"})],
 }
 BY_CHANCE: Final = (
-    r'"(first|last|last_used|since|inode|created|created_at|modified_at|compute_seconds|added|embed|search|rerank|timestamp'
+    r'"(first|last|last_used|since|inode|created|created_at|modified_at|compute_seconds|added|embed|search|rerank|timestamp|now'
+    r"|requests_per_second"
     r"|retrieval_time|total_time|llm_time|retrieval|embedding|llm|first_token"
     r'|total(?=":\d+\.))":("[^"]*"|[0-9.e-]+|null)'
 )
