@@ -61,7 +61,7 @@ function History({ points, names, budget, now }) {
 }
 
 function draw(points, names, now) {
-  if (points.length < 2) return null;
+  if (!points.some(({ parts }) => Object.keys(parts).length)) return null;
   const start = points[0].at;
   const end = Math.max(now, points.at(-1).at);
   const span = Math.max(1, end - start);
