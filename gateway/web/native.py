@@ -147,7 +147,7 @@ async def rollback(request: web.Request) -> web.Response:
 
 
 @routes.put("/aliases/{alias:.+}")
-@says(body=AliasBody, example={"to": "finetuned/physics", "canary": "finetuned/physics-2", "share": 0.1})
+@says(body=AliasBody, example={"to": "finetuned/physics"})
 async def alias(request: web.Request) -> web.Response:
     """Has an alias lead to a model, and a share of the clients to a canary; written into aliases.toml on the volume."""
     body = decode(_alias_body, await read(request))
