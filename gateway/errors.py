@@ -9,6 +9,7 @@ a type to its status (`gateway/web/errors.py`), and a test holds the table and t
     │   ├── InvalidHttp                  invalid_http
     │   ├── BodyTooSlow                  body_too_slow
     │   ├── InvalidModelId               invalid_model_id
+    │   ├── InvalidAlias                 invalid_alias
     │   ├── InvalidInput                 invalid_input
     │   ├── EmptyInput                   empty_input
     │   ├── UnknownPrompt                unknown_prompt
@@ -129,6 +130,10 @@ class BodyTooSlow(InvalidRequest):
 
 class InvalidModelId(InvalidRequest):
     code = "invalid_model_id"
+
+
+class InvalidAlias(InvalidRequest):
+    code = "invalid_alias"
 
 
 class InvalidInput(InvalidRequest):

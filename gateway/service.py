@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence, Sized
 from contextlib import contextmanager
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
+from gateway.catalog.alias_edit import Pointer
 from gateway.catalog.catalog import Catalog
 from gateway.catalog.lookup import Found
 from gateway.catalog.view import View
@@ -17,6 +18,7 @@ from gateway.engine.engine import Engine, Vectors
 from gateway.errors import (
     DeadlineExceeded,
     Forbidden,
+    InvalidAlias,
     InvalidBody,
     InvalidDimensions,
     InvalidInput,
@@ -30,7 +32,7 @@ from gateway.errors import (
     WrongKind,
 )
 from gateway.host.wire import Ids, Options, Piece, Token
-from gateway.model import Generation, Kind, Manifest, ModelId, ModelRef
+from gateway.model import PREFIX, Generation, Kind, Manifest, ModelId, ModelRef
 from gateway.requests import (
     DecodeRequest,
     Decoding,
@@ -366,6 +368,25 @@ class Service:
         self.caller.must("operate", "rolling a model back")
         await self._work(self.settings.load_timeout, lambda deadline: self._catalog.rollback(model, to))
         return model
+
+    async def alias(self, name: str, pointer: Pointer) -> dict[str, Any]:
+        """Has an alias lead to what `pointer` says, in aliases.toml on the volume. What the caller does not see is
+        nothing that it could name."""
+        self.caller.must("operate", "changing an alias")
+        self.catalog.parse(name)
+        path = name.removeprefix(PREFIX)
+        if not self.caller.sees(ModelId.of(path)):
+            raise Forbidden("this key may not name aliases there", model=name)
+        for target in (pointer.to, pointer.canary):
+            if target is not None:
+                self.catalog.resolve(self.catalog.parse(target))
+        try:
+            await self._catalog.point(path, pointer)
+        except InvalidAlias as error:
+            if self.caller.unrestricted:
+                raise
+            raise InvalidAlias("aliases.toml does not take this; who sees all of it is told why") from error
+        return next(alias for alias in self.catalog.aliases() if alias["id"] == PREFIX + path)
 
     async def find(self, spelling: str | None) -> Found:
         return await self.catalog.find(self._ref(spelling))

@@ -7,13 +7,16 @@ as it is.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
+import secrets
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, Final
 
 from gateway import events
+from gateway.catalog.alias_edit import Pointer, edited
 from gateway.catalog.aliases import FILE, Alias, AliasFault, Table, check, parse
 from gateway.lane import Lane
 from gateway.model import ModelId, ModelRef
@@ -59,6 +62,37 @@ class AliasFile:
             return read_capped(self._path, self._root, CAP)
         except Unfit as error:
             raise AliasFault(error.reason.message) from error
+
+    def text(self) -> str:
+        """As it is now; nothing when there is none. Raises OSError, and AliasFault where it is no text."""
+        try:
+            with open(self._path, "rb") as stream:
+                return stream.read(CAP + 1).decode()
+        except FileNotFoundError:
+            return ""
+        except UnicodeDecodeError as error:
+            raise AliasFault(f"{FILE}: {error}") from error
+
+    def replace(self, before: str, text: str) -> bool:
+        """In one step, and only if it is still what it was `before`. The directory's lock is what others who edit it
+        take. Raises OSError; the file is then as it was."""
+        folder = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY)
+        draft = os.path.join(self._root, f".{FILE}.{secrets.token_hex(4)}")
+        try:
+            with suppress(OSError):  # a file system without locks: then nobody else should edit
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if self.text() != before:
+                return False
+            with open(draft, "xb") as stream:
+                stream.write(text.encode())
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(draft, self._path)
+            return True
+        finally:
+            os.close(folder)
+            with suppress(OSError):
+                os.unlink(draft)
 
     def last_good(self) -> bytes:
         with suppress(OSError), open(self._copy, "rb") as stream:
@@ -113,6 +147,18 @@ class Aliases:
         if not self._reading:
             self._reading = True
             self._spawn(self._look())
+
+    async def point(self, name: str, pointer: Pointer) -> None:
+        """Writes one alias into the file, which is otherwise left as it is, and takes the table at once. Raises
+        AliasFault, and OSError where the volume cannot be written; nothing has changed then."""
+        while True:
+            before = await self._lane.run(self._file.text)
+            made = edited(before, name, pointer)
+            table = parse(made.encode(), self._root)
+            check(table, self._known)
+            if await self._lane.run(self._file.replace, before, made):
+                self._offer(made.encode(), table)
+                return
 
     async def _look(self) -> None:
         try:

@@ -15,7 +15,9 @@ from typing import Any, Final
 from cachetools import LRUCache
 
 from gateway import events
+from gateway.catalog.alias_edit import Pointer
 from gateway.catalog.alias_file import Aliases
+from gateway.catalog.aliases import FILE, AliasFault
 from gateway.catalog.entry import Entry, Kept, Version, rank
 from gateway.catalog.holdings import Holdings
 from gateway.catalog.judge import Judge
@@ -23,7 +25,7 @@ from gateway.catalog.listing import count, show
 from gateway.catalog.lookup import Found, Lookup, live_of
 from gateway.catalog.trial import Trial
 from gateway.engine.engine import Engine
-from gateway.errors import ModelNotFound
+from gateway.errors import InvalidAlias, ModelNotFound, VolumeUnwritable
 from gateway.model import Generation, ModelId, ModelRef
 from gateway.settings import Settings
 from gateway.tenants.caller import Caller
@@ -191,6 +193,15 @@ class Catalog:
     def pin(self, model: ModelId, pinned: bool) -> None:
         self._entry(model).pinned = pinned
         self._holdings.believe()
+
+    async def point(self, name: str, pointer: Pointer) -> None:
+        """Has an alias lead elsewhere, on the volume. Raises InvalidAlias and VolumeUnwritable."""
+        try:
+            await self._aliases.point(name, pointer)
+        except AliasFault as fault:
+            raise InvalidAlias(str(fault)) from fault
+        except OSError as error:
+            raise VolumeUnwritable(f"{FILE} cannot be written: {error.strerror}") from error
 
     async def rollback(self, model: ModelId, to: str | None = None) -> None:
         """Makes an earlier generation live: the one whose digest begins with `to`, or the one before the live one. It

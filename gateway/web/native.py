@@ -9,6 +9,7 @@ import orjson
 from aiohttp import web
 
 from gateway.ask.providers import EXTRACTIVE
+from gateway.catalog.alias_edit import Pointer
 from gateway.errors import InvalidBody
 from gateway.host.wire import Side
 from gateway.model import PREFIX, ModelId
@@ -42,8 +43,17 @@ class RollbackBody(msgspec.Struct):
     to: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{6,64}$")] | None = None
 
 
+class AliasBody(msgspec.Struct):
+    """`PUT /aliases/{alias}`: all of it; without `canary` and `share` there is no canary any more."""
+
+    to: Annotated[str, msgspec.Meta(min_length=1)]
+    canary: Annotated[str, msgspec.Meta(min_length=1)] | None = None
+    share: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+
+
 EXAMPLE: Final = {"inputs": ["how is a beam stored?", "the ring holds the beam"]}
 _embed_body: Final = msgspec.json.Decoder(EmbedBody)
+_alias_body: Final = msgspec.json.Decoder(AliasBody)
 _rollback_body: Final = msgspec.json.Decoder(RollbackBody)
 
 
@@ -134,6 +144,17 @@ async def rollback(request: web.Request) -> web.Response:
     done = await service.rollback(request.match_info["model"], body.to)
     request[LINE]["model"] = done.path
     return answer(service.catalog.show(done))
+
+
+@routes.put("/aliases/{alias:.+}")
+@says(body=AliasBody, example={"to": "finetuned/physics"})
+async def alias(request: web.Request) -> web.Response:
+    """Has an alias lead to a model, and a share of the clients to a canary; written into aliases.toml on the volume."""
+    body = decode(_alias_body, await read(request))
+    if (body.canary is None) != (body.share is None):
+        raise InvalidBody("a canary has a share, and a share has a canary", field="share")
+    pointer = Pointer(body.to, body.canary, body.share or 0.0)
+    return answer(await request[SERVICE].alias(request.match_info["alias"], pointer))
 
 
 @routes.get("/healthz")

@@ -205,11 +205,19 @@ ASKS: Final[dict[str, list[Ask]]] = {
         Ask(path="/kb/mine/search", body={"query": "x", "embedding_model": "b/secret"}),
         Ask(path="/kb/mine/search", body={"query": "x", "rerank": "b/secret"}),
     ],
+    "GET /console/live": [Ask(stream=True)],
+    "GET /console/{file}": [Ask(path="/console/app.js"), Ask(path="/console/none.js")],
+    "PUT /aliases/{alias}": [
+        Ask(path="/aliases/b/named", body={"to": "b/secret"}),
+        Ask(path="/aliases/a/named", body={"to": "{model}", "canary": "b/secret", "share": 0.1}),
+        Ask(path="/aliases/a/named", body={"to": "a/mine", "canary": "{model}", "share": 0.1}),
+    ],
     **{f"GET {path}": [Ask()] for path in PLAIN},
     "GET /metrics": [Ask(), Ask(headers={"Accept": "application/json"})],
 }
 BY_CHANCE: Final = (
-    r'"(first|last|last_used|since|inode|created|created_at|modified_at|compute_seconds|added|embed|search|rerank|timestamp'
+    r'"(first|last|last_used|since|inode|created|created_at|modified_at|compute_seconds|added|embed|search|rerank|timestamp|now'
+    r"|requests_per_second"
     r"|retrieval_time|total_time|llm_time|retrieval|embedding|llm|first_token"
     r'|total(?=":\d+\.))":("[^"]*"|[0-9.e-]+|null)'
 )

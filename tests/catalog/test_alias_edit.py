@@ -1,0 +1,95 @@
+"""aliases.toml, edited by the gateway: one line changes, and nothing else that somebody wrote."""
+
+from __future__ import annotations
+
+import tomllib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway import events
+from gateway.catalog.alias_edit import Pointer, edited
+from gateway.catalog.aliases import AliasFault
+from gateway.errors import InvalidAlias, VolumeUnwritable
+from tests.catalog.world import World
+
+A, B = "finetuned/a", "finetuned/b"
+WRITTEN = f"""# ours
+[bases] # of adapters
+"some/base" = "{A}"
+
+[aliases]
+'prod/one' = "{A}"   # the first # and its comment
+prod = {{ to = "{A}", canary = "{B}", share = 0.5 }}
+
+# the end
+"""
+
+
+def test_a_line_is_replaced_and_everything_else_stays() -> None:
+    made = edited(WRITTEN, "prod/one", Pointer(A, B, 0.1))
+    before, after = WRITTEN.splitlines(), made.splitlines()
+    assert [number for number in range(len(before)) if before[number] != after[number]] == [5]
+    wanted = f'\'prod/one\' = {{ to = "{A}", canary = "{B}", share = 0.1 }}   # the first # and its comment'
+    assert after[5] == wanted
+
+
+def test_a_new_alias_stands_at_the_end_of_its_table() -> None:
+    made = edited(WRITTEN, "prod/two", Pointer(B))
+    assert made.replace(f'"prod/two" = "{B}"\n', "") == WRITTEN
+    assert tomllib.loads(made)["aliases"]["prod/two"] == B
+
+
+def test_a_file_that_is_not_there_is_begun() -> None:
+    assert edited("", "prod/two", Pointer(B)) == f'[aliases]\n"prod/two" = "{B}"\n'
+
+
+@pytest.mark.parametrize("text", ['aliases = { prod = "a" }\n', '[aliases.prod]\nto = "a"\n', 'aliases.prod = "a"\n'])
+def test_what_cannot_be_edited_safely_is_refused_with_the_line_to_write(text: str) -> None:
+    with pytest.raises(AliasFault, match=f'by hand: "{A}"'):
+        edited(text, "prod", Pointer(A))
+
+
+SPELLED = st.text("ab/._-:#'\"= []{}\\\x7f\u00e9\U0001f600", min_size=1, max_size=12)
+
+
+@given(st.dictionaries(SPELLED, SPELLED, max_size=4), SPELLED, SPELLED)
+def test_whatever_is_written_reads_as_it_was_meant(there: dict[str, str], name: str, to: str) -> None:
+    text = ""
+    for key, value in there.items():
+        text = edited(text, key, Pointer(value))
+    made = tomllib.loads(edited(text, name, Pointer(to)))["aliases"]
+    found = next(key for key in made if key.removeprefix("huggingface:") == name or key == name)
+    assert made[found] == to
+
+
+async def test_a_canary_is_in_force_as_soon_as_it_is_written(world: World, made: list[str]) -> None:
+    world.put(made[0], A)
+    world.put(made[1], B)
+    await world.look()
+    await world.catalog.point("prod/x", Pointer(A, B, 0.25))
+    (shown,) = world.catalog.aliases()
+    assert (shown["to"], shown["canary"], shown["share"]) == (A, B, 0.25)
+    assert len(world.heard(events.AliasesChanged)) == 1
+    assert (world.root / "aliases.toml").read_text().startswith("[aliases]\n")
+
+
+async def test_a_table_that_would_not_be_taken_is_not_written(world: World, made: list[str]) -> None:
+    world.put(made[0], A)
+    await world.look()
+    await world.catalog.point("prod/x", Pointer(A))
+    before = (world.root / "aliases.toml").read_text()
+    for name, pointer in (("prod/x", Pointer("finetuned/none")), ("prod/x", Pointer("prod/x"))):
+        with pytest.raises(InvalidAlias):
+            await world.catalog.point(name, pointer)
+    assert (world.root / "aliases.toml").read_text() == before
+    assert sorted(path.name for path in world.root.glob(".aliases*")) == []
+
+
+async def test_a_volume_that_cannot_be_written_is_told(world: World, made: list[str]) -> None:
+    world.put(made[0], A)
+    await world.look()
+    (world.root / "aliases.toml").mkdir()  # which no rename replaces
+    with pytest.raises(VolumeUnwritable, match=r"aliases\.toml cannot be written"):
+        await world.catalog.point("prod/x", Pointer(A))
