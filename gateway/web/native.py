@@ -13,6 +13,7 @@ from gateway.catalog.alias_edit import Pointer
 from gateway.errors import InvalidBody
 from gateway.host.wire import Side
 from gateway.model import PREFIX, ModelId
+from gateway.requests import Embedding
 from gateway.web import answers, asking, vectors
 from gateway.web.asking import SERVICE
 from gateway.web.body import Inputs, Int64, decode, inputs, read
@@ -83,6 +84,7 @@ async def embed(request: web.Request) -> web.StreamResponse:
     else:
         response = vectors.json(embedding, body.encoding_format)
     asking.name(response, embedding)
+    response.headers["Server-Timing"] = _server_timing(embedding)
     return response
 
 
@@ -220,3 +222,9 @@ def _finetuned(entry: dict[str, Any]) -> dict[str, Any]:
         "display_name": entry["display_name"],
         "id": entry["id"],
     }
+
+
+def _server_timing(embedding: Embedding) -> str:
+    """Where the time went, in milliseconds (https://www.w3.org/TR/server-timing/)."""
+    seconds = {"load": embedding.load_seconds, "queue": embedding.queue_seconds, "compute": embedding.compute_seconds}
+    return ", ".join(f"{name};dur={1000 * each:.3f}" for name, each in seconds.items())
