@@ -56,7 +56,7 @@ export function NewBase({ api, models, bases, onMade, onClose }) {
   };
   return html`<${Dialog} title="New knowledge base" confirm="Create" busy=${busy} disabled=${!name.trim() || twice} onConfirm=${make} onClose=${onClose}>
     ${problem && html`<${Trouble} problem=${problem} />`}
-    <${Field} label="Name" name="kb-name" value=${name} autocomplete="off" spellcheck="false" autofocus onInput=${(event) => setName(event.currentTarget.value)}
+    <${Field} label="Name" name="kb-name" value=${name} autocomplete="off" spellcheck=${false} autofocus onInput=${(event) => setName(event.currentTarget.value)}
       hint=${twice ? "There is one of this name." : "Letters, digits, dots, _ and -. Names are exact."} />
     <${Select} label="Embedding model" name="kb-model" options=${models.map(({ id }) => [id, called.get(id)])} value=${model} onChange=${setModel} />
     <p class="hint">All its documents are embedded with this model. When another generation of it goes live, they are embedded anew

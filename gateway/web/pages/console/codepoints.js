@@ -16,3 +16,9 @@ export function parts(text, ...counts) {
   const cuts = [0, ...places(text, ...counts), text.length];
   return cuts.slice(1).map((cut, number) => text.slice(cuts[number], cut));
 }
+
+export function count(text) {
+  let found = 0;
+  for (let unit = 0; unit < text.length; found++) unit += text.codePointAt(unit) > 0xffff ? 2 : 1;
+  return found;
+}

@@ -3,7 +3,7 @@
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { Dialog, html, number, plural, Spinner } from "./ui.js";
 import { segment } from "./api.js";
-import { parts, places } from "./codepoints.js";
+import { count, parts, places } from "./codepoints.js";
 import { Trouble } from "./trouble.js";
 
 const AROUND = 3000; // characters of the document that are shown before and behind a passage, at first
@@ -75,7 +75,7 @@ function around(document, { id, citation }, whole) {
 }
 
 function facts(document, { citation }, seen) {
-  const found = [`${number(document.characters ?? document.text.length)} characters`];
+  const found = [`${number(count(document.text))} characters`];
   if (document.pages.length) found.push(plural(document.pages.length, "page"));
   if (citation?.page_number) found.push(`quoted from page ${citation.page_number}`);
   if (document.source && document.source !== document.name) found.push(document.source);

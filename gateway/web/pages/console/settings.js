@@ -38,7 +38,7 @@ export function Settings({ title, settings, onChange, bases, llms, rerankers, na
     <${Field} label="Passages" name=${`passages${suffix}`} type="number" min="1" max="50" value=${settings.passages} onInput=${typed("passages")} />
     ${rerankers.length > 0 && html`<${Select} label="Ordered anew by" name=${`reranker${suffix}`} value=${settings.reranker} onChange=${set("reranker")}
       options=${[["", "nobody"], ...rerankers.map((id) => [id, names.get(id)])]} />`}
-    <${Field} label="Least cosine" name=${`threshold${suffix}`} type="number" min="-1" max="1" step="0.05" placeholder="any" value=${settings.threshold} onInput=${typed("threshold")} />
+    <${Field} label="Least cosine" name=${`threshold${suffix}`} type="number" min="-1" max="1" step="0.05" placeholder="0" value=${settings.threshold} onInput=${typed("threshold")} />
     ${spoken && html`<${Field} label="Temperature" name=${`temperature${suffix}`} type="number" min="0" max="2" step="0.1" placeholder="the provider's" value=${settings.temperature} onInput=${typed("temperature")} />
       <${Field} label="Instructions">${(id) => html`<textarea id=${id} name=${`prompt${suffix}`} rows="2" placeholder="ours" value=${settings.prompt} onInput=${typed("prompt")}></textarea>`}<//>`}
   </fieldset>`;

@@ -5,7 +5,7 @@ import { html } from "./ui.js";
 import { hex, useTheme } from "./theming.js";
 import { vector } from "./vectors.js";
 
-const FEW = 8; // vectors that are shown at once
+const FEW = 4; // vectors that are shown at once
 const HEAD = 6; // numbers that are written out
 
 export function Vectors({ title, texts, matrix }) {

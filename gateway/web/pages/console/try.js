@@ -98,7 +98,7 @@ function Form({ models, prompts, form, change, texts, busy, run, stop }) {
   };
   const quick = (event) => event.key === "Enter" && (event.ctrlKey || event.metaKey) && submit(event);
   return html`<form class="card try-form" onSubmit=${submit}>
-    <div class="try-texts"><${Field} label="Texts, one a line">${(id) => html`<textarea id=${id} name="texts" rows="9" spellcheck="false" value=${form.text}
+    <div class="try-texts"><${Field} label="Texts, one a line">${(id) => html`<textarea id=${id} name="texts" rows="9" spellcheck=${false} value=${form.text}
         onKeyDown=${quick} onInput=${(event) => change({ text: event.currentTarget.value })}></textarea>`}<//>
       <p class="hint"><span class="number">${texts.length}</span> ${texts.length === 1 ? "text" : "texts"}
         <span class="examples">Examples: ${Object.entries(EXAMPLES).map(([name, lines]) => html`
