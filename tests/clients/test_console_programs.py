@@ -27,7 +27,8 @@ def programs(folder: Path, request: dict[str, Any]) -> dict[str, str]:
     """What the page makes of a request, by the names of its tabs."""
     module = folder / "snippets.mjs"
     shutil.copy(SNIPPETS, module)
-    script = f"import {{ embedding }} from {json.dumps(str(module))};\nconsole.log(JSON.stringify(embedding({json.dumps(request)})));"
+    script = f"import {{ embedding }} from {json.dumps(str(module))};\n"
+    script += f"console.log(JSON.stringify(embedding({json.dumps(request)})));"
     done = subprocess.run(["node", "--input-type=module", "-e", script], capture_output=True, text=True, check=True)
     return {each["name"]: each["code"] for each in json.loads(done.stdout)}
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import AsyncIterator
-from typing import Any, Final
+from typing import Final
 
 import pytest
 import pytest_asyncio
@@ -83,7 +83,9 @@ async def test_an_answer_has_a_citation_that_opens_the_passage_in_its_document(
     await card.locator("button.cite").nth(place).click()
     dialog = page.get_by_role("dialog")
     await expect(dialog.get_by_role("heading", name="ring.md")).to_be_visible()
-    await expect(dialog.locator("mark.quote")).to_have_text(SENTENCE)  # two characters in one, before it, do not shift it
+    await expect(dialog.locator("mark.quote")).to_have_text(
+        SENTENCE
+    )  # two characters in one, before it, do not shift it
     assert await dialog.locator(".document").text_content() == RING
     await visit.shot("ask-passage")
     await page.keyboard.press("Escape")
@@ -144,7 +146,9 @@ async def test_a_knowledge_base_is_made_filled_by_dropping_asked_and_deleted(
     card = page.get_by_role("region", name=f"Knowledge base {name}")
     await expect(card).to_be_visible()
     visit.expect_failures("422")  # of the file that is no PDF
-    await drop(page, {"laser.md": "# Laser\n\nThe laser is cooled with water from the river.", "bad.pdf": "%PDF-1.7 no"})
+    await drop(
+        page, {"laser.md": "# Laser\n\nThe laser is cooled with water from the river.", "bad.pdf": "%PDF-1.7 no"}
+    )
     uploads = card.locator(".uploads li")
     await expect(uploads.filter(has_text="laser.md").get_by_text("can be found")).to_be_visible()
     await expect(uploads.filter(has_text="bad.pdf")).to_contain_text("document_unreadable")
@@ -201,9 +205,7 @@ class Guarded:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def guarded(
-    house: House, chromium: Chromium, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[Guarded]:
+async def guarded(house: House, chromium: Chromium, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Guarded]:
     base = tmp_path_factory.mktemp("guarded")
     command = [sys.executable, "-m", "gateway", "keys", "create", "tester", "--role=operate", f"--state-dir={base}"]
     made = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=DEADLINE)

@@ -65,7 +65,9 @@ async def table(card: Locator) -> Vectors:
         await card.get_by_text("As a table").click()
     rows = card.locator("table.cells tbody tr")
     await expect(rows.first).to_be_visible()
-    cells = await rows.evaluate_all("rows => rows.map(row => [...row.querySelectorAll('td')].map(td => td.textContent))")
+    cells = await rows.evaluate_all(
+        "rows => rows.map(row => [...row.querySelectorAll('td')].map(td => td.textContent))"
+    )
     return np.array([[float(cell) for cell in row] for row in cells], np.float32)
 
 
@@ -120,7 +122,7 @@ async def test_the_slider_shows_what_dimensions_asks_for(visit: Visit, gateway: 
 async def test_the_programs_on_the_screen_make_what_is_on_the_screen(
     visit: Visit, gateway: RunningGateway, tmp_path: Path
 ) -> None:
-    texts = ["it's a \"beam\" of $HOME `id` \\n", "<b>光</b> 🎉", "x"]
+    texts = ['it\'s a "beam" of $HOME `id` \\n', "<b>光</b> 🎉", "x"]
     vectors, _ = await asked(gateway, inputs=texts, model=MODEL)
     page = (await visit.open("try")).page
     await embed(page, texts)

@@ -19,20 +19,20 @@ const draft = { query: "", settings: [null, null], both: false };
 
 export function Page({ api, live }) {
   const models = useModels(live);
-  const { bases, problem, look } = useBases(api);
+  const { bases, problem, look } = useBases(api, live);
   const llms = useLlms(api, models);
   const [making, setMaking] = useState(false);
   const names = useMemo(() => called(models ?? [], llms), [models, llms]);
   const usable = encoders(models);
   const [wanted, setWanted] = useState("");
   const made = (name) => (setMaking(false), setWanted(name), look());
-  const empty = problem || !bases || !models || !bases.length;
+  const known = bases && models;
   return html`<section class="page ask"><header class="page-head"><h1>Ask</h1>
       <p class="muted">Answers from your documents, with the passages that they rest on.</p></header>
-    ${problem && html`<${Unavailable} problem=${problem} />`}
-    ${!problem && (!bases || !models) && html`<p><${Spinner} label="Looking for knowledge bases" /></p>`}
-    ${!problem && bases && models && !bases.length && html`<${None} usable=${usable.length > 0} onNew=${() => setMaking(true)} />`}
-    ${!empty && html`<${Desk} ...${{ api, bases, models, llms, names, look, wanted }} onNew=${() => setMaking(true)} />`}
+    ${problem && !bases && html`<${Unavailable} problem=${problem} />`}
+    ${!problem && !known && html`<p><${Spinner} label="Looking for knowledge bases" /></p>`}
+    ${known && !bases.length && html`<${None} usable=${usable.length > 0} onNew=${() => setMaking(true)} />`}
+    ${known && bases.length > 0 && html`<${Desk} ...${{ api, bases, models, llms, names, look, wanted }} onNew=${() => setMaking(true)} />`}
     ${making && html`<${NewBase} api=${api} models=${usable} bases=${bases ?? []} onMade=${made} onClose=${() => setMaking(false)} />`}
   </section>`;
 }

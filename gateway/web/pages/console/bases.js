@@ -8,17 +8,17 @@ import { Trouble } from "./trouble.js";
 
 const GLANCE = 700; // milliseconds between looks at a base that is being indexed
 
-/** {bases, problem, look(name?)}; `bases` is null until they are known. One that is being indexed is looked at until it is
- * done. */
-export function useBases(api) {
+/** {bases, problem, look()}; `bases` is null until they are known. One that is being indexed is looked at until it is done,
+ * and all of them again when the gateway is back, or another key is used. */
+export function useBases(api, live) {
   const [bases, setBases] = useState(null);
   const [problem, setProblem] = useState(null);
   const leaving = useRef(null);
   const look = useCallback(async () => {
-    const { signal } = leaving.current;
+    const { signal } = leaving.current, looked = performance.now();
     try {
       const { knowledge_bases: found } = await api.get("kb", { signal });
-      setBases(found);
+      setBases(found.map((base) => ({ ...base, looked })));
       setProblem(null);
     } catch (failure) {
       if (!signal.aborted) setProblem(failure);
@@ -27,9 +27,14 @@ export function useBases(api) {
   useEffect(() => {
     leaving.current = new AbortController();
     look();
-    return () => leaving.current.abort();
-  }, [look]);
-  const working = (bases ?? []).some((base) => base.pending > 0 || base.state === "indexing" || base.reindex?.state === "running");
+    let before = live.state.connection.state;
+    const forget = live.subscribe(({ connection: { state } }) => {
+      if (state === "live" && before !== "live") look();
+      before = state;
+    });
+    return () => (leaving.current.abort(), forget());
+  }, [look, live]);
+  const working = (bases ?? []).some((base) => base.pending > 0 || base.state === "indexing" || base.reindex?.state === "building");
   useEffect(() => {
     if (!working) return undefined;
     const timer = setTimeout(look, GLANCE);

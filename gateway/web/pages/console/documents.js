@@ -19,7 +19,7 @@ export function Documents({ api, base, names, look, onOpen, onNew }) {
       <button type="button" class="button small" onClick=${onNew}>New…</button></header>
     <${State} base=${base} names=${names} />
     <${Drop} onFiles=${(files) => uploads.add(base.name, files)} />
-    <${Uploads} uploads=${uploads} />
+    <${Uploads} uploads=${uploads} kb=${base.name} />
     <${List} api=${api} base=${base} onOpen=${onOpen} onDelete=${(document) => setAsked({ document })} />
     <footer><button type="button" class="button quiet small danger-text" onClick=${() => setAsked({})}>Delete this knowledge base…</button></footer>
     ${asked?.document && html`<${DeleteDocument} api=${api} base=${base} document=${asked.document} onGone=${done} onClose=${() => setAsked(null)} />`}

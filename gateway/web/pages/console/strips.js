@@ -1,7 +1,7 @@
 // The vectors themselves: each a strip of colours, its first numbers, and all of it to copy.
 
 import { useEffect, useRef, useState } from "preact/hooks";
-import { html } from "./ui.js";
+import { copied, html } from "./ui.js";
 import { hex, useTheme } from "./theming.js";
 import { vector } from "./vectors.js";
 
@@ -54,7 +54,7 @@ export function Copied({ label, of = "", text }) {
     const timer = done && setTimeout(() => setDone(false), 1500);
     return () => clearTimeout(timer);
   }, [done]);
-  const copy = () => navigator.clipboard.writeText(text()).then(() => setDone(true), () => setDone(false));
+  const copy = () => copied(text()).then(() => setDone(true), () => setDone(false));
   return html`<button type="button" class="button quiet small" onClick=${copy} aria-label=${`${label} ${of}`.trim()}>
     ${done ? "Copied" : label}</button>`;
 }

@@ -2,7 +2,7 @@
 
 import { useEffect, useRef, useState } from "preact/hooks";
 import { Button, Empty, Field, html, Select } from "./ui.js";
-import { ModelChoice, encoders, first, spelling, titles, useModels } from "./choice.js";
+import { ModelChoice, encoders, first as begin, spelling, titles, useModels } from "./choice.js";
 import { Results } from "./results.js";
 import { embed } from "./embedded.js";
 
@@ -34,20 +34,20 @@ function NoModels() {
 }
 
 function Playground({ api, models }) {
-  const [form, setForm] = useState(() => begun(models));
+  const [form, setForm] = useState(() => ({ ...draft }));
   const [asked, setAsked] = useState(null);
   const [sides, setSides] = useState([IDLE, IDLE]);
   const leaving = useRef(null);
   const change = (more) => setForm((before) => Object.assign(draft, { ...before, ...more }) && { ...draft });
   useEffect(() => () => leaving.current?.abort(), []);
 
-  const prompts = usePrompts(api, form.choices.slice(0, form.both ? 2 : 1));
+  const choices = repaired(models, form.choices), prompts = usePrompts(api, choices.slice(0, form.both ? 2 : 1));
   const texts = form.text.split("\n").map((line) => line.trim()).filter(Boolean);
   const busy = sides.some((side) => side.busy);
   const run = () => {
     leaving.current?.abort();
     const going = (leaving.current = new AbortController());
-    const chosen = form.choices.slice(0, form.both ? 2 : 1);
+    const chosen = choices.slice(0, form.both ? 2 : 1);
     const options = prompts.includes(form.prompt) ? { prompt_name: form.prompt } : {};
     const names = titles(models);
     setAsked({ texts, options, models: chosen.map(spelling), titles: chosen.map((choice) => titled(names, choice, chosen)) });
@@ -64,18 +64,16 @@ function Playground({ api, models }) {
   };
   return html`<section class="page try"><header class="page-head"><h1>Try it</h1>
       <p class="muted">Texts in, vectors out. Lines that mean the same should be near each other.</p></header>
-    <${Form} ...${{ models, prompts, form, change, texts, busy, run, stop }} />
+    <${Form} ...${{ models, choices, prompts, form, change, texts, busy, run, stop }} />
     ${asked && html`<${Results} key="results" sides=${sides} asked=${asked} keyed=${Boolean(api.key)} />`}
   </section>`;
 }
 
-/** The draft, with choices that are there. */
-function begun(models) {
-  const known = (choice) => choice && models.find((model) => model.id === choice.id && (!choice.generation || model.previous.includes(choice.generation)));
-  const start = first(models);
-  const one = known(draft.choices[0]) ? draft.choices[0] : { id: start.id, generation: "" };
-  const two = known(draft.choices[1]) ? draft.choices[1] : other(models, one);
-  return Object.assign(draft, { choices: [one, two] }) && { ...draft };
+/** The choices, and others in place of those that are not there, or not any more. */
+function repaired(models, [one, two]) {
+  const known = (choice) => choice && models.find(({ id, previous }) => id === choice.id && (!choice.generation || previous.includes(choice.generation)));
+  const first = known(one) ? one : { id: begin(models).id, generation: "" };
+  return [first, known(two) ? two : other(models, first)];
 }
 
 /** What is worth comparing with: the generation before, else another model. */
@@ -90,8 +88,8 @@ function titled(names, { id, generation }, chosen) {
   return names.get(id) + (generation ? ` @${generation}` : twice ? " (live)" : "");
 }
 
-function Form({ models, prompts, form, change, texts, busy, run, stop }) {
-  const choose = (number) => (choice) => change({ choices: form.choices.map((each, at) => (at === number ? choice : each)) });
+function Form({ models, choices, prompts, form, change, texts, busy, run, stop }) {
+  const choose = (number) => (choice) => change({ choices: choices.map((each, at) => (at === number ? choice : each)) });
   const submit = (event) => {
     event.preventDefault();
     if (texts.length && !busy) run();
@@ -105,10 +103,10 @@ function Form({ models, prompts, form, change, texts, busy, run, stop }) {
           <button type="button" class="link" onClick=${() => change({ text: lines.join("\n") })}>${name}</button>`)}</span></p>
     </div>
     <div class="try-options">
-      <${ModelChoice} models=${models} value=${form.choices[0]} onChange=${choose(0)} name="model" />
+      <${ModelChoice} models=${models} value=${choices[0]} onChange=${choose(0)} name="model" />
       <label class="check"><input type="checkbox" name="both" checked=${form.both}
         onChange=${(event) => change({ both: event.target.checked })} /> Side by side with</label>
-      ${form.both && html`<${ModelChoice} models=${models} value=${form.choices[1]} onChange=${choose(1)} label="Other model" generations="Other generation" name="other" />`}
+      ${form.both && html`<${ModelChoice} models=${models} value=${choices[1]} onChange=${choose(1)} label="Other model" generations="Other generation" name="other" />`}
       ${prompts.length > 0 && html`<${Select} label="Prompt" name="prompt" value=${form.prompt} onChange=${(prompt) => change({ prompt })}
         options=${[["", "the model's own"], ...prompts]} />`}
       <div class="actions">${busy ? html`<${Button} key="stop" onClick=${stop}>Stop<//>` : html`<${Button} key="go" type="submit" kind="primary" disabled=${!texts.length}>Embed<//>`}

@@ -125,7 +125,7 @@ export function Copy({ text, label = "Copy" }) {
   return html`<div class="copy"><pre tabindex="0" role="region" aria-label=${`${label}: text`}><code>${text}</code></pre><${Button} kind="small quiet" onClick=${copy} aria-label=${label}>${done ? "Copied" : "Copy"}<//><span class="sr" role="status">${done ? "Copied" : ""}</span></div>`;
 }
 
-async function copied(text) {
+export async function copied(text) {
   if (navigator.clipboard && isSecureContext) return navigator.clipboard.writeText(text);
   const area = Object.assign(document.createElement("textarea"), { value: text, className: "sr" });
   document.body.append(area);

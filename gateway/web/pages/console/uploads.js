@@ -1,6 +1,6 @@
 // Files on their way into a knowledge base, each for itself: sent, read, indexed, or refused with a reason.
 
-import { useEffect, useReducer, useRef } from "preact/hooks";
+import { useEffect, useState } from "preact/hooks";
 import { Badge, bytes, html, Progress } from "./ui.js";
 import { Problem, segment } from "./api.js";
 import { Trouble } from "./trouble.js";
@@ -8,51 +8,75 @@ import { Trouble } from "./trouble.js";
 const AT_ONCE = 2;
 const MOST = 500; // files that are taken at a time
 
+// They go on while another page is looked at.
 let count = 0; // what tells two files of one name apart
+let rows = [];
+const going = new Map(); // id -> what ends it
+const listeners = new Set();
 
-/** {rows, add(kb, files), cancel(id), settle(base), clear()}. A row is {id, kb, file, state, sent, problem, document}. */
+/** {rows, add(kb, files), cancel(id), settle(base), clear()}. A row is {id, kb, file, state, sent, problem, document};
+ * `onStored` is called when another document is stored. */
 export function useUploads(api, onStored) {
-  const [rows, tell] = useReducer(after, []);
-  const going = useRef(new Map());
-  useEffect(() => () => going.current.forEach((each) => each.abort()), []);
+  const [shown, show] = useState(rows);
   useEffect(() => {
-    const free = AT_ONCE - rows.filter((row) => row.state === "sending" || row.state === "reading").length;
-    for (const row of rows.filter(({ state }) => state === "waiting").slice(0, Math.max(0, free))) start(row);
-  }, [rows]);
-
-  async function start(row) {
-    if (going.current.has(row.id)) return;
-    const leaving = new AbortController();
-    going.current.set(row.id, leaving);
-    const told = (more) => leaving.signal.aborted || tell({ id: row.id, ...more });
-    told({ state: "sending" });
-    try {
-      const progress = (sent) => told({ sent, state: sent < row.file.size ? "sending" : "reading" });
-      const { documents, state } = await send(api, row, progress, leaving.signal);
-      told({ state: state === "ready" ? "done" : "indexing", document: documents[0], sent: row.file.size });
-      onStored(row.kb);
-    } catch (problem) {
-      told({ state: "failed", problem });
-    }
-  }
+    show(rows);
+    listeners.add(show);
+    return () => listeners.delete(show);
+  }, []);
+  const stored = shown.filter(({ document }) => document).length;
+  useEffect(() => {
+    if (stored) onStored();
+  }, [stored]);
   return {
-    rows,
-    add: (kb, files) => tell({ added: [...files].slice(0, MOST).map((file) => ({ id: (count += 1), kb, file, state: "waiting", sent: 0, problem: null, document: null })) }),
-    cancel: (id) => (going.current.get(id)?.abort(), tell({ id, state: "gone" })),
+    rows: shown,
+    add(kb, files) {
+      const added = [...files].slice(0, MOST).map((file) => ({ id: (count += 1), kb, file, state: "waiting", sent: 0, problem: null, document: null }));
+      tell({ added });
+      next(api);
+    },
+    cancel: (id) => (going.get(id)?.abort(), tell({ id, state: "gone" }), next(api)),
     settle: (base) => tell({ base }),
     clear: () => tell({ clear: true }),
   };
 }
 
-function after(rows, { added, base, clear, id, ...more }) {
-  if (added) return [...rows, ...added];
-  if (clear) return rows.filter(({ state }) => state !== "done" && state !== "failed");
-  if (base) return rows.map((row) => (row.kb === base.name && row.state === "indexing" ? settled(row, base) : row));
-  return rows.map((row) => (row.id === id ? { ...row, ...more } : row)).filter(({ state }) => state !== "gone");
+function tell(change) {
+  rows = after(rows, change);
+  for (const listen of listeners) listen(rows);
 }
 
-/** What became of a stored document, once its knowledge base says so. */
+/** Begins as many as may be under way. */
+function next(api) {
+  const free = AT_ONCE - rows.filter(({ state }) => state === "sending" || state === "reading").length;
+  for (const row of rows.filter(({ state }) => state === "waiting").slice(0, Math.max(0, free))) start(api, row);
+}
+
+async function start(api, row) {
+  const leaving = new AbortController();
+  going.set(row.id, leaving);
+  const told = (more) => leaving.signal.aborted || tell({ id: row.id, ...more });
+  told({ state: "sending" });
+  try {
+    const progress = (sent) => told({ sent, state: sent < row.file.size ? "sending" : "reading" });
+    const { documents, state } = await send(api, row, progress, leaving.signal);
+    told({ state: state === "ready" ? "done" : "indexing", document: documents[0], sent: row.file.size, stored: performance.now() });
+  } catch (problem) {
+    told({ state: "failed", problem });
+  }
+  going.delete(row.id);
+  next(api);
+}
+
+function after(before, { added, base, clear, id, ...more }) {
+  if (added) return [...before, ...added];
+  if (clear) return before.filter(({ state }) => state !== "done" && state !== "failed");
+  if (base) return before.map((row) => (row.kb === base.name && row.state === "indexing" ? settled(row, base) : row));
+  return before.map((row) => (row.id === id ? { ...row, ...more } : row)).filter(({ state }) => state !== "gone");
+}
+
+/** What became of a stored document, once its knowledge base says so: as it was looked at after that. */
 function settled(row, base) {
+  if (base.looked < row.stored) return row;
   const failed = base.failed.find((each) => each.id === row.document.id);
   if (failed) return { ...row, state: "failed", problem: failed.error };
   return base.pending === 0 ? { ...row, state: "done" } : row;
@@ -71,6 +95,7 @@ function send(api, { kb, file }, onProgress, signal) {
       if (request.status < 300) resolve(answer);
       else reject(new Problem({ code: `http_${request.status}`, message: `the gateway answered ${request.status}`, status: request.status, ...answer.error }));
     });
+    request.addEventListener("abort", () => reject(new DOMException("cancelled", "AbortError")));
     signal.addEventListener("abort", () => request.abort());
     request.open("POST", `kb/${segment(kb)}/documents?wait=false`);
     request.responseType = "json";
@@ -82,14 +107,14 @@ function send(api, { kb, file }, onProgress, signal) {
 const SAID = { waiting: "waiting", sending: "sending", reading: "being read", indexing: "being indexed", done: "can be found", failed: "failed" };
 const TONES = { waiting: "calm", sending: "busy", reading: "busy", indexing: "busy", done: "good", failed: "bad" };
 
-export function Uploads({ uploads }) {
-  const { rows } = uploads;
-  if (!rows.length) return null;
-  const over = rows.filter(({ state }) => state === "done" || state === "failed").length;
+export function Uploads({ uploads, kb }) {
+  const mine = uploads.rows.filter((row) => row.kb === kb);
+  if (!mine.length) return null;
+  const over = mine.filter(({ state }) => state === "done" || state === "failed").length;
   return html`<div class="uploads"><header class="side-head"><h3>Brought in</h3>
-      <span class="hint" role="status">${over} of ${rows.length} done</span>
+      <span class="hint" role="status">${over} of ${mine.length} done</span>
       ${over > 0 && html`<button type="button" class="button quiet small" onClick=${uploads.clear}>Clear</button>`}</header>
-    <ul>${rows.slice(-30).map((row) => html`<li key=${row.id}>
+    <ul>${mine.slice(-30).map((row) => html`<li key=${row.id}>
       <span class="clip" title=${row.file.name}>${row.file.name}</span><span class="hint number">${bytes(row.file.size)}</span>
       <${Badge} tone=${TONES[row.state]}>${row.document?.status === "unchanged" && row.state === "done" ? "unchanged" : SAID[row.state]}<//>
       ${row.state === "waiting" || row.state === "sending" ? html`<button type="button" class="button quiet small" aria-label=${`Cancel ${row.file.name}`} onClick=${() => uploads.cancel(row.id)}>Cancel</button>` : html`<span></span>`}
