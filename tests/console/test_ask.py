@@ -26,7 +26,7 @@ RING: Final = (
     "# Storage ring 🎉🎉\n\nThe beam was lost twice in March 🎉. Both times a fault of the cavity was the cause.\n\n"
     "The orbit is corrected ten times a second."
 )
-SENTENCE: Final = "Both times a fault of the cavity was the cause."
+SENTENCE: Final = "The beam was lost twice in March 🎉."
 HOSTILE: Final = "<img src=x onerror=document.title='caught'>"
 DOCUMENTS: Final = {
     "ring.md": RING,
@@ -38,7 +38,7 @@ DOCUMENTS: Final = {
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def physics(gateway: RunningGateway) -> AsyncIterator[str]:
-    """A knowledge base of the test's own."""
+    """A knowledge base of the test's own. Asked for before `visit`, so that the page is gone when it goes."""
     name = f"physics-{uuid.uuid4().hex[:8]}"
     documents = [{"name": each, "content": content} for each, content in DOCUMENTS.items()]
     async with gateway.session.post(f"/kb/{name}/documents", json={"documents": documents}) as answer:
@@ -60,9 +60,9 @@ async def put(page: Page, question: str) -> None:
 
 
 async def test_an_answer_has_a_citation_that_opens_the_passage_in_its_document(
-    visit: Visit, gateway: RunningGateway, physics: str
+    physics: str, visit: Visit, gateway: RunningGateway
 ) -> None:
-    question = "What was the cause when the beam was lost?"
+    question = "When was the beam lost?"
     body = {"query": question, "knowledge_base": physics}
     async with gateway.session.post("/ask", json=body) as answer:
         told = await answer.json()
@@ -95,13 +95,13 @@ async def test_an_answer_has_a_citation_that_opens_the_passage_in_its_document(
     await expect(page.get_by_role("dialog").locator("mark.passage")).to_be_visible()
 
 
-async def test_what_is_not_in_the_documents_is_said_so(visit: Visit, physics: str) -> None:
+async def test_what_is_not_in_the_documents_is_said_so(physics: str, visit: Visit) -> None:
     page = await open_ask(visit, physics)
     await put(page, "Who won the football cup of 1974?")
     await expect(page.get_by_text("not in the documents", exact=True)).to_be_visible()
 
 
-async def test_hostile_documents_and_names_stay_text(visit: Visit, physics: str) -> None:
+async def test_hostile_documents_and_names_stay_text(physics: str, visit: Visit) -> None:
     page = await open_ask(visit, physics)
     await put(page, "When is lunch served?")
     card = page.get_by_role("region", name="Answer", exact=True)
@@ -114,7 +114,7 @@ async def test_hostile_documents_and_names_stay_text(visit: Visit, physics: str)
     assert "caught" not in await page.title()
 
 
-async def test_two_settings_answer_side_by_side(visit: Visit, physics: str) -> None:
+async def test_two_settings_answer_side_by_side(physics: str, visit: Visit) -> None:
     page = await open_ask(visit, physics)
     await page.get_by_label("Two settings side by side").check()
     second = page.get_by_role("group", name="Second")
@@ -126,12 +126,12 @@ async def test_two_settings_answer_side_by_side(visit: Visit, physics: str) -> N
         card = page.get_by_role("region", name=name)
         await expect(card.locator(".said")).to_contain_text("Its new cathode lasts for about a year.")
         await expect(card.locator(".passages li")).to_have_count(count)
-    await expect(page.get_by_text("1 passages · by meaning alone")).to_be_visible()
+    await expect(page.get_by_text("1 passage · by meaning alone")).to_be_visible()
     await visit.shot("ask-two")
 
 
 async def test_a_knowledge_base_is_made_filled_by_dropping_asked_and_deleted(
-    visit: Visit, gateway: RunningGateway, physics: str
+    physics: str, visit: Visit, gateway: RunningGateway
 ) -> None:
     name = f"made-{uuid.uuid4().hex[:8]}"
     page = await open_ask(visit, physics)

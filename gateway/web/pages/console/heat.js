@@ -8,7 +8,7 @@ import { extent, nearest } from "./vectors.js";
 const LABELS = 40; // texts that are named beside the map
 const CELLS = 40; // texts whose table has every cell; of more it has each one's nearest
 const STEPS = 256;
-const BIG = 52, NUMBERED = 34, APART = 12; // pixels of a cell: the largest, with its number in it, with gaps between
+const BIG = 58, NUMBERED = 34, APART = 12; // pixels of a cell: the largest, with its number in it, with gaps between
 
 /** `scale` is "unit" (0 to 1), "fit" (least to largest), or "difference" (as far to both sides). `cell` is [row, column]
  * or null; `onCell` is told where the reader points. */
@@ -73,7 +73,7 @@ function signed(value, scale, digits = 2) {
 
 function layout(size, width) {
   const named = size <= LABELS && width >= 460;
-  const left = named ? Math.min(220, Math.floor(width * 0.34)) : size <= LABELS ? 22 : 0;
+  const left = named ? Math.min(300, Math.floor(width * (size <= 8 ? 0.42 : 0.34))) : size <= LABELS ? 22 : 0;
   const top = size <= LABELS ? 20 : 0;
   const side = Math.max(1, Math.min(BIG, (width - left) / Math.max(1, size)));
   const whole = side > 8 ? Math.floor(side) : side;

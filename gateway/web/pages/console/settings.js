@@ -1,6 +1,6 @@
 // How a question is answered: from which documents, by whom, and which passages. And the body that says so.
 
-import { Field, html, Select } from "./ui.js";
+import { Field, html, plural, Select } from "./ui.js";
 
 export const EXTRACTIVE = "extractive";
 
@@ -22,7 +22,7 @@ export function body(query, settings) {
 
 /** What is special about these settings, for the head of an answer. */
 export function summary({ kb, llm, passages, hybrid, reranker, threshold }, names) {
-  return [kb, llm && names.get(llm), `${passages} passages`, hybrid ? "" : "by meaning alone", reranker && `ordered by ${names.get(reranker) ?? reranker}`,
+  return [kb, llm && names.get(llm), plural(Number(passages), "passage"), hybrid ? "" : "by meaning alone", reranker && `ordered by ${names.get(reranker) ?? reranker}`,
     threshold !== "" && `from ${threshold}`].filter(Boolean).join(" · ");
 }
 
