@@ -258,7 +258,7 @@ async def test_stop_and_leaving_the_page_end_the_request(visit: Visit) -> None:
     page = (await visit.open("try")).page
 
     held: list[Any] = []  # never answered
-    await page.route("**/embed", lambda route: held.append(route))
+    await page.route("**/embed", lambda route: held.append(route))  # noqa: PLW0108 - playwright writes into it
     async with page.expect_event("requestfailed") as failing:
         await embed(page, TEXTS)
         await page.get_by_role("button", name="Stop").click()
