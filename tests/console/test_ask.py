@@ -16,6 +16,7 @@ import pytest_asyncio
 from playwright.async_api import Page, expect
 
 from tests.ask.talking import Talking
+from tests.console import axe
 from tests.console.conftest import MODEL, PHONE, Chromium, House, Visit
 from tests.running import DEADLINE, RunningGateway
 
@@ -71,7 +72,7 @@ async def test_an_answer_has_a_citation_that_opens_the_passage_in_its_document(
     await put(page, question)
     card = page.get_by_role("region", name="Answer", exact=True)
     await expect(card.get_by_text("supported", exact=True)).to_be_visible()
-    await expect(card.locator(".said")).to_contain_text(SENTENCE)
+    await expect(card.locator(".answer-text")).to_contain_text(SENTENCE)
     rows = card.locator(".passages li")
     await expect(rows).to_have_count(len(told["documents"]))
     for number, document in enumerate(told["documents"]):
@@ -105,7 +106,7 @@ async def test_hostile_documents_and_names_stay_text(physics: str, visit: Visit)
     page = await open_ask(visit, physics)
     await put(page, "When is lunch served?")
     card = page.get_by_role("region", name="Answer", exact=True)
-    await expect(card.locator(".said")).to_contain_text(HOSTILE)
+    await expect(card.locator(".answer-text")).to_contain_text(HOSTILE)
     await card.locator("button.cite").first.click()
     dialog = page.get_by_role("dialog")
     await expect(dialog.get_by_role("heading", name=f"{HOSTILE}.txt")).to_be_visible()
@@ -124,7 +125,7 @@ async def test_two_settings_answer_side_by_side(physics: str, visit: Visit) -> N
     await put(page, "How long does the cathode last?")
     for name, count in (("First answer", 4), ("Second answer", 1)):
         card = page.get_by_role("region", name=name)
-        await expect(card.locator(".said")).to_contain_text("Its new cathode lasts for about a year.")
+        await expect(card.locator(".answer-text")).to_contain_text("Its new cathode lasts for about a year.")
         await expect(card.locator(".passages li")).to_have_count(count)
     await expect(page.get_by_text("1 passage · by meaning alone")).to_be_visible()
     await visit.shot("ask-two")
@@ -154,7 +155,7 @@ async def test_a_knowledge_base_is_made_filled_by_dropping_asked_and_deleted(
     await expect(uploads.filter(has_text="bad.pdf")).to_contain_text("document_unreadable")
     await expect(card.get_by_role("list", name="Documents")).to_contain_text("laser.md")
     await put(page, "What is the laser cooled with?")
-    await expect(page.locator(".said")).to_contain_text("The laser is cooled with water from the river.")
+    await expect(page.locator(".answer-text")).to_contain_text("The laser is cooled with water from the river.")
     chosen = {"name": "chosen.txt", "mimeType": "text/plain", "buffer": b"The mirror weighs nine tons."}
     await card.locator("input[type=file]").set_input_files([chosen])
     await expect(uploads.filter(has_text="chosen.txt").get_by_text("can be found")).to_be_visible()
@@ -183,7 +184,7 @@ async def drop(page: Page, files: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-async def test_on_a_phone_nothing_runs_over_the_edge(
+async def test_on_a_phone_nothing_runs_over_the_edge_and_axe_finds_nothing_serious(
     chromium: Chromium, gateway: RunningGateway, physics: str, theme: str
 ) -> None:
     async with chromium.visit(gateway.url, theme=theme, viewport=PHONE) as visit:
@@ -192,6 +193,7 @@ async def test_on_a_phone_nothing_runs_over_the_edge(
         await put(page, "When is lunch served?")
         await expect(page.locator("button.cite").first).to_be_visible()
         assert await page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+        assert await axe.findings(page) == []
         await visit.shot(f"ask-phone-{theme}")
 
 
@@ -247,7 +249,7 @@ async def test_an_answer_is_shown_while_it_is_said_and_stop_ends_it(keyed: Visit
     guarded.upstream.left.clear()
     await answered_by(page, "waits")
     card = page.get_by_role("region", name="Answer", exact=True)
-    await expect(card.locator(".said")).to_contain_text("The")  # and no more: the language model waits
+    await expect(card.locator(".answer-text")).to_contain_text("The")  # and no more: the language model waits
     await expect(card.locator(".passages li").first).to_contain_text("ring.md")
     await page.get_by_role("button", name="Stop").click()
     await expect(card.get_by_text("Stopped.")).to_be_visible()
@@ -259,7 +261,7 @@ async def test_leaving_the_page_ends_the_answer(keyed: Visit, guarded: Guarded) 
     page = keyed.page
     guarded.upstream.left.clear()
     await answered_by(page, "waits")
-    await expect(page.locator(".said")).to_contain_text("The")
+    await expect(page.locator(".answer-text")).to_contain_text("The")
     await page.get_by_role("link", name="Models", exact=True).click()
     async with asyncio.timeout(DEADLINE):
         await guarded.upstream.left.wait()
@@ -269,7 +271,7 @@ async def test_a_number_that_names_no_passage_is_no_citation(keyed: Visit) -> No
     await answered_by(keyed.page, "cites-what-is-not-there")
     card = keyed.page.get_by_role("region", name="Answer", exact=True)
     await expect(card.locator("button.cite")).to_have_text(["1"])
-    await expect(card.locator(".facts")).to_contain_text("cites-what-is-not-there (local)")
+    await expect(card.locator(".measures")).to_contain_text("cites-what-is-not-there (local)")
 
 
 async def test_an_answer_that_breaks_off_is_told_with_its_code(keyed: Visit) -> None:
@@ -286,7 +288,7 @@ async def test_a_tenants_key_goes_with_uploads_and_stands_in_no_program(
     await page.locator("input[type=file]").set_input_files([file])
     await expect(page.locator(".uploads li").get_by_text("can be found")).to_be_visible()
     await put(page, "How much does the mirror weigh?")
-    await expect(page.locator(".said")).to_contain_text("nine tons")
+    await expect(page.locator(".answer-text")).to_contain_text("nine tons")
     code = page.locator("pre.code")
     program = await code.inner_text()
     assert guarded.key not in await page.content()

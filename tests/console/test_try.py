@@ -19,6 +19,7 @@ import pytest_asyncio
 from playwright.async_api import Locator, Page, expect
 
 from tests import making
+from tests.console import axe
 from tests.console.conftest import MODEL, PHONE, Chromium, House, Visit
 from tests.running import RunningGateway
 
@@ -93,7 +94,7 @@ async def test_the_map_has_the_cosines_of_the_gateways_vectors_and_the_facts_are
 
 
 def fact(card: Locator, name: str) -> Locator:
-    return card.locator("dl.facts > div", has=card.page.get_by_text(name, exact=True)).locator("dd")
+    return card.locator("dl.measures > div", has=card.page.get_by_text(name, exact=True)).locator("dd")
 
 
 def shown_milliseconds(milliseconds: float) -> str:
@@ -115,6 +116,7 @@ async def test_the_slider_shows_what_dimensions_asks_for(visit: Visit, gateway: 
         head = await page.locator(".strip-head").first.text_content()
         assert np.abs(np.fromstring((head or "").strip("[]…, "), np.float32, sep=",") - vectors[0, :6]).max() < 6e-5
         await expect(page.locator("pre.code")).to_contain_text(f'"dimensions": {dim}')
+    assert await page.locator(".dims").evaluate("bar => bar.scrollHeight <= bar.clientHeight")  # nothing is cut off
     await page.get_by_role("button", name="384", exact=True).click()
     await expect(page.locator("pre.code")).not_to_contain_text("dimensions")
 
@@ -287,7 +289,7 @@ async def test_a_refusal_is_told_with_its_code_and_what_to_do(visit: Visit) -> N
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-async def test_on_a_phone_nothing_runs_over_the_edge(
+async def test_on_a_phone_nothing_runs_over_the_edge_and_axe_finds_nothing_serious(
     chromium: Chromium, gateway: RunningGateway, theme: str, generations: list[str]
 ) -> None:
     async with chromium.visit(gateway.url, theme=theme, viewport=PHONE) as visit:
@@ -296,6 +298,7 @@ async def test_on_a_phone_nothing_runs_over_the_edge(
         await embed(page, ["w" * 300, *TEXTS])
         await expect(page.locator("canvas.heat-map")).to_have_count(3)
         assert await page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+        assert await axe.findings(page) == []
         await visit.shot(f"try-phone-{theme}")
 
 

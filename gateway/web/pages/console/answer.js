@@ -15,7 +15,7 @@ export function Answer({ title, about, state, names, onOpen }) {
     <p class="hint about">${about}</p>
     ${problem && html`<${Trouble} problem=${problem} />`}
     ${notice && html`<p class="hint">${notice}</p>`}
-    ${text && html`<div class="said"><${Said} text=${text} done=${done} documents=${documents ?? []} onOpen=${onOpen} />${busy && html`<span class="caret" aria-hidden="true"></span>`}</div>`}
+    ${text && html`<div class="answer-text"><${Said} text=${text} done=${done} documents=${documents ?? []} onOpen=${onOpen} />${busy && html`<span class="caret" aria-hidden="true"></span>`}</div>`}
     ${done && html`<${Took} done=${done} names=${names} />`}
     ${documents && html`<${Retrieved} documents=${documents} citations=${done?.citations ?? []} onOpen=${onOpen} />`}
     <p class="sr" role="status">${done ? `Answered, with ${plural(done.citations.length, "citation")}` : ""}</p>
@@ -56,6 +56,6 @@ function Took({ done, names }) {
     ["In all", duration(timings.total)],
     ...(usage.prompt_tokens + usage.completion_tokens ? [["Tokens", `${usage.prompt_tokens} + ${usage.completion_tokens}`]] : []),
   ];
-  return html`<dl class="facts">${facts.map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>
+  return html`<dl class="measures">${facts.map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>
     ${done.left_out.length > 0 && html`<p class="hint">Left out, for want of room: ${done.left_out.join(", ")}</p>`}`;
 }

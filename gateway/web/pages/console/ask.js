@@ -27,7 +27,7 @@ export function Page({ api, live }) {
   const [wanted, setWanted] = useState("");
   const made = (name) => (setMaking(false), setWanted(name), look());
   const known = bases && models;
-  return html`<section class="page ask"><header class="page-head"><h1>Ask</h1>
+  return html`<section class="page ask"><header class="intro"><h1>Ask</h1>
       <p class="muted">Answers from your documents, with the passages that they rest on.</p></header>
     ${problem && !bases && html`<${Unavailable} problem=${problem} />`}
     ${!problem && !known && html`<p><${Spinner} label="Looking for knowledge bases" /></p>`}

@@ -29,7 +29,7 @@ export function Documents({ api, base, names, look, onOpen, onNew }) {
 
 function State({ base, names }) {
   const { error, failed, pending, reindex } = base;
-  return html`<dl class="facts">
+  return html`<dl class="measures">
       <div><dt>Documents</dt><dd>${number(base.documents)}</dd></div><div><dt>Passages</dt><dd>${number(base.chunks)}</dd></div>
       <div><dt>Embedded with</dt><dd>${names.get(base.model ?? base.embedding_model) ?? base.embedding_model} <code class="generation">${base.generation ?? ""}</code></dd></div>
     </dl>

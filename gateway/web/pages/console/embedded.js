@@ -81,7 +81,7 @@ function Facts({ result, view, loss }) {
       .map((name) => [name[0].toUpperCase() + name.slice(1), duration(parts[name])]),
     ...(loss ? [["Nearest kept", `${loss.same} of ${loss.of}`]] : []),
   ];
-  return html`<dl class="facts">${facts.map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>`;
+  return html`<dl class="measures">${facts.map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>`;
 }
 
 export function duration(seconds) {

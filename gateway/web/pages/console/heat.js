@@ -194,7 +194,7 @@ export function HeatTable({ matrix, texts, scale, caption }) {
   const whole = matrix.size <= CELLS;
   return html`<details class="heat-table" onToggle=${(event) => setOpen(event.target.open)}>
     <summary>${whole ? "As a table" : "Each text's nearest, as a table"}</summary>
-    ${open && html`<div class="scroller" tabindex="0" role="region" aria-label=${caption}>
+    ${open && html`<div class="table-frame" tabindex="0" role="region" aria-label=${caption}>
       ${whole ? html`<${Cells} ...${{ matrix, texts, scale, caption }} />` : html`<${Nearest} ...${{ matrix, texts, caption }} />`}
     </div>`}
   </details>`;

@@ -41,7 +41,7 @@ export function Results({ sides, asked, keyed }) {
 function Bar({ full, dim, setWanted, scale, setScale }) {
   const marks = [32, 64, 128, 256, 512, 1024, 2048].filter((each) => each < full);
   const slide = (event) => setWanted(Number(event.target.value) >= full ? Infinity : Number(event.target.value));
-  return html`<div class="card bar">
+  return html`<div class="card dims">
     <label class="slider"><span>Dimensions</span>
       <input type="range" name="dimensions" min="1" max=${full} value=${dim} list="dimension-marks" onInput=${slide}
         aria-valuetext=${`${dim} of ${full}`} />
@@ -75,7 +75,7 @@ function Difference({ views, texts, titles, cell, onCell }) {
   const label = `Cosines by ${titles[0]} less those by ${titles[1]}, ${least.toFixed(2)} to ${most.toFixed(2)}`;
   return html`<section class="card side" aria-label="What differs">
     <header class="side-head"><h2>What differs</h2><span class="muted">the first less the second</span></header>
-    <dl class="facts">
+    <dl class="measures">
       <div><dt>Same nearest text</dt><dd>${same} of ${matrix.size}</dd></div>
       <div><dt>Least</dt><dd>${least.toFixed(3)}</dd></div><div><dt>Most</dt><dd>${most > 0 ? "+" : ""}${most.toFixed(3)}</dd></div>
     </dl>

@@ -62,7 +62,7 @@ function Playground({ api, models }) {
     leaving.current?.abort();
     setSides((all) => all.map((side) => (side.busy ? { ...IDLE, problem: { code: "stopped", message: "Stopped before the answer came." } } : side)));
   };
-  return html`<section class="page try"><header class="page-head"><h1>Try it</h1>
+  return html`<section class="page try"><header class="intro"><h1>Try it</h1>
       <p class="muted">Texts in, vectors out. Lines that mean the same should be near each other.</p></header>
     <${Form} ...${{ models, choices, prompts, form, change, texts, busy, run, stop }} />
     ${asked && html`<${Results} key="results" sides=${sides} asked=${asked} keyed=${Boolean(api.key)} />`}
