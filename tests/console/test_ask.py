@@ -13,7 +13,7 @@ from typing import Final
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Page, expect
+from playwright.async_api import FilePayload, Page, expect
 
 from tests.ask.talking import Talking
 from tests.console import axe
@@ -156,8 +156,8 @@ async def test_a_knowledge_base_is_made_filled_by_dropping_asked_and_deleted(
     await expect(card.get_by_role("list", name="Documents")).to_contain_text("laser.md")
     await put(page, "What is the laser cooled with?")
     await expect(page.locator(".answer-text")).to_contain_text("The laser is cooled with water from the river.")
-    chosen = {"name": "chosen.txt", "mimeType": "text/plain", "buffer": b"The mirror weighs nine tons."}
-    await card.locator("input[type=file]").set_input_files([chosen])
+    chosen = FilePayload(name="chosen.txt", mimeType="text/plain", buffer=b"The mirror weighs nine tons.")
+    await card.locator("input[type=file]").set_input_files(chosen)
     await expect(uploads.filter(has_text="chosen.txt").get_by_text("can be found")).to_be_visible()
     await visit.shot("ask-documents")
     await card.get_by_role("button", name="Delete chosen.txt").click()
@@ -284,8 +284,8 @@ async def test_a_tenants_key_goes_with_uploads_and_stands_in_no_program(
     keyed: Visit, guarded: Guarded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = keyed.page
-    file = {"name": "mine.txt", "mimeType": "text/plain", "buffer": b"The mirror weighs nine tons."}
-    await page.locator("input[type=file]").set_input_files([file])
+    file = FilePayload(name="mine.txt", mimeType="text/plain", buffer=b"The mirror weighs nine tons.")
+    await page.locator("input[type=file]").set_input_files(file)
     await expect(page.locator(".uploads li").get_by_text("can be found")).to_be_visible()
     await put(page, "How much does the mirror weigh?")
     await expect(page.locator(".answer-text")).to_contain_text("nine tons")
