@@ -28,7 +28,9 @@ from gateway.catalog.catalog import Catalog
 from gateway.catalog.warm import Warm
 from gateway.engine.process import ProcessEngine
 from gateway.engine.supervisor import HOST_COMMAND, HostProcess
+from gateway.history import History
 from gateway.model import Generation, ModelId
+from gateway.runs.runs import Runs
 from gateway.service import Service
 from gateway.settings import BUCKET, Settings
 from gateway.telemetry import Metrics
@@ -51,6 +53,7 @@ from gateway.web import (
     console,
     cors,
     errors,
+    health,
     knowledge,
     live,
     metrics,
@@ -62,6 +65,7 @@ from gateway.web import (
     openapi,
     pull,
     rerank,
+    runs,
     stream,
     tei,
     tracing,
@@ -72,7 +76,7 @@ from gateway.wish import Wish
 
 TIDY_SECONDS: Final = 5.0
 PROTOCOLS: Final = (
-    *(metrics, usage, stream, live, console),
+    *(metrics, usage, stream, health, runs, live, console),
     *(pull, older_knowledge, knowledge),  # the fixed paths of the older before names
     *(native, ask, openai, chat, completions, rerank, tei, ollama, ollama_talk, triton, openapi),
 )
@@ -160,8 +164,11 @@ class Gateway:
         self.metrics = Metrics(self.engine, self.catalog.models_of, self.usage, self.catalog.count)
         self.metrics.knowledge_bytes.set_function(self.knowledge.memory_bytes)
         self.activity = Activity(self.engine, self._models_of)
+        self.history = History(self.engine)
+        self.runs = Runs(settings)
         self.stopping = asyncio.Event()
         tell.subscribe(self.metrics)
+        tell.subscribe(self.history)
         tell.subscribe(self.usage)
         tell.subscribe(self.activity)
         tell.subscribe(self._check_dimension)
@@ -222,6 +229,7 @@ class Gateway:
             self.spawn(host.supervise())
         self.spawn(self.keyring.follow())
         self.spawn(self.keeper.follow())
+        self.spawn(self.history.follow())
         self.spawn(self.follower.follow())
         self.spawn(_tidy_when_quiet(self.service))
         self.spawn(self.warm.follow(self.catalog.looked))
@@ -261,6 +269,8 @@ class Gateway:
         app[stream.STOPPING] = self.stopping
         app[stream.KEYRING] = self.keyring
         app[metrics.METRICS] = self.metrics
+        app[health.HISTORY] = self.history
+        app[runs.RUNS] = self.runs
         app[knowledge.KNOWLEDGE] = self.knowledge
         app[usage.USAGE] = self.usage
         app[live.BOARD] = live.Board(self.service, self.activity)

@@ -31,6 +31,7 @@ a type to its status (`gateway/web/errors.py`), and a test holds the table and t
     │   ├── MethodNotAllowed             method_not_allowed
     │   ├── ModelNotFound                model_not_found
     │   ├── GenerationNotFound           generation_not_found
+    │   ├── RunNotFound                  run_not_found
     │   ├── KnowledgeBaseNotFound        knowledge_base_not_found
     │   └── DocumentNotFound             document_not_found
     ├── NotServable                    the model is on the volume, and may not be served as it lies there
@@ -218,6 +219,10 @@ class ModelNotFound(NotFound):
 
 class GenerationNotFound(NotFound):
     code = "generation_not_found"
+
+
+class RunNotFound(NotFound):
+    code = "run_not_found"
 
 
 class KnowledgeBaseNotFound(NotFound):

@@ -219,6 +219,11 @@ class Settings:
         parse="maybe_path",
     )
     documents_tenant: str = _setting("", "the tenant whose knowledge bases those are, where there are API keys")
+    runs_dir: str = _setting(
+        "",
+        "where training runs are, for people to see how they do; a directory runs beside the models root if unset",
+        parse="maybe_path",
+    )
     max_document_bytes: int = _setting(
         64 * 1024**2, "bytes of one document that is put into a knowledge base, sent as a file", parse="bytes"
     )

@@ -18,10 +18,11 @@ from gateway import events
 from gateway.catalog.alias_edit import Pointer
 from gateway.catalog.alias_file import Aliases
 from gateway.catalog.aliases import FILE, AliasFault
+from gateway.catalog.changes import Side, changes, known
 from gateway.catalog.entry import Entry, Kept, Version, rank
 from gateway.catalog.holdings import Holdings
 from gateway.catalog.judge import Judge
-from gateway.catalog.listing import count, show
+from gateway.catalog.listing import count, show, trained
 from gateway.catalog.lookup import Found, Lookup, live_of
 from gateway.catalog.trial import Trial
 from gateway.engine.engine import Engine
@@ -135,6 +136,32 @@ class Catalog:
         entry = self._entry(model)
         quarantine = self._engine.quarantined(entry.live.digest) if entry.live else None
         return show(entry, self._engine.residences(), quarantine)
+
+    def trained(self) -> list[tuple[ModelId, dict[str, Any]]]:
+        """The models that say what they were trained from, or what that came to, in order of their names."""
+        found = [(entry.model, told) for entry in self._entries.values() if (told := trained(entry))]
+        return sorted(found, key=lambda each: each[0].path)
+
+    async def changes(self, model: ModelId, before: str | None, after: str | None) -> dict[str, Any]:
+        """What changed between two generations of a model, by the beginnings of their digests: by default between the
+        live one and the one before it, or nothing where there is only one. Raises ModelNotFound and
+        GenerationNotFound."""
+        entry = self._entry(model)
+        newer = entry.target(after) if after else entry.serving
+        if newer is None:
+            raise entry.not_found("nothing that is live")
+        older = entry.target(before) if before else entry.neighbour(newer)
+        new = await self._side(entry, newer)
+        old = await self._side(entry, older) if older else new
+        there = [known(kept, entry.serving) for kept in entry.generations()]
+        return {"model": str(model), "generations": there, **changes(old, new)}
+
+    async def _side(self, entry: Entry, kept: Kept) -> Side:
+        record = await self._holdings.copies.run(self._store.record, kept.digest)
+        if record is None:
+            raise entry.not_found(f"no generation {kept.generation.short} any more", without=kept.digest)
+        metadata = await self._holdings.copies.run(self._store.noted, kept.digest, entry.model.path)
+        return Side(kept, record, metadata, entry.serving)
 
     def count(self) -> tuple[Mapping[str, int], Mapping[str, int]]:
         """As `listing.count`."""

@@ -177,6 +177,11 @@ class Entry:
             return wanted[0]
         raise self.not_found(what)
 
+    def neighbour(self, kept: Kept) -> Kept | None:
+        """The generation before one, or else the nearest behind it: something to compare it with, if there is any."""
+        others = [each for each in self.generations() if each.digest != kept.digest]
+        return next((each for each in others if each.rank < kept.rank), others[-1] if others else None)
+
     def not_found(self, what: str, *, without: str = "-") -> GenerationNotFound:
         """`without` is the beginning of a digest that the disk has lost."""
         there = [kept.generation.short for kept in self.generations() if not kept.digest.startswith(without)]

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from gateway import events
 from gateway.catalog import golden
+from gateway.catalog.changes import lasting
 from gateway.catalog.entry import WAITING, Entry, Kept, Version
 from gateway.catalog.holdings import Holdings
 from gateway.catalog.trial import Trial, refusal
@@ -102,6 +103,7 @@ class Judge:
             kept = await self._take(entry, version, directory, base)
             chosen = await self._holdings.copies.run(self._store.choose, directory, self._root, base)
             metadata, trouble = await self._holdings.copies.run(read_metadata, chosen.path, self._root)
+            await self._holdings.copies.run(self._store.note, kept.digest, entry.model.path, lasting(metadata))
         finally:
             version.accepting = False
         changed = version.fingerprint != directory.fingerprint

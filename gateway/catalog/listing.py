@@ -14,6 +14,7 @@ from gateway.model import Reason, metadata_display_name
 from gateway.volume import reasons
 
 STATES: Final = ("copying", "waiting_for_base", "rejected", "ready", "loading", "loaded", "draining")
+TRAINING: Final = ("training_date", "scores", "base_model", "base", "data", "seed", "seeds", "versions", "gate")
 PENDING: Final = ("copying", "loading", "rejected")
 
 
@@ -69,6 +70,16 @@ def show(
         "pinned": entry.pinned,
         "metadata": metadata,
     }
+
+
+def trained(entry: Entry) -> dict[str, Any] | None:
+    """What a model's metadata says of its training; None where it says nothing of it."""
+    metadata = entry.source.metadata if entry.source else {}
+    told: dict[str, Any] = {key: metadata[key] for key in TRAINING if key in metadata}
+    if entry.live is None or not told:
+        return None
+    names = {"id": str(entry.model), "display_name": metadata_display_name(metadata, entry.model)}
+    return {**names, "generation": entry.live.short, **told}
 
 
 def count(

@@ -57,13 +57,25 @@ class View:
 
     def show(self, model: ModelId) -> dict[str, Any]:
         """Raises ModelNotFound when it has gone meanwhile."""
-        if not self._caller.sees(model):
-            raise ModelNotFound(f"{model} has gone from the volume", model=str(model), closest=[])
+        self._must_see(model)
         return self._catalog.show(model)
+
+    def trained(self) -> list[dict[str, Any]]:
+        """The models that say what they were trained from, in order of their names."""
+        return [told for model, told in self._catalog.trained() if self._caller.sees(model)]
+
+    async def changes(self, model: ModelId, before: str | None, after: str | None) -> dict[str, Any]:
+        """As the catalog's."""
+        self._must_see(model)
+        return await self._catalog.changes(model, before, after)
 
     def aliases(self) -> list[dict[str, Any]]:
         """The table in force, with what each alias leads to now."""
         return self._lookup.aliases()
+
+    def _must_see(self, model: ModelId) -> None:
+        if not self._caller.sees(model):
+            raise ModelNotFound(f"{model} has gone from the volume", model=str(model), closest=[])
 
     def owns(self, digest: str) -> bool:
         """Whether a generation is nobody's whom this caller does not see: equal content is loaded once for all."""

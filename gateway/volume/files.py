@@ -40,7 +40,7 @@ def open_regular(path: str, root: str, name: str | None = None) -> Iterator[int]
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise unfit("not_a_file", f"{name} is not a regular file", name)
-        if not _below(_where(descriptor, path), os.path.realpath(root)):
+        if not _below(where(descriptor, path), os.path.realpath(root)):
             raise unfit("outside_volume", f"{name} is a link to something outside the volume", name)
         yield descriptor
     except OSError as error:
@@ -49,7 +49,8 @@ def open_regular(path: str, root: str, name: str | None = None) -> Iterator[int]
         os.close(descriptor)
 
 
-def _where(descriptor: int, path: str) -> str:
+def where(descriptor: int, path: str) -> str:
+    """The real path of an open file, which may have been reached through links as `path`."""
     try:
         return os.readlink(f"/proc/self/fd/{descriptor}")  # of what is open, whatever the path means by now
     except FileNotFoundError:  # no procfs: not Linux
@@ -89,14 +90,15 @@ def read_capped(path: str, root: str, cap: int, name: str | None = None) -> byte
     name = shown_name(name if name is not None else os.path.relpath(path, root))
     with open_regular(path, root, name) as descriptor:
         size = os.fstat(descriptor).st_size
-        content = b"" if size > cap else _read_up_to(descriptor, cap + 1)
+        content = b"" if size > cap else read_up_to(descriptor, cap + 1)
     if size > cap or len(content) > cap:
         message = f"{name} has {max(size, len(content)):,} bytes, and at most {cap:,} are read"
         raise unfit("file_too_large", message, name)
     return content
 
 
-def _read_up_to(descriptor: int, count: int) -> bytes:
+def read_up_to(descriptor: int, count: int) -> bytes:
+    """So many bytes from where it is, or as many as there are."""
     blocks = []
     while count > 0 and (block := os.read(descriptor, min(count, 1024**2))):
         blocks.append(block)

@@ -6,20 +6,24 @@ A model that is too large to be copied has a record alone: what it is, and the s
 
     <state>/generations/<digest>/generation.json
     <state>/generations/<digest>/files/...
+    <state>/generations/<digest>/metadata/...     what is said of it by each model that it is; no part of the digest
     <state>/generations/<digest>/runtimes/...     what hosts made of it
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import re
 import secrets
 import shutil
+from collections.abc import Mapping
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
 import msgspec
+import orjson
 
 from gateway.model import Accepted, Generation, Manifest, Place, Rejected
 from gateway.volume import nesting, reasons
@@ -35,6 +39,8 @@ DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 FILES: Final = "files"
 RUNTIMES: Final = "runtimes"
 RECORD: Final = "generation.json"
+NOTES: Final = "metadata"
+LONGEST_NOTE: Final = 1024**2  # bytes
 SPARE_BYTES: Final = 16 * 1024**2  # for the record, folders, and what the file system itself needs
 
 
@@ -136,6 +142,40 @@ class Store:
         """What a generation takes on the disk; 0 if there is none, or if it is served in place."""
         record = self._record(digest)
         return sum(file.size for file in record.files) if record and record.place is None else 0
+
+    def record(self, digest: str) -> Record | None:
+        """What was written down of a generation: its files with their digests, and its manifest."""
+        return self._record(digest)
+
+    def note(self, digest: str, model: str, metadata: Mapping[str, Any]) -> None:
+        """Keeps what is said of a generation under the name of a model: its directory may not say it for long, and
+        equal content of another model is another's to describe. It is only ever shown: what the disk does not take is
+        let go."""
+        content = orjson.dumps(metadata)
+        if len(content) > LONGEST_NOTE or metadata == self.noted(digest, model):
+            return
+        path = self._note(digest, model)
+        draft = f"{path}.{secrets.token_hex(4)}"
+        try:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(draft, "xb") as stream:
+                stream.write(content)
+            os.replace(draft, path)
+        except OSError:
+            with suppress(OSError):
+                os.unlink(draft)
+
+    def noted(self, digest: str, model: str) -> dict[str, Any]:
+        """What was said of it; {} where nobody knows."""
+        try:
+            with open(self._note(digest, model), "rb") as stream:
+                found = orjson.loads(stream.read(LONGEST_NOTE + 1))
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def _note(self, digest: str, model: str) -> str:
+        return os.path.join(self._base, digest, NOTES, hashlib.sha256(model.encode()).hexdigest()[:32] + ".json")
 
     def digests(self) -> set[str]:
         """Every generation in the store, whole or not."""

@@ -57,6 +57,44 @@ class Usage(msgspec.Struct):
     usage: list[TenantUsage]
 
 
+class TrainingRuns(msgspec.Struct):
+    """Of `GET /runs`; docs/api.md has the fields of a run. `left_out` counts runs beyond those that are read; `folder`
+    is where runs are looked for."""
+
+    runs: list[dict[str, Any]]
+    models: list[dict[str, Any]]
+    left_out: int
+    folder: str | None
+
+
+class RecentEvent(msgspec.Struct):
+    """`number` counts up, `at` is in Unix seconds, `facts` are the event's fields."""
+
+    number: int
+    at: float
+    event: str
+    level: str
+    facts: dict[str, Any]
+
+
+class RecentEvents(msgspec.Struct):
+    """`newest` is the last number that was given out, `since` when this gateway began to count."""
+
+    newest: int
+    since: float
+    events: list[RecentEvent]
+
+
+class Health(msgspec.Struct):
+    """Of `GET /console/health`. `restricted`: not for this caller."""
+
+    restricted: bool
+    samples: list[dict[str, Any]]
+    exits: list[dict[str, Any]]
+    at: float | msgspec.UnsetType = msgspec.UNSET
+    period: float | msgspec.UnsetType = msgspec.UNSET
+
+
 class KnowledgeBase(msgspec.Struct):
     """`pending` documents are stored and can not be found yet; `error` says what keeps them. `failed` have an id, a
     name and an error each. `reindex` is how far another generation's index is, or why there is none."""
