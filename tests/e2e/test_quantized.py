@@ -43,7 +43,7 @@ async def test_every_form_is_served_as_it_was_measured_and_rolled_back(tmp_path:
         for form, done in made.items():
             name = f"finetuned/{form}"
             model = f"huggingface:{name}"
-            await gateway.wait_for(model, "ready")
+            await gateway.wait_for(model, "ready", "loaded")  # equal content is loaded once
             exact, first = await gateway.embed(list(TEXTS), model)
             publish(done.path, name, models)
             swapped = await gateway.wait_for_log("model_swapped", model=name)
