@@ -84,8 +84,10 @@ class Library:
     """sentence-transformers with peft."""
 
     def __init__(self, base: str, paths: Sequence[str]) -> None:
+        import transformers
         from sentence_transformers import SentenceTransformer
 
+        transformers.logging.set_verbosity_error()  # it tells at length, with each adapter, that the base is not in it
         self._paths = paths
         self._holds_all: Any = SentenceTransformer(base, device="cpu")
         self._holds_one: Any = SentenceTransformer(base, device="cpu")
