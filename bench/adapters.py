@@ -1,7 +1,7 @@
 """Adapters over one base: what sharing a call costs, and what swapping one at a time would, through HTTP.
 
 The same load goes to the base alone, to adapters in turn that all are loaded, and to the same with a slot for one of
-them; then, with fewer slots than adapters, to few of them and to all, asked for as often as Zipf's law has it.
+them. In one process, the same against peft.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from bench import directories, texts
+from bench import directories, swapping, texts
 from bench.generator import drive, target
 from bench.rounds import Measure, interleaved, told
 from bench.servers import Gateway, gateway
@@ -23,9 +23,6 @@ from bench.setting import Setting
 BASE: Final = "base/minilm"
 COUNTS: Final = (2, 8, 32)
 QUICK: Final = (32,)
-REGISTERED: Final = (1000, 100)  # adapters, and slots
-REGISTERED_QUICK: Final = (100, 10)
-FEW: Final = 10
 CONNECTIONS: Final = 64
 TOKENS: Final = 16
 RANK: Final = 8
@@ -33,61 +30,37 @@ WIDTH: Final = 384
 LAYERS: Final = 6
 TENSORS: Final = 4 * RANK * (WIDTH + WIDTH) * 2 * LAYERS  # bytes: two factors of two layers of each block
 VARIETY: Final = 16
-DRAWS: Final = 4096  # of names, before they are drawn again
-SKEW: Final = 1.0
 
 
 def run(setting: Setting) -> dict[str, Any]:
-    """Cells of `base`, `mixed` and `swapped`, and of `few` and `many`; bytes of adapters, and of their tensors."""
+    """Cells of `base`, `mixed` and `swapped`, and of one process; bytes of adapters, and of their tensors."""
     folder = setting.own("adapters")
     counts = QUICK if setting.quick else COUNTS
-    names = _published(folder / "models", max(counts))
+    names = published(folder / "models", max(counts))
     with gateway(folder, folder / "models", *setting.gateway_options, names=[BASE, *names]) as served:
         shared = {
             f"{count} adapters": {
-                "base": _measure(served, [BASE], setting),
-                "mixed": _measure(served, names[:count], setting),
+                "base": measure(served, [BASE], setting),
+                "mixed": measure(served, names[:count], setting),
             }
             for count in counts
         }
         cells = interleaved(shared, setting.rounds)
         size = _bytes(served, folder / "models", names)
-        swapping = _beside(setting, folder / "models", "swapping", 1, [BASE, names[0]])
-        with swapping as other:
-            sides = {"mixed": _measure(served, names, setting), "swapped": _measure(other, names, setting)}
+        with beside(setting, folder / "models", "swapping", 1, [BASE, names[0]]) as other:
+            sides = {"mixed": measure(served, names, setting), "swapped": measure(other, names, setting)}
             cells |= interleaved({"one at a time": sides}, setting.rounds)
-    cells |= _registered(setting)
-    registered, slots = REGISTERED_QUICK if setting.quick else REGISTERED
-    return {"cells": cells, "bytes": size, "registered": registered, "slots": slots}
+    cells |= swapping.run(setting, folder / "models", BASE, names)
+    return {"cells": cells, "bytes": size}
 
 
-def _registered(setting: Setting) -> dict[str, Any]:
-    """Few adapters, all loaded, and many in fewer slots."""
-    registered, slots = REGISTERED_QUICK if setting.quick else REGISTERED
-    models = setting.own("registered") / "models"
-    names = _published(models, registered)
-    with _beside(setting, models, "slots", slots, [BASE, *names]) as served:
-        sides = {
-            "few": _measure(served, _drawn(names[:FEW]), setting),
-            "many": _measure(served, _drawn(names), setting),
-        }
-        return interleaved({"registered": sides}, setting.rounds)
-
-
-def _beside(setting: Setting, models: Path, name: str, slots: int, names: list[str]) -> Any:
+def beside(setting: Setting, models: Path, name: str, slots: int, names: list[str]) -> Any:
     """A gateway with so many slots for adapters."""
     folder = setting.own(name)
     return gateway(folder, models, *setting.gateway_options, f"--max-loaded-adapters={slots}", names=names)
 
 
-def _drawn(names: list[str]) -> list[str]:
-    """As often as Zipf's law has it, the first the most often."""
-    shares = 1 / np.arange(1, len(names) + 1) ** SKEW
-    chosen = np.random.default_rng(0).choice(len(names), DRAWS, p=shares / shares.sum())
-    return [names[index] for index in chosen]
-
-
-def _measure(served: Gateway, names: list[str], setting: Setting) -> Measure:
+def measure(served: Gateway, names: list[str], setting: Setting) -> Measure:
     aim = target(served.url, [texts.of_tokens(TOKENS, 1, seed) for seed in range(VARIETY)], "json", names)
     return partial(drive, aim, CONNECTIONS, setting.seconds, served)
 
@@ -104,7 +77,7 @@ def _size(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.iterdir())
 
 
-def _published(models: Path, count: int) -> list[str]:
+def published(models: Path, count: int) -> list[str]:
     """The base, and so many adapters over it of random factors; -> the names of these."""
     directories.publish(models, BASE)
     names = [f"tenants/number-{number}" for number in range(count)]

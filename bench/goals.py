@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from bench import generating, overload, spoken
+from bench import generating, overload, spoken, swapping
 from bench.http import BATCHES, GATEWAY, RUNTIME, SINGLE
 from bench.inprocess import ENCODE
 from bench.rounds import Cell, median, ratio
@@ -51,6 +51,7 @@ def verdicts(report: Mapping[str, Any]) -> list[Verdict]:
     return [
         *rows,
         *_adapters(parts.get("adapters")),
+        *_registered(parts.get("registered")),
         *_loads(parts.get("loads")),
         *_overload(parts.get("overload")),
         *_idle(parts.get("memory")),
@@ -118,11 +119,21 @@ def _adapters(part: Parts | None) -> Iterator[Verdict]:
     yield Verdict("4. 32 adapters over one base, of the base alone", found.get("32"), "at least", 0.8, note=note)
     swapped = ratio(cells["one at a time"], "mixed", "swapped") if cells else None
     yield Verdict("4. 32 adapters together, over one slot that is swapped", swapped, "at least", 5)
-    late = ratio(cells["registered"], "many", "few", "p95") if cells else None
-    note = f"{part['registered']} adapters in {part['slots']} slots, over 10 that are loaded" if part else ""
-    yield Verdict("4. p95 of more adapters than slots, as Zipf has it", late, "at most", 2, note=note)
+    inside = cells.get(swapping.CELL)
+    for side in (swapping.ACTIVE, swapping.LOADED):
+        times = ratio(inside, swapping.TOGETHER, side) if inside else None
+        yield Verdict(f"4. 32 adapters in one call, over {side}", times, "at least", 5)
     size = part["bytes"]["on_device"] / part["bytes"]["tensors"] if part else None
     yield Verdict("4. bytes of an adapter, over those of its tensors", size, "at most", 1.1)
+
+
+def _registered(part: Parts | None) -> Iterator[Verdict]:
+    late, note = None, ""
+    if part:
+        few, *_, many = map(str, part["counts"])
+        late = ratio(part["cells"]["registered"], many, few, "p95")
+        note = f"{many} adapters in {part['slots']} slots, over {few} that are loaded"
+    yield Verdict("4. p95 of more adapters than slots, as Zipf has it", late, "at most", 2, note=note)
 
 
 def _loads(part: Parts | None) -> Iterator[Verdict]:

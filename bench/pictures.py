@@ -14,10 +14,12 @@ from bench.spoken import TOKENS
 CONNECTIONS: Final = "performance-connections.svg"
 SCALING: Final = "performance-scaling.svg"
 ADAPTERS: Final = "performance-adapters.svg"
+REGISTERED: Final = "performance-registered.svg"
 PICTURES: Final = {  # what each shows, for those who cannot see it
     CONNECTIONS: "Throughput and latency of the gateway and its peers over the number of connections",
     SCALING: "Rates over the batch, the length of texts and the number of models",
     ADAPTERS: "Tokens a second of a language model over the number of adapters that share its calls",
+    REGISTERED: "Latency and throughput over the number of adapters that are asked for, most of them not loaded",
 }
 NAMES: Final = {GATEWAY: "Dropgate"}
 
@@ -33,7 +35,21 @@ def pictures(report: Mapping[str, Any]) -> dict[str, str]:
         made[SCALING] = picture("How rates scale", panels)
     if generating := parts.get("generating"):
         made[ADAPTERS] = over_adapters(generating)
+    if registered := parts.get("registered"):
+        made[REGISTERED] = over_registered(registered)
     return made
+
+
+def over_registered(part: Mapping[str, Any]) -> str:
+    sides = part["cells"]["registered"]
+    late = {key: [1000 * median(side, key) for side in sides.values()] for key in ("p50", "p95")}
+    rates = {"throughput": [median(side, "texts_per_second") for side in sides.values()]}
+    axis = f"adapters that are asked for, as Zipf has it, in {part['slots']} slots"
+    panels = [
+        Panel("Latency", "milliseconds", axis, list(sides), late, True),
+        Panel("Throughput", "texts/s", axis, list(sides), rates, True),
+    ]
+    return picture("Adapters of an encoder, more than are loaded", panels)
 
 
 def over_adapters(part: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from bench import generating as spoken_of
+from bench import swapping
 from bench.goals import verdicts
 from bench.http import GATEWAY, RUNTIME
 from bench.inprocess import ENCODE
@@ -314,22 +315,37 @@ def ingestion(part: Part) -> str:
 
 
 def adapters(part: Part) -> str:
+    """Two tables: through HTTP, and in one process."""
+    through = {name: cell for name, cell in part["cells"].items() if name != swapping.CELL}
+    text = _of_adapters("64 connections of one short text", through)
+    if inside := part["cells"].get(swapping.CELL):
+        rows = [
+            (side, f"{median(figures, 'texts_per_second'):,.0f}", f"{ratio(inside, swapping.TOGETHER, side):.2f}")
+            for side, figures in inside.items()
+        ]
+        text += "\n" + table(("64 texts of 32 adapters, one thread", "texts/s", "ours over it"), rows)
+    size = part["bytes"]
+    return text + (f"\nAn adapter takes {size['on_device']:,} bytes on the device, its tensors {size['tensors']:,}.\n")
+
+
+def registered(part: Part) -> str:
+    cells = {f"{count} adapters": {"": side} for count, side in part["cells"]["registered"].items()}
+    text = _of_adapters(f"64 connections, {part['slots']} slots", cells)
+    return f"{text}\n{part['counts'][-1]:,} that were dropped at once had answered after {part['ready']:.0f} s.\n"
+
+
+def _of_adapters(title: str, cells: Mapping[str, Cell]) -> str:
     rows = [
         (
-            f"{name}: {side}",
+            f"{name}: {side}" if side else name,
             f"{median(figures, 'texts_per_second'):,.0f}",
             f"{1000 * median(figures, 'p50'):.1f}",
             f"{1000 * median(figures, 'p95'):.1f}",
         )
-        for name, cell in part["cells"].items()
+        for name, cell in cells.items()
         for side, figures in cell.items()
     ]
-    size = part["bytes"]
-    text = table(("64 connections of one short text", "texts/s", "p50 ms", "p95 ms"), rows)
-    return text + (
-        f"\nAn adapter takes {size['on_device']:,} bytes on the device, its tensors {size['tensors']:,}. "
-        f"Registered: {part['registered']:,} adapters in {part['slots']} slots.\n"
-    )
+    return table((title, "texts/s", "p50 ms", "p95 ms"), rows)
 
 
 def generating(part: Part) -> str:
@@ -369,6 +385,7 @@ BLOCKS: Final[dict[str, tuple[str, Callable[[Part], str]]]] = {
     "peers": ("peers", peers),
     "many models": ("models", models),
     "adapters": ("adapters", adapters),
+    "registered": ("registered", registered),
     "loads": ("loads", loads),
     "swaps": ("loads", swaps),
     "overload": ("overload", overload),

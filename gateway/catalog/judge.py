@@ -6,6 +6,7 @@ generation that was live goes on.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 import traceback
@@ -133,10 +134,22 @@ class Judge:
         """What the adapter in a directory changes, as it is live; None for all other models, and where it is not."""
         found = await self._holdings.copies.run(_look_for_base, directory, self._root)
         version.base, version.base_digest = found, None
+        if found is not None:
+            await self._arrival(found)
         if found is None or (live := self._live(found)) is None:
             return None
         version.base_digest = live.digest
         return Base(found, live)
+
+    async def _arrival(self, base: ModelId) -> None:
+        """Where a base that is not live yet is being judged, its end: else all adapters that came with it would be
+        copied twice. What looks like an adapter itself is not waited for, so that no two wait for each other."""
+        entry = self._entries.get(base.family)
+        if entry is None or entry.live is not None:
+            return
+        judging = [version.judging for version in entry.versions.values() if version.judging and version.base is None]
+        if judging:
+            await asyncio.wait(judging)
 
     def _live(self, model: ModelId) -> Generation | None:
         """What is served under that name; of one version, what it holds."""

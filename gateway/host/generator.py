@@ -21,6 +21,9 @@ from gateway.host.wire import Sampling
 
 SLICE: Final = 512  # tokens of prompts that one call reads
 PROBE: Final = 4  # tokens, the first of the vocabulary
+SPARE: Final = 64  # tokens of padding that a processor computes sooner than another call
+MANY: Final = 4  # rows that run for each that waits to be read, and more: then they are not kept waiting
+MOST_WAITED: Final = 3  # calls in a row
 COPIES: Final = 16  # of a network's bytes, one in so many may be copies of adapters' factors while they speak at once
 LEAST_COPIES: Final = 64 * 1024**2  # bytes
 
@@ -62,6 +65,7 @@ class Generator:
         self._layers: int = config.get_text_config().num_hidden_layers
         self._reading: list[Row] = []
         self._running: list[Row] = []
+        self._waited = 0  # calls in a row in which the running rows got no token
         self._cache: Any = None  # of the running rows, in their order
 
     @property
@@ -86,14 +90,14 @@ class Generator:
             with torch.inference_mode(), memory.guarded():
                 self._leave(leaving)
                 self._reading += [row for row in joining if row.number not in leaving]
-                stepped = self._step()
+                stepped = [] if self._wait_for_prompts() else self._step()
                 return stepped + self._read()
         except BaseException:
             self.clear()
             raise
 
     def clear(self) -> None:
-        self._reading, self._running, self._cache = [], [], None
+        self._reading, self._running, self._cache, self._waited = [], [], None, 0
         self._rowwise.forget()
 
     def place(self, device: str) -> None:
@@ -130,14 +134,27 @@ class Generator:
 
     def _leave(self, leaving: frozenset[int]) -> None:
         self._reading = [row for row in self._reading if row.number not in leaving]
-        staying = [place for place, row in enumerate(self._running) if row.number not in leaving]
-        if len(staying) == len(self._running):
+        gone = [place for place, row in enumerate(self._running) if row.number in leaving]
+        if not gone:
             return
-        self._running = [self._running[place] for place in staying]
-        longest = max((row.tokens for row in self._running), default=0)
-        self._cache = kv.kept(self._cache, staying, longest) if staying else None
-        if not staying:
+        count = len(self._running) - len(gone)
+        if not count:
+            self._running, self._cache = [], None
             self._rowwise.forget()
+            return
+        behind = [place for place in range(count, len(self._running)) if place not in gone]
+        moves = list(zip(behind, gone, strict=False))  # as many of these lie before `count` as stay behind it
+        for source, target in moves:
+            self._running[target] = self._running[source]
+        del self._running[count:]
+        kv.without(self._cache, moves, count, max(row.tokens for row in self._running))
+
+    def _wait_for_prompts(self) -> bool:
+        """Whether the running rows let short prompts go first. A call takes about as long for few rows as for many, so
+        it pays to have those of a burst together; each rides along sooner, and nobody waits for long."""
+        burst = len(self._running) < MANY * len(self._reading) and not _is_long(self._reading[0])
+        self._waited = self._waited + 1 if burst and self._running and self._waited < MOST_WAITED else 0
+        return self._waited > 0
 
     def _step(self) -> list[tuple[int, int]]:
         if not self._running:
@@ -151,10 +168,11 @@ class Generator:
         if not self._reading:
             return []
         first = self._reading[0]
-        if first.left > SLICE or first.read:
+        if _is_long(first):
             done = self._read_slice(first)
         else:
-            done = self._read_whole(_together(self._reading))
+            spare = SPARE if self.device.type == "cpu" else SLICE
+            done = self._read_whole(_together(self._reading, spare))
         self._reading = [row for row in self._reading if row.left]
         return done
 
@@ -174,7 +192,7 @@ class Generator:
 
     def _join(self, rows: Sequence[Row], cache: Any, logits: Tensor) -> list[tuple[int, int]]:
         chosen = self._choose(rows, logits)
-        self._cache = kv.joined([self._cache, cache]) if self._running else cache
+        self._cache = kv.joined(self._cache, cache) if self._running else cache
         self._running += rows
         for row in rows:
             row.cache = None
@@ -205,13 +223,21 @@ class Generator:
         return [(row.number, token) for row, token in zip(rows, tokens, strict=True)]
 
 
-def _together(waiting: Sequence[Row]) -> list[Row]:
-    """The first rows that fit into one call with their padding."""
+def _is_long(row: Row) -> bool:
+    """Whether its prompt is read in parts."""
+    return row.read > 0 or row.left > SLICE
+
+
+def _together(waiting: Sequence[Row], spare: int) -> list[Row]:
+    """The first row and those that fit into one call with it, so that no more than `spare` tokens are padding: the
+    nearest in length first."""
+    first = waiting[0]
     chosen: list[Row] = []
-    longest = 0
-    for row in waiting:
-        longest = max(longest, row.left)
-        if row.read or (chosen and longest * (len(chosen) + 1) > SLICE):
-            break
-        chosen.append(row)
+    longest = tokens = 0
+    for row in sorted(waiting, key=lambda row: abs(row.left - first.left)):
+        wide = max(longest, row.left)
+        whole = wide * (len(chosen) + 1)
+        if not row.read and (not chosen or (whole <= SLICE and whole - tokens - row.left <= spare)):
+            chosen.append(row)
+            longest, tokens = wide, tokens + row.left
     return chosen

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-import torch
 from torch import Tensor
 
 from gateway.host import library
@@ -30,37 +29,30 @@ def width(cache: Any) -> int:
     return found
 
 
-def joined(caches: Sequence[Any]) -> Any:
-    """One cache of all rows, in this order; the shorter ones are padded on their left."""
-    widest = max(map(width, caches))
-    found = empty(len(caches[0].layers))
-    for number, layer in enumerate(found.layers):
-        layer.hold(
-            _joined([cache.layers[number].keys for cache in caches], widest),
-            _joined([cache.layers[number].values for cache in caches], widest),
-        )
-    return found
+def joined(cache: Any, others: Any) -> Any:
+    """One cache of all rows, those of `others` last; the shorter ones are padded on their left. `cache` is used up."""
+    for layer, other in zip(cache.layers, others.layers, strict=True):
+        layer.join(other.keys, other.values)
+    return cache
 
 
-def kept(cache: Any, rows: Sequence[int], longest: int) -> Any:
-    """Those rows, in this order, the longest of which has so many tokens."""
-    found = empty(len(cache.layers))
-    for new, old in zip(found.layers, cache.layers, strict=True):
-        index = torch.tensor(rows, device=old.keys.device)
-        begin = old.keys.shape[-2] - longest
-        new.hold(old.keys[index, :, begin:], old.values[index, :, begin:])
-    return found
+def without(cache: Any, moves: Sequence[tuple[int, int]], rows: int, longest: int) -> None:
+    """The first `rows` stay, after the `moves` (from, to) of those behind them into the places of others; the longest
+    of them has so many tokens."""
+    for layer in cache.layers:
+        layer.leave(moves, rows, longest)
 
 
-def _joined(parts: Sequence[Tensor], widest: int) -> Tensor:
-    first = parts[0]
-    rows = sum(part.shape[0] for part in parts)
-    found = first.new_zeros(rows, first.shape[1], widest, first.shape[3])
-    start = 0
-    for part in parts:
-        found[start : start + part.shape[0], :, widest - part.shape[2] :] = part
-        start += part.shape[0]
-    return found
+def room(tokens: int) -> int:
+    """Columns of a buffer for so many."""
+    return -(-tokens // BLOCK) * BLOCK
+
+
+def put(place: Tensor, states: Tensor) -> None:
+    """To the right of it, and zeros to their left: what no row has is hidden, and still has to be numbers."""
+    start = place.shape[-2] - states.shape[-2]
+    place[:, :, :start] = 0
+    place[:, :, start:] = states
 
 
 def _layer() -> Any:
@@ -77,7 +69,8 @@ def _make() -> Any:
     base: Any = library.transformers().cache_utils.DynamicLayer
 
     class Layer(base):  # type: ignore[misc]  # the library has no types
-        """[rows, heads, tokens, width] each, as views of buffers with room to grow."""
+        """[rows, heads, tokens, width] each, as views of buffers with room to grow: their first rows, and of these the
+        columns up to `end`."""
 
         keys: Tensor
         values: Tensor
@@ -85,24 +78,52 @@ def _make() -> Any:
         def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
             if not self.is_initialized:
                 self.lazy_initialization(key_states, value_states)
-                self.hold(key_states, value_states)
+                rows, _, tokens, _ = key_states.shape
+                self.hold(key_states, value_states, rows=rows, end=tokens, tokens=tokens + 1)
             else:
-                start = self.keys.shape[-2]
-                end = start + key_states.shape[-2]
-                if end > self.buffers[0].shape[-2]:
-                    self.hold(self.keys, self.values, end)
+                rows, _, before, _ = self.keys.shape
+                more = key_states.shape[-2]
+                if self.end + more > self.buffers[0].shape[-2]:
+                    self.hold(self.keys, self.values, rows=rows, end=before, tokens=before + more)
                 for buffer, states in zip(self.buffers, (key_states, value_states), strict=True):
-                    buffer[:, :, start:end] = states
-                self.keys, self.values = (buffer[:, :, :end] for buffer in self.buffers)
+                    buffer[:rows, :, self.end : self.end + more] = states
+                self.see(rows, before + more, self.end + more)
             return self.keys, self.values
 
-        def hold(self, keys: Tensor, values: Tensor, tokens: int = 0) -> None:
-            """Copied into buffers of its own, with room for so many tokens and some more."""
+        def hold(self, keys: Tensor, values: Tensor, *, rows: int, end: int, tokens: int) -> None:
+            """Copied, up to column `end`, into buffers of its own with room for so many rows and tokens."""
             self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
-            room = -(-max(tokens, keys.shape[-2] + 1) // BLOCK) * BLOCK
-            self.buffers = [states.new_empty(*states.shape[:2], room, states.shape[3]) for states in (keys, values)]
+            held = (keys, values)
+            self.buffers = [states.new_empty(rows, states.shape[1], room(tokens), states.shape[3]) for states in held]
+            for buffer, states in zip(self.buffers, held, strict=True):
+                put(buffer[: len(states), :, :end], states)
+            self.see(len(keys), end, end)
+
+        def see(self, rows: int, tokens: int, end: int) -> None:
+            self.end = end
+            self.keys, self.values = (buffer[:rows, :, end - tokens : end] for buffer in self.buffers)
+
+        def join(self, keys: Tensor, values: Tensor) -> None:
+            """More rows, behind the others; in the places of rows that have left, if there are enough."""
+            rows, _, before, _ = self.keys.shape
+            wider = max(before, keys.shape[-2])
+            whole = rows + len(keys)
+            if whole > len(self.buffers[0]) or wider > self.end:
+                self.hold(self.keys, self.values, rows=whole, end=wider, tokens=wider + 1)
+            elif wider > before:
+                for buffer in self.buffers:
+                    buffer[:rows, :, self.end - wider : self.end - before] = 0
             for buffer, states in zip(self.buffers, (keys, values), strict=True):
-                buffer[:, :, : states.shape[-2]] = states
-            self.keys, self.values = (buffer[:, :, : keys.shape[-2]] for buffer in self.buffers)
+                put(buffer[rows:whole, :, self.end - wider : self.end], states)
+            self.see(whole, wider, self.end)
+
+        def leave(self, moves: Sequence[tuple[int, int]], rows: int, longest: int) -> None:
+            for states in (self.keys, self.values):
+                for source, target in moves:
+                    states[target, :, -longest:] = states[source, :, -longest:]
+            self.see(rows, longest, self.end)
+            have, _, wide, _ = self.buffers[0].shape
+            if 2 * rows * room(longest + 1) <= have * wide:
+                self.hold(self.keys, self.values, rows=rows, end=longest, tokens=longest + 1)
 
     return Layer

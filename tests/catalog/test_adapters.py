@@ -37,6 +37,16 @@ async def test_an_adapter_and_its_base_that_arrive_together_are_both_served(volu
     assert volume.shown(A)["base_generation"] == volume.find(B).short
     assert volume.shown(B)["base"] is None
     assert volume.engine.live.keys() == {volume.find(A).digest, volume.find(B).digest}
+    assert not volume.heard(events.ModelRejected)  # each was judged once: the adapter waited for its base
+
+
+async def test_adapters_over_one_another_wait_for_nobody(tmp_path: Path) -> None:
+    volume = Volume(tmp_path)
+    for own, other in (("a", "b"), ("b", "c"), ("c", "a"), ("d", "d")):
+        making.adapter(volume.root / "finetuned" / own, base=f"finetuned/{other}", dim=16, layers=1)
+    await volume.look()
+    await volume.look()
+    assert {event.model for event in volume.heard(events.ModelRejected)} == {f"finetuned/{own}" for own in "abcd"}
 
 
 async def test_one_adapter_over_two_bases_is_two_generations(volume: Volume, made: list[str]) -> None:

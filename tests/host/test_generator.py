@@ -117,3 +117,54 @@ def test_weights_that_are_no_numbers_are_found_before_anybody_asks(tmp_path: Pat
         broken.model.norm.weight[0] = torch.nan
     with pytest.raises(LoadFailed, match="not finite"):
         Generator(broken).probe()
+
+
+def test_prompts_of_like_length_are_read_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SPARE", 4)
+    generator = Generator(network(language_model(tmp_path, endings=False)))
+    rows = [row(at, [5] * length) for at, length in enumerate((20, 5, 22, 6, 60))]
+    first = generator.advance(rows)
+    assert sorted(number for number, _ in first) == [0, 2]
+    firsts = [sorted({number for number, _ in generator.advance([])} - {0, 2}) for _ in range(2)]
+    assert firsts == [[1, 3], [1, 3, 4]]
+
+
+def test_a_burst_of_prompts_goes_before_rows_that_run_and_not_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SLICE", 8)
+    generator = Generator(network(language_model(tmp_path, endings=False)))
+    generator.advance([row(0, [4, 5])])
+    came = [generator.advance([row(at, [at] * 8) for at in range(1, 9)])]
+    came += [generator.advance([]) for _ in range(7)]
+    got = [0 in {number for number, _ in each} for each in came]
+    assert got == [False] * module.MOST_WAITED + [True] + [False] * module.MOST_WAITED + [True]
+
+
+def test_a_long_prompt_makes_no_row_wait_for_its_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SLICE", 8)
+    generator = Generator(network(language_model(tmp_path, endings=False)))
+    generator.advance([row(0, [4])])
+    came = [generator.advance([row(9, [3] * 40)] if not at else []) for at in range(5)]
+    assert [len(each) for each in came] == [1, 1, 1, 1, 2]
+
+
+def test_a_row_that_comes_takes_the_place_of_one_that_left(tmp_path: Path) -> None:
+    path = language_model(tmp_path, endings=False)
+    generator = Generator(network(path))
+    prompts = {number: [number + 3] * length for number, length in enumerate((9, 30, 12, 20))}
+    for number in (0, 1, 2):
+        generator.advance([row(number, prompts[number])])
+    place = generator._cache.layers[0].buffers[0].data_ptr()
+    said = [*generator.advance([row(3, prompts[3])], frozenset({1}))]
+    said += [each for _ in range(5) for each in generator.advance([])]
+    assert generator._cache.layers[0].buffers[0].data_ptr() == place
+    assert [token for number, token in said if number == 3] == greedy(path, prompts[3], 6)
+    assert [token for number, token in said if number == 0] == greedy(path, prompts[0], 6)[1:]
+
+
+def test_rows_that_have_left_give_their_memory_back(tmp_path: Path) -> None:
+    generator = Generator(network(language_model(tmp_path, endings=False)))
+    generator.advance([row(number, [number + 3] * 10) for number in range(8)])
+    generator.advance([], frozenset(range(6)))
+    assert len(generator._cache.layers[0].buffers[0]) == 2
