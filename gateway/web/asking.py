@@ -124,7 +124,8 @@ def speaking(request: web.Request) -> Service:
         before = counted.get(piece.id)
         counted[piece.id] = piece
         said = piece.tokens - (before.tokens if before else 0)
-        line["tokens"] = line.get("tokens", 0) + said + (0 if before else piece.prompt)
+        read = piece.prompt - (before.prompt if before else 0)  # an upstream may tell it with its last piece alone
+        line["tokens"] = line.get("tokens", 0) + said + read
         line["said_tokens"] = line.get("said_tokens", 0) + said
         line.setdefault("first_token_seconds", time.monotonic() - began)
 

@@ -1,0 +1,421 @@
+"""An upstream as a place where language models of the volume run: which of them are there is made to match the catalog.
+
+Level-triggered, as everywhere: what should be there is what the catalog keeps, what is there is what the upstream lists,
+and the difference is loaded and unloaded; events and requests only say when to look. An adapter has there the name
+`model@generation`, so that content that replaces other content is loaded, and proven by a token, beside what still
+answers, and what no request uses any more is unloaded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Final
+
+import msgspec
+
+from gateway import events
+from gateway.ask import phrasing
+from gateway.ask.registrar import AlreadyLoaded, Refusal, Registrar
+from gateway.ask.specs import Adapters
+from gateway.ask.upstream import Upstream
+from gateway.engine.engine import Residence
+from gateway.errors import GatewayError, LoadFailed, ProviderError, ProviderFailed, ProviderTimeout, ProviderUnavailable
+from gateway.lane import Lane
+from gateway.model import Generation, Reason
+from gateway.volume import reasons
+from gateway.volume.directory import unchanged
+
+LOADS: Final = 4  # at once
+FIRST_AWAY: Final = 1.0  # seconds until an upstream that cannot be reached is looked for again; doubled each time
+LAST_AWAY: Final = 30.0
+FIRST_FAILURE: Final = 5.0  # seconds until what it refused to load is tried again; doubled each time
+LAST_FAILURE: Final = 300.0
+OURS: Final = re.compile(r"[^@]+@[0-9a-f]{12}")
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """Why something is not there, until when it is not tried again (monotonic), and after how long that was."""
+
+    reason: Reason
+    until: float
+    wait: float
+
+
+class Annex:
+    """`names` has the models of a digest; nothing is unloaded before the volume was `looked` at."""
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        registrar: Registrar,
+        spec: Adapters,
+        *,
+        tell: events.Events,
+        names: Callable[[str], tuple[str, ...]],
+        looked: Callable[[], bool] = lambda: True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.name = upstream.name
+        self.upstream = upstream
+        self._registrar = registrar
+        self._spec = spec
+        self._bases = {base.partition("@")[0]: (base.partition("@")[2], there) for base, there in spec.bases.items()}
+        self._events = tell
+        self._models = names
+        self._looked = looked
+        self._clock = clock
+        self._disk = Lane("annex")
+        self._wanted: dict[str, Generation] = {}
+        self._pinned: frozenset[str] = frozenset()
+        self._idle: set[str] = set()  # digests that an operator has unloaded: they come back when they are asked for
+        self._given: dict[str, str] = {}  # digest -> name of its adapter there
+        self._there: dict[str, str] = {}  # name -> folder there
+        self._fresh: dict[str, str] = {}  # the same, of what was loaded since the last list was asked for
+        self._served: frozenset[str] | None = None  # bases that it lists; None: it has not listed any yet
+        self._leases: Counter[str] = Counter()
+        self._used: dict[str, float] = {}  # digest -> Unix seconds
+        self._loads: dict[str, asyncio.Task[None]] = {}
+        self._slots = asyncio.Semaphore(LOADS)
+        self._failures: dict[str, Failure] = {}  # by digest
+        self._away: Failure | None = None
+        self._changed = asyncio.Event()
+
+    def serves(self, generation: Generation) -> bool:
+        """Whether it is for this upstream to run."""
+        if generation.manifest.kind != "generator":
+            return False
+        lora = generation.manifest.lora
+        return any(model in self._bases for model in ([lora.base] if lora else self._models(generation.digest)))
+
+    def keep(self, wanted: Mapping[str, Generation], pinned: frozenset[str]) -> None:
+        """What is to be there."""
+        self._idle &= wanted.keys()
+        self._failures = {digest: each for digest, each in self._failures.items() if digest in wanted}
+        self._wanted, self._pinned = dict(wanted), pinned
+        self._changed.set()
+
+    async def follow(self) -> None:
+        """For ever: looks, and makes what is there match what should be."""
+        while True:
+            self._changed.clear()
+            await self.reconcile()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._pause()):
+                    await self._changed.wait()
+
+    async def reconcile(self) -> None:
+        """Once. Whatever goes wrong is told, and tried again by the next one."""
+        self._fresh.clear()
+        try:
+            cards = await self._registrar.cards()
+        except ProviderError as error:
+            self._lose(error)
+            return
+        self._find()
+        self._there = {card.id: card.root or "" for card in cards if card.parent or OURS.fullmatch(card.id)}
+        self._there |= self._fresh
+        self._served = frozenset(card.id for card in cards) - self._there.keys()
+        missing = [each for each in self._wanted.values() if self._is_missing(each)]
+        await asyncio.gather(*(self._bring(each) for each in missing))
+        for name in self._surplus():
+            await self._let_go(name)
+
+    async def load(self, generation: Generation) -> None:
+        """Loads and proves now; earlier failures are forgotten. Raises LoadFailed and ProviderError."""
+        self._failures.pop(generation.digest, None)
+        self._idle.discard(generation.digest)
+        if self._given.get(generation.digest) in self._there:
+            await self._prove_again(generation)
+        await self.ensure(generation)
+
+    async def unload(self, digest: str) -> None:
+        """Until somebody asks for it."""
+        self._idle.add(digest)
+        self._changed.set()
+
+    @contextmanager
+    def leased(self, generation: Generation) -> Iterator[None]:
+        """It is not unloaded meanwhile."""
+        name = self.called(generation)
+        self._leases[name] += 1
+        self._used[generation.digest] = time.time()
+        self._idle.discard(generation.digest)
+        try:
+            yield
+        finally:
+            self._leases[name] -= 1
+            if not self._leases[name]:
+                del self._leases[name]
+                if generation.digest not in self._wanted:
+                    self._changed.set()
+
+    async def ensure(self, generation: Generation) -> None:
+        """Returns once it is there. Raises LoadFailed, ProviderUnavailable, and ProviderFailed or ProviderTimeout for
+        an upstream that has just gone."""
+        self._demand_here(generation)
+        self._demand_base(generation)
+        name = self.called(generation)
+        if generation.base is None or name in self._there:
+            return
+        if (failure := self._failures.get(generation.digest)) and (left := failure.until - self._clock()) > 0:
+            raise LoadFailed(failure.reason.message, retry_after=left, reason=failure.reason.code)
+        load = self._loads.get(name)
+        if load is None:
+            load = self._loads[name] = asyncio.get_running_loop().create_task(self._load(generation, name))
+            load.add_done_callback(lambda done: self._loaded(name, done))
+        await asyncio.shield(load)  # who leaves ends only its waiting
+
+    def called(self, generation: Generation) -> str:
+        """Its name there."""
+        if generation.base is None:
+            models = (model for model in self._models(generation.digest) if model in self._bases)
+            return next((self._bases[model][1] for model in models), "")  # "": the volume has it no more
+        given = self._given.get(generation.digest)
+        if given is None:
+            known = (
+                name for name in self._there if name.endswith(f"@{generation.short}")
+            )  # by an earlier life of ours
+            models = self._models(generation.digest)
+            made = f"{models[0] if models else 'adapter'}@{generation.short}"
+            given = self._given[generation.digest] = next(known, made)
+        return given
+
+    def lost(self, generation: Generation) -> None:
+        """The upstream says that it has none of that name: it was started anew, or somebody else unloaded it."""
+        self._there.pop(self.called(generation), None)
+        self._fresh.pop(self.called(generation), None)
+        self._changed.set()
+
+    def doubt(self) -> None:
+        """A call has failed: whether it is there is looked at now."""
+        self._changed.set()
+
+    def failing(self, digest: str) -> float | None:
+        """Seconds until what it refused is tried again."""
+        failure = self._failures.get(digest)
+        return None if failure is None else max(0.0, failure.until - self._clock())
+
+    def residence(self, generation: Generation) -> Residence:
+        """As it is shown."""
+        digest, name = generation.digest, self.called(generation)
+        failure = self._failures.get(digest) or self._away
+        is_there = name in self._there or (generation.base is None and name in (self._served or ()))
+        state = "parked" if digest in self._failures or digest in self._idle else "waiting"
+        if is_there and self._away is None:
+            state, failure = "loaded", None
+        elif name in self._loads:
+            state = "loading"
+        return Residence(
+            digest,
+            self.name,
+            state,
+            0,
+            self._leases[name],
+            digest in self._pinned,
+            self._used.get(digest, 0.0),
+            rows=self._leases[name],
+            reason=failure.reason if failure else None,
+        )
+
+    # What is there.
+
+    def _is_missing(self, generation: Generation) -> bool:
+        return (
+            generation.base is not None
+            and generation.digest not in self._idle
+            and self.called(generation) not in self._there
+            and not (self.failing(generation.digest) or 0.0)
+        )
+
+    def _surplus(self) -> list[str]:
+        """Names of ours that nobody wants. What an operator has loaded by hand is none of them."""
+        if not self._looked():
+            return []
+        wanted = {self.called(each) for each in self._wanted.values() if each.digest not in self._idle}
+        return [
+            name
+            for name, folder in self._there.items()
+            if name not in wanted and not self._leases[name] and name not in self._loads and self._is_ours(name, folder)
+        ]
+
+    def _is_ours(self, name: str, folder: str) -> bool:
+        if name in self._given.values():
+            return True
+        roots = tuple(f"{there.rstrip('/')}/" for there in self._spec.paths.values())
+        return OURS.fullmatch(name) is not None and folder.startswith(roots)
+
+    async def _bring(self, generation: Generation) -> None:
+        with suppress(GatewayError):  # told as an event
+            await self.ensure(generation)
+
+    async def _let_go(self, name: str) -> None:
+        self._there.pop(name, None)  # first: a request that comes meanwhile has it loaded anew
+        try:
+            await self._registrar.unload(name)
+        except ProviderError:
+            return  # it is listed again, and tried again
+        if digest := next((digest for digest, given in self._given.items() if given == name), None):
+            if digest not in self._wanted:
+                del self._given[digest]
+            why = "requested" if digest in self._idle else "retired"
+            idle = max(0.0, time.time() - self._used.pop(digest, time.time()))
+            self._events.emit(
+                events.GenerationUnloaded(
+                    generation=digest[:12],
+                    models=self._models(digest),
+                    device=self.name,
+                    bytes=0,
+                    why=why,
+                    idle_seconds=idle,
+                )
+            )
+
+    # One load.
+
+    async def _load(self, generation: Generation, name: str) -> None:
+        began = self._clock()
+        try:
+            async with self._slots:
+                path = self._path(generation)
+                await self._register(name, path)
+                await self._prove(generation, name)
+        except Refusal as refusal:
+            raise self._fail(generation, refusal) from refusal
+        except (ProviderFailed, ProviderTimeout) as error:
+            self._lose(error)
+            raise
+        self._there[name] = self._fresh[name] = path
+        self._failures.pop(generation.digest, None)
+        self._events.emit(
+            events.GenerationLoaded(
+                generation=generation.short,
+                models=self._models(generation.digest),
+                device=self.name,
+                bytes=0,
+                seconds=self._clock() - began,
+            )
+        )
+
+    def _loaded(self, name: str, done: asyncio.Task[None]) -> None:
+        del self._loads[name]
+        if not done.cancelled():
+            done.exception()  # who waits is told; nobody may
+        self._changed.set()
+
+    async def _register(self, name: str, path: str) -> None:
+        """Under its name there is this folder's content: names have the content's digest, folders may have moved."""
+        try:
+            await self._registrar.load(name, path)
+        except AlreadyLoaded:
+            folder = next((card.root for card in await self._registrar.cards() if card.id == name), None)
+            if folder in {None, "", path}:
+                return
+            await self._registrar.unload(name)
+            await self._register(name, path)
+
+    async def _prove(self, generation: Generation, name: str) -> None:
+        """Raises Refusal, and then it is not there."""
+        try:
+            if generation.place and not await self._disk.run(unchanged, generation.path, generation.place):
+                raise Refusal(
+                    "upstream_refused", "the directory, which is served in place, changed while it was loaded"
+                )
+            own = await self._disk.run(phrasing.template, generation)
+            if own:
+                turns = [{"role": "user", "content": "a"}]
+                await self._registrar.prove(
+                    phrasing.CHAT, {"model": name, "messages": turns, "chat_template": own, "cache_salt": name}
+                )
+            else:
+                await self._registrar.prove(phrasing.CONTINUED, {"model": name, "prompt": "a", "cache_salt": name})
+        except Refusal:
+            await self._registrar.unload(name)
+            raise
+
+    async def _prove_again(self, generation: Generation) -> None:
+        name = self.called(generation)
+        try:
+            await self._prove(generation, name)
+        except (Refusal, ProviderError):
+            self._there.pop(name, None)  # it is loaded anew
+
+    def _path(self, generation: Generation) -> str:
+        """Its folder, as the upstream finds it. Raises Refusal."""
+        below = [here for here in self._spec.paths if generation.path.startswith(here.rstrip("/") + "/")]
+        if not below:
+            message = f"the table of {self.name} does not say where it finds {generation.path}"
+            raise Refusal("upstream_path_missing", message)
+        here = max(below, key=len).rstrip("/")
+        return self._spec.paths[max(below, key=len)].rstrip("/") + generation.path.removeprefix(here)
+
+    # What stands in the way.
+
+    def _demand_here(self, generation: Generation) -> None:
+        """Raises ProviderUnavailable while the upstream cannot be reached."""
+        if self._away is not None:
+            left = max(0.1, self._away.until - self._clock())
+            raise ProviderUnavailable(self._away.reason.message, retry_after=left, provider=self.name)
+
+    def _demand_base(self, generation: Generation) -> None:
+        """Raises LoadFailed where it has another base than this generation's."""
+        whole = generation.base or generation
+        lora = generation.manifest.lora
+        models = [lora.base] if lora else [each for each in self._models(whole.digest) if each in self._bases]
+        model = next(iter(models), "")
+        wanted, there = self._bases.get(model, ("", ""))
+        if not whole.digest.startswith(wanted):
+            refusal = Refusal("upstream_base_differs", f"{self.name} has {model}@{wanted}; live is {whole.short}")
+        elif self._served is not None and there not in self._served:
+            refusal = Refusal("upstream_base_missing", f"{self.name} does not serve {there}, which is to be {model}")
+        else:
+            return
+        raise self._fail(generation, refusal)
+
+    def _fail(self, generation: Generation, refusal: Refusal) -> LoadFailed:
+        """To be raised; told once for each try."""
+        known, now = self._failures.get(generation.digest), self._clock()
+        if known is None or known.until <= now:
+            wait = min(LAST_FAILURE, known.wait * 2) if known else FIRST_FAILURE
+            reason = reasons.reason(refusal.code, refusal.message)
+            known = self._failures[generation.digest] = Failure(reason, now + wait, wait)
+            self._events.emit(
+                events.LoadFailed(
+                    generation=generation.short,
+                    models=self._models(generation.digest),
+                    device=self.name,
+                    code=LoadFailed.code,
+                    message=refusal.message,
+                    retry_after=wait,
+                )
+            )
+        left = max(0.1, known.until - now)
+        return LoadFailed(known.reason.message, retry_after=left, reason=known.reason.code, generation=generation.short)
+
+    def _lose(self, error: GatewayError) -> None:
+        before, now = self._away, self._clock()
+        wait = min(LAST_AWAY, before.wait * 2) if before else FIRST_AWAY
+        if before is not None and now < before.until:
+            return  # known already
+        self._away = Failure(reasons.reason("upstream_unreachable", error.message), now + wait, wait)
+        self._changed.set() if before is None else None
+        if before is None:
+            models = tuple(sorted({model for digest in self._wanted for model in self._models(digest)}))
+            self._events.emit(events.UpstreamLost(provider=self.name, models=models, message=error.message))
+
+    def _find(self) -> None:
+        if self._away is not None:
+            self._away = None
+            models = tuple(sorted({model for digest in self._wanted for model in self._models(digest)}))
+            self._events.emit(events.UpstreamFound(provider=self.name, models=models))
+
+    def _pause(self) -> float:
+        """Seconds until the next look, unless something changes."""
+        now = self._clock()
+        if self._away is not None:
+            return max(0.0, self._away.until - now)
+        return min([self._spec.interval, *(max(0.05, each.until - now) for each in self._failures.values())])
