@@ -90,6 +90,7 @@ ORDER: Final = [
         "ask.upstream",
         "ask.phrasing",
         "ask.registrar",
+        "ask.setbacks",
         "ask.annex",
         "ask.elsewhere",
         "ask.local",

@@ -1,8 +1,8 @@
-"""An upstream as a place where language models of the volume run: which of them are there is made to match the catalog.
+"""An upstream as a place where language models of the volume run: what is there is made to match the catalog.
 
-Level-triggered, as everywhere: what should be there is what the catalog keeps, what is there is what the upstream lists,
-and the difference is loaded and unloaded; events and requests only say when to look. An adapter has there the name
-`model@generation`, so that content that replaces other content is loaded, and proven by a token, beside what still
+Level-triggered, as everywhere: what should be there is what the catalog keeps, what is there is what the upstream
+lists, and the difference is loaded and unloaded; events and requests only say when to look. An adapter has there the
+name `model@generation`, so that content that replaces other content is loaded, and proven by a token, beside what still
 answers, and what no request uses any more is unloaded.
 """
 
@@ -14,36 +14,22 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Final
-
-import msgspec
+from typing import Any, Final
 
 from gateway import events
 from gateway.ask import phrasing
 from gateway.ask.registrar import AlreadyLoaded, Refusal, Registrar
+from gateway.ask.setbacks import Setbacks
 from gateway.ask.specs import Adapters
 from gateway.ask.upstream import Upstream
 from gateway.engine.engine import Residence
-from gateway.errors import GatewayError, LoadFailed, ProviderError, ProviderFailed, ProviderTimeout, ProviderUnavailable
+from gateway.errors import GatewayError, ProviderError, ProviderFailed, ProviderTimeout
 from gateway.lane import Lane
-from gateway.model import Generation, Reason
-from gateway.volume import reasons
+from gateway.model import Generation
 from gateway.volume.directory import unchanged
 
 LOADS: Final = 4  # at once
-FIRST_AWAY: Final = 1.0  # seconds until an upstream that cannot be reached is looked for again; doubled each time
-LAST_AWAY: Final = 30.0
-FIRST_FAILURE: Final = 5.0  # seconds until what it refused to load is tried again; doubled each time
-LAST_FAILURE: Final = 300.0
 OURS: Final = re.compile(r"[^@]+@[0-9a-f]{12}")
-
-
-class Failure(msgspec.Struct, frozen=True):
-    """Why something is not there, until when it is not tried again (monotonic), and after how long that was."""
-
-    reason: Reason
-    until: float
-    wait: float
 
 
 class Annex:
@@ -68,6 +54,7 @@ class Annex:
         self._events = tell
         self._models = names
         self._looked = looked
+        self._setbacks = Setbacks(self.name, tell, names, clock)
         self._clock = clock
         self._disk = Lane("annex")
         self._wanted: dict[str, Generation] = {}
@@ -81,8 +68,6 @@ class Annex:
         self._used: dict[str, float] = {}  # digest -> Unix seconds
         self._loads: dict[str, asyncio.Task[None]] = {}
         self._slots = asyncio.Semaphore(LOADS)
-        self._failures: dict[str, Failure] = {}  # by digest
-        self._away: Failure | None = None
         self._changed = asyncio.Event()
 
     def serves(self, generation: Generation) -> bool:
@@ -95,7 +80,7 @@ class Annex:
     def keep(self, wanted: Mapping[str, Generation], pinned: frozenset[str]) -> None:
         """What is to be there."""
         self._idle &= wanted.keys()
-        self._failures = {digest: each for digest, each in self._failures.items() if digest in wanted}
+        self._setbacks.keep(wanted.keys())
         self._wanted, self._pinned = dict(wanted), pinned
         self._changed.set()
 
@@ -105,7 +90,7 @@ class Annex:
             self._changed.clear()
             await self.reconcile()
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._pause()):
+                async with asyncio.timeout(self._setbacks.pause(self._spec.interval)):
                     await self._changed.wait()
 
     async def reconcile(self) -> None:
@@ -114,9 +99,9 @@ class Annex:
         try:
             cards = await self._registrar.cards()
         except ProviderError as error:
-            self._lose(error)
+            self._setbacks.lost(error)
             return
-        self._find()
+        self._setbacks.found()
         self._there = {card.id: card.root or "" for card in cards if card.parent or OURS.fullmatch(card.id)}
         self._there |= self._fresh
         self._served = frozenset(card.id for card in cards) - self._there.keys()
@@ -127,7 +112,7 @@ class Annex:
 
     async def load(self, generation: Generation) -> None:
         """Loads and proves now; earlier failures are forgotten. Raises LoadFailed and ProviderError."""
-        self._failures.pop(generation.digest, None)
+        self._setbacks.forget(generation.digest)
         self._idle.discard(generation.digest)
         if self._given.get(generation.digest) in self._there:
             await self._prove_again(generation)
@@ -157,13 +142,12 @@ class Annex:
     async def ensure(self, generation: Generation) -> None:
         """Returns once it is there. Raises LoadFailed, ProviderUnavailable, and ProviderFailed or ProviderTimeout for
         an upstream that has just gone."""
-        self._demand_here(generation)
+        self._setbacks.demand_there()
         self._demand_base(generation)
         name = self.called(generation)
         if generation.base is None or name in self._there:
             return
-        if (failure := self._failures.get(generation.digest)) and (left := failure.until - self._clock()) > 0:
-            raise LoadFailed(failure.reason.message, retry_after=left, reason=failure.reason.code)
+        self._setbacks.demand_untried(generation.digest)
         load = self._loads.get(name)
         if load is None:
             load = self._loads[name] = asyncio.get_running_loop().create_task(self._load(generation, name))
@@ -177,12 +161,10 @@ class Annex:
             return next((self._bases[model][1] for model in models), "")  # "": the volume has it no more
         given = self._given.get(generation.digest)
         if given is None:
-            known = (
-                name for name in self._there if name.endswith(f"@{generation.short}")
-            )  # by an earlier life of ours
-            models = self._models(generation.digest)
-            made = f"{models[0] if models else 'adapter'}@{generation.short}"
-            given = self._given[generation.digest] = next(known, made)
+            ending = f"@{generation.short}"
+            known = (name for name in self._there if name.endswith(ending))  # an earlier life of ours has loaded it
+            owner = next(iter(self._models(generation.digest)), "adapter")
+            given = self._given[generation.digest] = next(known, owner + ending)
         return given
 
     def lost(self, generation: Generation) -> None:
@@ -197,19 +179,19 @@ class Annex:
 
     def failing(self, digest: str) -> float | None:
         """Seconds until what it refused is tried again."""
-        failure = self._failures.get(digest)
-        return None if failure is None else max(0.0, failure.until - self._clock())
+        return self._setbacks.failing(digest)
 
     def residence(self, generation: Generation) -> Residence:
         """As it is shown."""
         digest, name = generation.digest, self.called(generation)
-        failure = self._failures.get(digest) or self._away
+        setback = self._setbacks.of(digest)
         is_there = name in self._there or (generation.base is None and name in (self._served or ()))
-        state = "parked" if digest in self._failures or digest in self._idle else "waiting"
-        if is_there and self._away is None:
-            state, failure = "loaded", None
-        elif name in self._loads:
-            state = "loading"
+        if is_there and not self._setbacks.is_away:
+            state, setback = "loaded", None
+        elif digest in self._idle or self.failing(digest) is not None:
+            state = "parked"
+        else:
+            state = "loading" if name in self._loads else "waiting"
         return Residence(
             digest,
             self.name,
@@ -219,7 +201,7 @@ class Annex:
             digest in self._pinned,
             self._used.get(digest, 0.0),
             rows=self._leases[name],
-            reason=failure.reason if failure else None,
+            reason=setback.reason if setback else None,
         )
 
     # What is there.
@@ -285,12 +267,12 @@ class Annex:
                 await self._register(name, path)
                 await self._prove(generation, name)
         except Refusal as refusal:
-            raise self._fail(generation, refusal) from refusal
+            raise self._setbacks.refused(generation, refusal) from refusal
         except (ProviderFailed, ProviderTimeout) as error:
-            self._lose(error)
+            self._setbacks.lost(error)
             raise
         self._there[name] = self._fresh[name] = path
-        self._failures.pop(generation.digest, None)
+        self._setbacks.forget(generation.digest)
         self._events.emit(
             events.GenerationLoaded(
                 generation=generation.short,
@@ -321,21 +303,21 @@ class Annex:
     async def _prove(self, generation: Generation, name: str) -> None:
         """Raises Refusal, and then it is not there."""
         try:
-            if generation.place and not await self._disk.run(unchanged, generation.path, generation.place):
-                raise Refusal(
-                    "upstream_refused", "the directory, which is served in place, changed while it was loaded"
-                )
-            own = await self._disk.run(phrasing.template, generation)
-            if own:
+            await self._demand_unchanged(generation)
+            body: dict[str, Any] = {"model": name, "cache_salt": name}
+            if own := await self._disk.run(phrasing.template, generation):
                 turns = [{"role": "user", "content": "a"}]
-                await self._registrar.prove(
-                    phrasing.CHAT, {"model": name, "messages": turns, "chat_template": own, "cache_salt": name}
-                )
+                await self._registrar.prove(phrasing.CHAT, body | {"messages": turns, "chat_template": own})
             else:
-                await self._registrar.prove(phrasing.CONTINUED, {"model": name, "prompt": "a", "cache_salt": name})
+                await self._registrar.prove(phrasing.CONTINUED, body | {"prompt": "a"})
         except Refusal:
             await self._registrar.unload(name)
             raise
+
+    async def _demand_unchanged(self, generation: Generation) -> None:
+        """What is served in place is the accepted content only if the directory is the same after the load."""
+        if generation.place and not await self._disk.run(unchanged, generation.path, generation.place):
+            raise Refusal("upstream_refused", "the directory, which is served in place, changed while it was loaded")
 
     async def _prove_again(self, generation: Generation) -> None:
         name = self.called(generation)
@@ -353,14 +335,6 @@ class Annex:
         here = max(below, key=len).rstrip("/")
         return self._spec.paths[max(below, key=len)].rstrip("/") + generation.path.removeprefix(here)
 
-    # What stands in the way.
-
-    def _demand_here(self, generation: Generation) -> None:
-        """Raises ProviderUnavailable while the upstream cannot be reached."""
-        if self._away is not None:
-            left = max(0.1, self._away.until - self._clock())
-            raise ProviderUnavailable(self._away.reason.message, retry_after=left, provider=self.name)
-
     def _demand_base(self, generation: Generation) -> None:
         """Raises LoadFailed where it has another base than this generation's."""
         whole = generation.base or generation
@@ -374,48 +348,4 @@ class Annex:
             refusal = Refusal("upstream_base_missing", f"{self.name} does not serve {there}, which is to be {model}")
         else:
             return
-        raise self._fail(generation, refusal)
-
-    def _fail(self, generation: Generation, refusal: Refusal) -> LoadFailed:
-        """To be raised; told once for each try."""
-        known, now = self._failures.get(generation.digest), self._clock()
-        if known is None or known.until <= now:
-            wait = min(LAST_FAILURE, known.wait * 2) if known else FIRST_FAILURE
-            reason = reasons.reason(refusal.code, refusal.message)
-            known = self._failures[generation.digest] = Failure(reason, now + wait, wait)
-            self._events.emit(
-                events.LoadFailed(
-                    generation=generation.short,
-                    models=self._models(generation.digest),
-                    device=self.name,
-                    code=LoadFailed.code,
-                    message=refusal.message,
-                    retry_after=wait,
-                )
-            )
-        left = max(0.1, known.until - now)
-        return LoadFailed(known.reason.message, retry_after=left, reason=known.reason.code, generation=generation.short)
-
-    def _lose(self, error: GatewayError) -> None:
-        before, now = self._away, self._clock()
-        wait = min(LAST_AWAY, before.wait * 2) if before else FIRST_AWAY
-        if before is not None and now < before.until:
-            return  # known already
-        self._away = Failure(reasons.reason("upstream_unreachable", error.message), now + wait, wait)
-        self._changed.set() if before is None else None
-        if before is None:
-            models = tuple(sorted({model for digest in self._wanted for model in self._models(digest)}))
-            self._events.emit(events.UpstreamLost(provider=self.name, models=models, message=error.message))
-
-    def _find(self) -> None:
-        if self._away is not None:
-            self._away = None
-            models = tuple(sorted({model for digest in self._wanted for model in self._models(digest)}))
-            self._events.emit(events.UpstreamFound(provider=self.name, models=models))
-
-    def _pause(self) -> float:
-        """Seconds until the next look, unless something changes."""
-        now = self._clock()
-        if self._away is not None:
-            return max(0.0, self._away.until - now)
-        return min([self._spec.interval, *(max(0.05, each.until - now) for each in self._failures.values())])
+        raise self._setbacks.refused(generation, refusal)

@@ -173,7 +173,8 @@ class Elsewhere:
                     raise ProviderFailed(_told(error, annex, generation), provider=annex.name) from error
                 continue
             except (ProviderFailed, ProviderTimeout, ProviderRefused) as error:
-                annex.doubt()
+                if not isinstance(error, ProviderRefused):
+                    annex.doubt()
                 raise _ours(error, annex, generation) from error
             if reader.finish not in ENDS:
                 raise ProviderFailed(f"{annex.name} gave up: {reader.finish}", provider=annex.name)

@@ -53,14 +53,14 @@ def template(generation: Generation) -> str:
 
 def body(text: str, turns: Sequence[Turn], sampling: Sampling, known: Habits) -> dict[str, Any]:
     """What is asked."""
-    chosen = {
+    chosen: dict[str, Any] = {
         "temperature": known.temperature if sampling.temperature is None else sampling.temperature,
         "top_p": known.top_p if sampling.top_p is None else sampling.top_p,
         "max_tokens": sampling.max_tokens or None,  # null: as many as fit; left out, vLLM continues a text by 16
         "stream_options": COUNTED,
     }
     top_k = known.top_k if sampling.top_k is None else sampling.top_k
-    some = {
+    some: dict[str, Any] = {
         "top_k": top_k,
         "frequency_penalty": sampling.frequency_penalty,
         "presence_penalty": sampling.presence_penalty,
@@ -70,10 +70,10 @@ def body(text: str, turns: Sequence[Turn], sampling: Sampling, known: Habits) ->
     if sampling.seed is not None:
         chosen["seed"] = sampling.seed
     if turns:
-        said = {"messages": [{"role": turn.role, "content": turn.content} for turn in turns]}
+        said: dict[str, Any] = {"messages": [{"role": turn.role, "content": turn.content} for turn in turns]}
         likely: dict[str, Any] = {"logprobs": True, "top_logprobs": sampling.logprobs}
     else:
-        said, likely = {"prompt": text}, {"logprobs": sampling.logprobs}  # type: ignore[dict-item]  # of one JSON object
+        said, likely = {"prompt": text}, {"logprobs": sampling.logprobs}
     return said | chosen | (likely if sampling.logprobs is not None else {})
 
 

@@ -41,8 +41,8 @@ class Options(msgspec.Struct, frozen=True):
 class Sampling(msgspec.Struct, frozen=True):
     """How a language model continues: `max_tokens` at most, 0 for as many as fit. None leaves it to what the model says
     of itself; a temperature of 0 is greedy, and a `top_k` of 0 is all. Where one of `stop` comes up the text ends
-    before it. Without a `seed` it is another answer each time. `logprobs`: how likely each token was is told, and beside
-    it so many of those that were likeliest in its place."""
+    before it. Without a `seed` it is another answer each time. `logprobs`: how likely each token was is told, and so
+    many of those that were likeliest in its place."""
 
     max_tokens: int = 0
     temperature: float | None = None
