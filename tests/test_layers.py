@@ -32,7 +32,7 @@ ORDER: Final = [
     *("host.crew", "host.native", "host.factors", "host.padded", "host.frame", "host.reranker"),
     *("host.wordpieces", "host.excerpt", "host.tokenize", "host.pairs", "host.spelling", "host.arena"),
     *("host.flash", "host.forms", "host.graphs"),
-    *("host.kv", "host.sampling", "host.generator", "host.prose", "host.causal", "host.chat"),
+    *("host.kv", "host.sampling", "host.generator", "host.likelihoods", "host.prose", "host.causal", "host.chat"),
     *("host.staging", "host.launcher", "host.encoder", "host.shelf", "host.precision", "host.openvino_runtime"),
     "host.quantized",
     *("host.runtimes", "host.slot", "host.failures", "host.pace", "host.tier", "host.pool", "host.fair"),

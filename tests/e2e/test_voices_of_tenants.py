@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import pytest_asyncio
 
 from tests.e2e.test_tenants import gateway_command
@@ -109,17 +110,42 @@ async def test_what_was_said_is_charged_to_whom_it_was_said_and_stands_in_the_au
     assert 'dropgate_model_rows{device="cpu",model="base/tiny"}' in metrics
 
 
-async def test_a_client_that_leaves_has_used_what_was_said_until_then(site: Site) -> None:
-    asked = {"model": "a/voice", "prompt": "the beam", "max_tokens": 4000, "stream": True}
-    headers = {"X-API-Key": site.keys["a"]}
-    async with site.gateway.session.post("/v1/completions", json=asked, headers=headers) as answer:
-        async for _ in answer.content:
-            break
+@pytest.mark.parametrize(
+    ("route", "asked"),
+    [
+        ("/v1/completions", {"model": "a/voice", "prompt": "the beam"}),
+        ("/v1/chat/completions", {"model": "a/voice", "messages": TURNS}),
+        (
+            "/ask/stream",
+            {"llm_model": "huggingface:a/voice", "query": "who?", "use_rag": False, "partial_answer": False},
+        ),
+    ],
+)
+async def test_a_client_that_leaves_has_used_what_was_said_until_then(
+    site: Site, route: str, asked: dict[str, Any]
+) -> None:
+    body = asked | {"max_tokens": 4000, "stream": True}
+    told = 0
+    async with site.gateway.session.post(route, json=body, headers={"X-API-Key": site.keys["a"]}) as answer:
+        async for line in answer.content:
+            told += b'"text":' in line or b'"content":' in line
+            if told == 5:
+                break
         answer.close()
     async with asyncio.timeout(DEADLINE):
         while not (spent := await site.used("a", "a/voice")):
             await asyncio.sleep(GLANCE)
-    assert 2 < spent < 4000
+    assert 5 < spent < 4000
+    assert await site.used("b", "a/voice") == 0
+
+
+async def test_a_question_is_charged_once_what_the_language_model_read_and_said(site: Site) -> None:
+    body = {"llm_model": "huggingface:a/voice", "query": "who?", "use_rag": False, "max_tokens": 6}
+    status, _, text = await site.ask("a", "/ask", **body)
+    assert status == 200, text
+    usage = json.loads(text)["usage"]
+    assert usage["completion_tokens"] == 6
+    assert await site.used("a", "a/voice") == usage["prompt_tokens"] + 6
 
 
 async def test_a_limit_of_tokens_counts_those_that_were_said(site: Site) -> None:
