@@ -335,7 +335,7 @@ def test_only_hosts_import_torch_and_transformers() -> None:
 
 def test_only_the_edge_speaks_http() -> None:
     # a provider elsewhere is spoken to over HTTP too, by aiohttp's client: the one that is there already
-    clients = {"ask.offer", "ask.upstream", "ask.roster"}
+    clients = {"ask.offer", "ask.upstream", "ask.registrar", "ask.roster"}
     assert {name.partition(".")[0] for name in importers("aiohttp") - clients} == {"app", "life", "web"}
 
 

@@ -272,6 +272,7 @@ class Annex:
             self._setbacks.lost(error)
             raise
         self._there[name] = self._fresh[name] = path
+        self._used.setdefault(generation.digest, time.time())
         self._setbacks.forget(generation.digest)
         self._events.emit(
             events.GenerationLoaded(

@@ -53,20 +53,19 @@ class Likelihoods:
     def __init__(self, sampler: Sampler, backend: Any) -> None:
         self._sampler = sampler
         self._spelling = Spelling(backend)
-        self._waiting: list[tuple[Logprob, int, int]] = []  # with the bytes of the answer where it begins and ends
-        self._length = 0
-        self._told = 0
+        self._waiting: list[tuple[Logprob, int, int]] = []
+        self._told = 0  # characters
 
-    def add(self, token: int) -> None:
-        """It was chosen just now."""
+    def add(self, token: int, begin: int, end: int) -> None:
+        """It was chosen just now, and is these characters of the answer. What is a part of a character is none until the
+        last token of that comes."""
         chosen, top = self._sampler.likely[-1]
         found = Logprob(self._spelling.likely(token, chosen), [self._spelling.likely(*each) for each in top])
-        begin, self._length = self._length, self._length + len(found.said.bytes)
-        self._waiting.append((found, begin, self._length))
+        self._waiting.append((found, begin, end))
 
     def told(self, text: str, *, finished: bool, stopped: bool) -> list[Logprob]:
         """Those that belong to this text, which comes next."""
-        self._told += len(text.encode())
+        self._told += len(text)
         if finished:
             found = [each for each, begin, _ in self._waiting if not stopped or begin < self._told]
             self._waiting.clear()

@@ -72,9 +72,10 @@ class Answer:
             return
         self.tokens += 1
         ended = token in endings
+        begin = self.prose.length
         text = "" if ended else self.prose.add(token)
         if self.likelihoods is not None and not ended:
-            self.likelihoods.add(token)
+            self.likelihoods.add(token, begin, self.prose.length)
         finish = FINISHED if ended or self.prose.stopped else CUT if self.tokens >= self.most else ""
         if finish and not self.prose.stopped:
             text += self.prose.end()
