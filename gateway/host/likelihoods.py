@@ -57,8 +57,8 @@ class Likelihoods:
         self._told = 0  # characters
 
     def add(self, token: int, begin: int, end: int) -> None:
-        """It was chosen just now, and is these characters of the answer. What is a part of a character is none until the
-        last token of that comes."""
+        """It was chosen just now, and is these characters of the answer; a character of several tokens is its last
+        one's."""
         chosen, top = self._sampler.likely[-1]
         found = Logprob(self._spelling.likely(token, chosen), [self._spelling.likely(*each) for each in top])
         self._waiting.append((found, begin, end))

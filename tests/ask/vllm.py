@@ -37,6 +37,7 @@ class Vllm:
         self.cached: list[str] = []  # prompts that were found in the prefix cache
         self.gate = asyncio.Event()
         self.waiting = asyncio.Event()
+        self.forgets = False  # every adapter, once it was loaded and proven
         self._cache: set[tuple[str, str, str]] = set()
         self._port = 0
 
@@ -125,6 +126,8 @@ class Vllm:
     async def _say(self, request: web.Request, body: dict[str, Any], prompt: str, *, chat: bool) -> web.StreamResponse:
         self.asked.append(body)
         name = body["model"]
+        if self.forgets and body.get("stream"):
+            self.adapters.pop(name, None)
         if name != self.base and name not in self.adapters:
             return _error(404, f"The model `{name}` does not exist.", "NotFoundError", param="model")
         if body.get("cache_salt") == "":
