@@ -67,6 +67,7 @@ class Annex:
         self._leases: Counter[str] = Counter()
         self._used: dict[str, float] = {}  # digest -> Unix seconds
         self._loads: dict[str, asyncio.Task[None]] = {}
+        self._leaving: dict[str, asyncio.Event] = {}  # by name: set once it is unloaded
         self._slots = asyncio.Semaphore(LOADS)
         self._changed = asyncio.Event()
 
@@ -107,8 +108,8 @@ class Annex:
         self._served = frozenset(card.id for card in cards) - self._there.keys()
         missing = [each for each in self._wanted.values() if self._is_missing(each)]
         await asyncio.gather(*(self._bring(each) for each in missing))
-        for name in self._surplus():
-            await self._let_go(name)
+        while surplus := self._surplus():  # anew after each: what was asked for meanwhile stays
+            await self._let_go(surplus[0])
 
     async def load(self, generation: Generation) -> None:
         """Loads and proves now; earlier failures are forgotten. Raises LoadFailed and ProviderError."""
@@ -236,13 +237,17 @@ class Annex:
             await self.ensure(generation)
 
     async def _let_go(self, name: str) -> None:
-        self._there.pop(name, None)  # first: a request that comes meanwhile has it loaded anew
+        self._there.pop(name, None)
+        gone = self._leaving[name] = asyncio.Event()  # a request that comes meanwhile has it loaded anew
         try:
             await self._registrar.unload(name)
         except ProviderError:
             return  # it is listed again, and tried again
+        finally:
+            del self._leaving[name]
+            gone.set()
         if digest := next((digest for digest, given in self._given.items() if given == name), None):
-            if digest not in self._wanted:
+            if digest not in self._wanted and name not in self._loads:
                 del self._given[digest]
             why = "requested" if digest in self._idle else "retired"
             idle = max(0.0, time.time() - self._used.pop(digest, time.time()))
@@ -262,6 +267,8 @@ class Annex:
     async def _load(self, generation: Generation, name: str) -> None:
         began = self._clock()
         try:
+            if name in self._leaving:
+                await self._leaving[name].wait()
             async with self._slots:
                 path = self._path(generation)
                 await self._register(name, path)

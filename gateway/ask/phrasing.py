@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from gateway.ask.frames import Chunk
+from gateway.errors import LoadFailed
 from gateway.host.wire import Likely, Logprob, Piece, Sampling, Turn
 from gateway.model import Generation
 from gateway.volume.conversation import DEFAULTS, TEMPLATE
@@ -44,11 +45,15 @@ def habits(generation: Generation) -> Habits:
 
 
 def template(generation: Generation) -> str:
-    """An adapter's own, which an upstream does not read from its folder; else empty. Blocking."""
+    """An adapter's own, which an upstream does not read from its folder; else empty. Blocking. Raises LoadFailed."""
     if generation.manifest.lora is None or not generation.manifest.lora.own_template:
         return ""
-    with open(os.path.join(generation.path, TEMPLATE), encoding="utf-8") as stream:
-        return stream.read()
+    try:
+        with open(os.path.join(generation.path, TEMPLATE), encoding="utf-8") as stream:
+            return stream.read()
+    except (OSError, ValueError) as error:
+        message = f"the chat template could not be read: {error}"
+        raise LoadFailed(message, reason="file_unreadable", generation=generation.short) from error
 
 
 def body(text: str, turns: Sequence[Turn], sampling: Sampling, known: Habits) -> dict[str, Any]:
