@@ -83,6 +83,9 @@ class Annex:
         self._idle &= wanted.keys()
         self._setbacks.keep(wanted.keys())
         self._wanted, self._pinned = dict(wanted), pinned
+        held = {*self._there, *self._loads, *self._leases}
+        self._given = {digest: name for digest, name in self._given.items() if digest in wanted or name in held}
+        self._used = {digest: at for digest, at in self._used.items() if digest in self._given or digest in wanted}
         self._changed.set()
 
     async def follow(self) -> None:
@@ -274,7 +277,8 @@ class Annex:
                 await self._register(name, path)
                 await self._prove(generation, name)
         except Refusal as refusal:
-            raise self._setbacks.refused(generation, refusal) from refusal
+            told = refusal.message.replace(name, generation.short)  # the name may be that of another owner
+            raise self._setbacks.refused(generation, Refusal(refusal.code, told)) from refusal
         except (ProviderFailed, ProviderTimeout) as error:
             self._setbacks.lost(error)
             raise

@@ -21,9 +21,9 @@ from gateway.engine.engine import DeviceState, Engine, Residence, Vectors
 from gateway.errors import (
     GatewayError,
     InputTooLong,
+    ProviderError,
     ProviderFailed,
     ProviderModelNotFound,
-    ProviderRefused,
     ProviderTimeout,
 )
 from gateway.host.wire import Ids, Options, Piece, Sampling, Token, Turn
@@ -172,8 +172,8 @@ class Elsewhere:
                 if not left:
                     raise ProviderFailed(_told(error, annex, generation), provider=annex.name) from error
                 continue
-            except (ProviderFailed, ProviderTimeout, ProviderRefused) as error:
-                if not isinstance(error, ProviderRefused):
+            except ProviderError as error:
+                if isinstance(error, ProviderFailed | ProviderTimeout):
                     annex.doubt()
                 raise _ours(error, annex, generation) from error
             if reader.finish not in ENDS:
@@ -198,7 +198,7 @@ class Elsewhere:
         return base64.b64encode(hmac.digest(self._secret, flow.encode(), hashlib.sha256)).decode()
 
 
-def _ours(error: GatewayError, annex: Annex, generation: Generation) -> GatewayError:
+def _ours(error: ProviderError, annex: Annex, generation: Generation) -> GatewayError:
     message = _told(error, annex, generation)
     if TOO_LONG in message:
         return InputTooLong(message, max_tokens=generation.manifest.max_tokens)

@@ -117,9 +117,10 @@ class Setbacks:
             self._events.emit(events.UpstreamLost(provider=self._name, models=self._all(), message=error.message))
 
     def found(self) -> None:
-        """It answers."""
+        """It answers. One that was away may have been started anew, and take what it refused before."""
         if self._away is not None:
             self._away = None
+            self._failures.clear()
             self._events.emit(events.UpstreamFound(provider=self._name, models=self._all()))
 
     def _told(self, digest: str, failure: Setback) -> LoadFailed:

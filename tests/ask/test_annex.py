@@ -265,6 +265,18 @@ async def test_what_is_refused_is_tried_again_later_and_healed_by_a_load(place: 
     assert place.reason(wide) == "loaded"
 
 
+async def test_an_upstream_that_was_started_with_what_was_missing_is_not_waited_for(place: Place) -> None:
+    wide = place.generation("wide", "a/wide", rank=64)
+    place.keep(wide)
+    await place.annex.reconcile()
+    await place.server.stop()
+    await place.annex.reconcile()
+    place.server.max_rank = 64
+    await place.server.start()
+    await place.annex.reconcile()
+    assert place.reason(wide) == "loaded"
+
+
 async def test_what_loads_and_does_not_answer_is_not_there(place: Place) -> None:
     one = place.generation("one", "a/one")
     place.server.broken.add(digest(one.path))
