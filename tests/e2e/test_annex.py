@@ -261,6 +261,7 @@ async def test_an_upstream_without_the_routes_or_the_base_says_what_to_do(tmp_pa
 async def test_no_tenant_reaches_the_adapter_of_another_under_any_name(tmp_path: Path, made: Path) -> None:
     async with Vllm() as server:
         place = Place(tmp_path, made, server)
+        shutil.rmtree(place.models / "trained")  # of equal content, which would be loaded under its name
         place.copy("1", "acme/voice")
         place.copy("2", "other/voice")
         place.copy("3", "shared/voice")

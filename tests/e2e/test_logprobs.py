@@ -23,7 +23,7 @@ def expected(path: str, prompt: str, tokens: int, top: int) -> list[tuple[int, f
     for token in greedy(path, prompt, tokens):
         with torch.inference_mode():
             logprobs = torch.log_softmax(model(torch.tensor([ids])).logits[0, -1].float(), dim=-1)
-        values, places = logprobs.topk(top)
+        values, places = logprobs.topk(min(top, len(logprobs)))
         likeliest = list(zip(places.tolist(), values.tolist(), strict=True))
         found.append((token, float(logprobs[token]), likeliest))
         ids = [*ids, token]
