@@ -20,12 +20,14 @@ from gateway import events, heap
 from gateway.activity import Activity
 from gateway.ask import extra
 from gateway.ask.answer import Answerer
+from gateway.ask.elsewhere import Elsewhere
 from gateway.ask.first_use import FirstUse
 from gateway.ask.holds import Holds
 from gateway.ask.knowledge import Knowledge
 from gateway.ask.roster import Roster
 from gateway.catalog.catalog import Catalog
 from gateway.catalog.warm import Warm
+from gateway.engine.engine import Engine
 from gateway.engine.process import ProcessEngine
 from gateway.engine.supervisor import HOST_COMMAND, HostProcess
 from gateway.history import History
@@ -131,7 +133,8 @@ class Gateway:
             )
             for device in devices
         ]
-        self.engine = ProcessEngine(
+        self._annexes = self.roster.annexes(tell, self._owners_of, self._has_looked)
+        local = ProcessEngine(
             self.hosts,
             tell,
             names=self._models_of,
@@ -141,6 +144,7 @@ class Gateway:
             wish=self._wish,
             weight=self._weight,
         )
+        self.engine: Engine = Elsewhere(local, self._annexes) if self._annexes else local
         self.follower = Follower(settings, tell, self._served, self._reconcile)
         self.catalog = Catalog(
             settings, self._store, self.engine, tell, spawn=self.spawn, look_again=self.follower.look_again
@@ -188,6 +192,12 @@ class Gateway:
     def _models_of(self, digest: str) -> tuple[str, ...]:
         return self.catalog.models_of(digest)
 
+    def _owners_of(self, digest: str) -> tuple[str, ...]:
+        return self.catalog.owners(digest)
+
+    def _has_looked(self) -> bool:
+        return self.catalog.looked.is_set()
+
     def _wish(self, generation: Generation) -> Wish:
         return self._wishes.of(self.catalog.owners(generation.digest), generation.manifest.wish)
 
@@ -227,6 +237,8 @@ class Gateway:
         self._store.sweep()
         for host in self.hosts:
             self.spawn(host.supervise())
+        for annex in self._annexes:
+            self.spawn(annex.follow())
         self.spawn(self.keyring.follow())
         self.spawn(self.keeper.follow())
         self.spawn(self.history.follow())

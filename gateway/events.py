@@ -350,6 +350,25 @@ class LoadFailed(Event, frozen=True, kw_only=True):
     retry_after: float
 
 
+class UpstreamLost(Event, frozen=True, kw_only=True):
+    """An upstream that serves language models of the volume cannot be reached, or does not list what it has; it is
+    looked for until it is there again."""
+
+    name = "upstream_lost"
+    level = "error"
+    provider: str
+    models: tuple[str, ...]
+    message: str
+
+
+class UpstreamFound(Event, frozen=True, kw_only=True):
+    """It is there again, and what it should serve is loaded."""
+
+    name = "upstream_found"
+    provider: str
+    models: tuple[str, ...]
+
+
 class GenerationQuarantined(Event, frozen=True, kw_only=True):
     """It was running on a host when that died, once too often."""
 

@@ -32,7 +32,7 @@ ORDER: Final = [
     *("host.crew", "host.native", "host.factors", "host.padded", "host.frame", "host.reranker"),
     *("host.wordpieces", "host.excerpt", "host.tokenize", "host.pairs", "host.spelling", "host.arena"),
     *("host.flash", "host.forms", "host.graphs"),
-    *("host.kv", "host.sampling", "host.generator", "host.prose", "host.causal", "host.chat"),
+    *("host.kv", "host.sampling", "host.generator", "host.likelihoods", "host.prose", "host.causal", "host.chat"),
     *("host.staging", "host.launcher", "host.encoder", "host.shelf", "host.precision", "host.openvino_runtime"),
     "host.quantized",
     *("host.runtimes", "host.slot", "host.failures", "host.pace", "host.tier", "host.pool", "host.fair"),
@@ -88,6 +88,11 @@ ORDER: Final = [
         "ask.specs",
         "ask.offer",
         "ask.upstream",
+        "ask.phrasing",
+        "ask.registrar",
+        "ask.setbacks",
+        "ask.annex",
+        "ask.elsewhere",
         "ask.local",
         "ask.roster",
     ),
@@ -330,7 +335,7 @@ def test_only_hosts_import_torch_and_transformers() -> None:
 
 def test_only_the_edge_speaks_http() -> None:
     # a provider elsewhere is spoken to over HTTP too, by aiohttp's client: the one that is there already
-    clients = {"ask.offer", "ask.upstream", "ask.roster"}
+    clients = {"ask.offer", "ask.upstream", "ask.registrar", "ask.roster"}
     assert {name.partition(".")[0] for name in importers("aiohttp") - clients} == {"app", "life", "web"}
 
 

@@ -65,6 +65,8 @@ class Trouble(Exception):
 class Choice(msgspec.Struct):
     delta: dict[str, Any] | None = None
     message: dict[str, Any] | None = None
+    text: str | None = None  # where a text is continued
+    logprobs: dict[str, Any] | None = None
     finish_reason: str | None = None
     index: int = 0
 

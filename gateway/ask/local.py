@@ -17,11 +17,12 @@ import msgspec
 from gateway.ask.providers import LOCAL, Delta, Message, Named, Sampling, Spent
 from gateway.errors import InvalidBody
 from gateway.host import wire
-from gateway.host.wire import Piece, Turn
+from gateway.host.wire import Likely, Logprob, Piece, Turn
 from gateway.requests import GenerateRequest, mistyped
 from gateway.service import Service
 
 MOST_STOPS: Final = 16
+MOST_LIKELY: Final = 20  # tokens that are told in the place of one
 Penalty = Annotated[float, msgspec.Meta(ge=-2, le=2)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 
@@ -53,8 +54,6 @@ class Manner(msgspec.Struct):
     seed: int | None = None
     n: int | None = None
     best_of: int | None = None
-    logprobs: bool | int | None = None
-    top_logprobs: int | None = None
     logit_bias: dict[str, float] | None = None
     tools: list[Any] | None = None
     functions: list[Any] | None = None
@@ -62,7 +61,7 @@ class Manner(msgspec.Struct):
 
     def sampling(self) -> wire.Sampling:
         """Raises InvalidBody for what is not served."""
-        for name in ("logprobs", "top_logprobs", "logit_bias", "tools", "functions"):
+        for name in ("logit_bias", "tools", "functions"):
             if getattr(self, name):
                 raise InvalidBody(f"{name} is not served for the language models on the volume", field=name)
         for name in ("n", "best_of"):
@@ -80,7 +79,13 @@ class Manner(msgspec.Struct):
             presence_penalty=self.presence_penalty or 0.0,
             stop=stops(self.stop, "stop"),
             seed=self.seed,
+            logprobs=self.likely(),
         )
+
+    def likely(self) -> int | None:
+        """How many of the likeliest tokens are told beside each that was said; None where nothing is told of them.
+        Raises InvalidBody."""
+        raise NotImplementedError
 
 
 def stops(given: str | list[str] | None, field: str) -> list[str]:
@@ -98,6 +103,13 @@ class StreamOptions(msgspec.Struct):
 class Conversation(Manner):
     messages: list[Spoken] = []
     stream_options: StreamOptions | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, msgspec.Meta(ge=0, le=MOST_LIKELY)] | None = None
+
+    def likely(self) -> int | None:
+        if self.top_logprobs and not self.logprobs:
+            raise InvalidBody("top_logprobs needs logprobs to be true", field="top_logprobs")
+        return (self.top_logprobs or 0) if self.logprobs else None
 
 
 class Local:
@@ -133,14 +145,17 @@ class Local:
                     yield head | {"choices": [_chunk({"role": "assistant", "content": ""}, None)]}
                 delta = {"content": piece.text} if piece.text else {}
                 usage = {"usage": spent(piece)} if piece.finish else {}
-                yield head | {"choices": [_chunk(delta, piece.finish or None)]} | usage
+                chunk = _chunk(delta, piece.finish or None, _content(piece.logprobs) if piece.logprobs else None)
+                yield head | {"choices": [chunk]} | usage
         if asked.stream_options and asked.stream_options.include_usage:
             yield head | {"choices": [], "usage": spent(piece)}
 
     async def complete(self, body: Mapping[str, Any], model: str) -> dict[str, Any]:
-        text, last = await whole(self._service, _request(_conversation(body), model))
+        asked = _conversation(body)
+        text, last = await whole(self._service, _request(asked, model))
         message = {"role": "assistant", "content": text}
-        choice = {"index": 0, "message": message, "finish_reason": last.finish, "logprobs": None}
+        logprobs = _content(last.logprobs) if asked.logprobs else None
+        choice = {"index": 0, "message": message, "finish_reason": last.finish, "logprobs": logprobs}
         return _head("chat.completion", model) | {"choices": [choice], "usage": spent(last)}
 
     async def models(self) -> tuple[str, ...]:
@@ -158,12 +173,13 @@ def offered(service: Service) -> tuple[str, ...]:
 
 
 async def whole(service: Service, request: GenerateRequest) -> tuple[str, Piece]:
-    """All of the text, and the last piece."""
-    text = []
+    """All of the text, and the last piece, with what is told of all tokens."""
+    text, logprobs = [], []
     async with aclosing(service.generate(request)) as pieces:
         async for piece in pieces:
             text.append(piece.text)
-    return "".join(text), piece
+            logprobs += piece.logprobs
+    return "".join(text), msgspec.structs.replace(piece, logprobs=logprobs)
 
 
 def spent(piece: Piece) -> dict[str, int]:
@@ -202,5 +218,15 @@ def _head(kind: str, model: str) -> dict[str, Any]:
     return {"id": f"chatcmpl-{secrets.token_hex(12)}", "object": kind, "created": int(time.time()), "model": model}
 
 
-def _chunk(delta: dict[str, Any], finish: str | None) -> dict[str, Any]:
-    return {"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None}
+def _chunk(delta: dict[str, Any], finish: str | None, logprobs: dict[str, Any] | None = None) -> dict[str, Any]:
+    return {"index": 0, "delta": delta, "finish_reason": finish, "logprobs": logprobs}
+
+
+def _content(logprobs: Sequence[Logprob]) -> dict[str, Any]:
+    """As a conversation tells them."""
+    found = [{**_likely(each.said), "top_logprobs": [_likely(top) for top in each.top]} for each in logprobs]
+    return {"content": found, "refusal": None}
+
+
+def _likely(likely: Likely) -> dict[str, Any]:
+    return {"token": likely.text, "bytes": likely.bytes, "logprob": likely.logprob}

@@ -57,13 +57,13 @@ class Offer:
 
     def demand(self, model: str) -> None:
         """Raises ProviderModelNotFound where models are pinned and this is none of them."""
-        if self._spec.models and model not in self._spec.models:
-            raise self._no(model, self._spec.models)
+        if self._spec.pinned and model not in self._spec.pinned:
+            raise self._no(model, self._spec.pinned)
 
     async def models(self) -> tuple[str, ...]:
         """Raises ProviderFailed or ProviderTimeout."""
-        if self._spec.models:
-            return self._spec.models
+        if self._spec.pinned:
+            return self._spec.pinned
         async with self._listing:  # who comes meanwhile waits for the one that asks
             now = self._clock()
             if self._listed is None or now - self._listed[0] > KNOWN_FOR:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import aiohttp
 
+from gateway import events
+from gateway.ask.annex import Annex
 from gateway.ask.local import Local, offered
 from gateway.ask.providers import LOCAL, Named, Provider
+from gateway.ask.registrar import Registrar
 from gateway.ask.specs import Key, Spec
 from gateway.ask.upstream import Upstream
 from gateway.errors import GatewayError, ProviderNotFound
@@ -27,9 +30,21 @@ class Roster:
 
     def __init__(self, found: Mapping[str, tuple[Spec, Key]]) -> None:
         self._session: aiohttp.ClientSession | None = None
-        self.providers: dict[str, Provider] = {
-            name: Upstream(name, spec, key, self._shared) for name, (spec, key) in found.items()
-        }
+        self._specs = {name: spec for name, (spec, _) in found.items()}
+        self._upstreams = {name: Upstream(name, spec, key, self._shared) for name, (spec, key) in found.items()}
+        self.providers: dict[str, Provider] = dict(self._upstreams)
+
+    def annexes(
+        self, tell: events.Events, names: Callable[[str], tuple[str, ...]], looked: Callable[[], bool]
+    ) -> list[Annex]:
+        """Of the providers that serve language models of the volume. `names` has the models of a digest."""
+        found = []
+        for name, spec in self._specs.items():
+            if (adapters := spec.adapters) is not None:
+                upstream = self._upstreams[name]
+                registrar = Registrar(name, spec, adapters, upstream.headers, self._shared)
+                found.append(Annex(upstream, registrar, adapters, tell=tell, names=names, looked=looked))
+        return found
 
     def find(self, named: Named, service: Service) -> Provider:
         """On behalf of the service's caller. Raises ProviderNotFound; of a model on the volume also what the service

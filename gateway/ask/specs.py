@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -19,9 +19,20 @@ from gateway.errors import ProviderFailed
 from gateway.settings import Settings, SettingsError
 
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
+BASE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,255}(@[0-9a-f]{6,64})?")
 URL: Final = r"^https?://[^\s/?#]+(/[^\s?#]*)?$"
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86400)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=10**6)]
+
+
+class Adapters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of a provider that serves language models of the volume. `bases` has their ids, `namespace/name` with perhaps a
+    generation, and what it calls them; `paths` has folders of this machine, and where it finds them."""
+
+    bases: dict[str, str]
+    paths: dict[str, str] = {}
+    interval: Seconds = 10.0
+    load_timeout: Seconds = 120.0
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -39,6 +50,15 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     first_token_timeout: Seconds = 60.0
     idle_timeout: Seconds = 30.0
     timeout: Seconds = 300.0
+    adapters: Adapters | None = None
+
+    @property
+    def pinned(self) -> tuple[str, ...]:
+        """What clients may ask for by its name there. Names of adapters are none of theirs: whoever may ask for an
+        adapter has its id on the volume."""
+        if self.models or self.adapters is None:
+            return self.models
+        return tuple(self.adapters.bases.values())
 
 
 class Key:
@@ -89,7 +109,23 @@ def _of_file(path: str) -> dict[str, tuple[Spec, Key]]:
     for name in tables:
         if not NAME.fullmatch(name) or name in {EXTRACTIVE, LOCAL}:
             raise SettingsError(f"--providers {path}: {name!r} cannot be the name of a provider")
+    _demand_apart(path, tables)
     return {name: (spec, _key(spec)) for name, spec in tables.items()}
+
+
+def _demand_apart(path: str, tables: Mapping[str, Spec]) -> None:
+    """Each base is at one provider, and no client can name an adapter there."""
+    seen: dict[str, str] = {}
+    for name, spec in tables.items():
+        for base in spec.adapters.bases if spec.adapters else ():
+            if not BASE.fullmatch(base):
+                raise SettingsError(f"--providers {path}: {base!r} is no id of a model on the volume, namespace/name")
+            model = base.partition("@")[0]
+            if model in seen:
+                raise SettingsError(f"--providers {path}: {model} is a base of {seen[model]} and of {name}")
+            seen[model] = name
+        if spec.adapters and (adapter := next((each for each in spec.models if "@" in each), None)):
+            raise SettingsError(f"--providers {path}: {adapter!r} may be an adapter of a tenant: it cannot be pinned")
 
 
 def _key(spec: Spec) -> Key:

@@ -34,12 +34,21 @@ from gateway.errors import (
 from gateway.tracing import OUTGOING
 
 T = TypeVar("T")
+PATHS: Final = ("chat/completions", "completions")
 LARGEST: Final = 32 * 1024**2  # bytes of an answer in one piece
 TOLD: Final = 64 * 1024  # bytes that are read of an error
 PARTING: Final = 0.1  # seconds that the end of a finished stream may take, so that its connection can be used again
 EXPLAINING: Final = 5.0  # seconds that the body of an error may take
 FAULTS: Final = (ProviderFailed, ProviderTimeout)  # what the breaker counts
 Sleep = Callable[[float], Awaitable[None]]
+
+
+class Way(msgspec.Struct, frozen=True):
+    """What is asked for, and where. `ours`: a name that the gateway gave, which no client may use."""
+
+    model: str
+    path: str = PATHS[0]
+    ours: bool = False
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -69,12 +78,12 @@ class Upstream:
         self._session = session
         self._breaker = breaker or Breaker()
         self._sleep = sleep
-        self._url = URL(f"{spec.base_url.rstrip('/')}/chat/completions")
+        self._urls = {path: URL(f"{spec.base_url.rstrip('/')}/{path}") for path in PATHS}
         self._timeout = aiohttp.ClientTimeout(
             total=None, connect=spec.connect_timeout, sock_connect=spec.connect_timeout
         )
         self._places = asyncio.Semaphore(spec.max_concurrency)
-        self._offer = Offer(name, spec, self._headers, session)
+        self._offer = Offer(name, spec, self.headers, session)
 
     def chat(self, messages: Sequence[Message], model: str, sampling: Sampling) -> AsyncGenerator[Delta]:
         body: dict[str, Any] = {"messages": [{"role": each.role, "content": each.content} for each in messages]}
@@ -82,18 +91,23 @@ class Upstream:
             body["temperature"] = sampling.temperature
         if sampling.max_tokens is not None:
             body["max_tokens"] = sampling.max_tokens
-        return self._pieces(body, model, lambda _, piece: frames.delta(piece))
+        return self._pieces(body, Way(model), lambda _, piece: frames.delta(piece))
 
     def stream(self, body: Mapping[str, Any], model: str) -> AsyncGenerator[dict[str, Any]]:
-        return self._pieces(body, model, lambda found, _: found)
+        return self._pieces(body, Way(model), lambda found, _: found)
+
+    def say(self, body: Mapping[str, Any], name: str, path: str) -> AsyncGenerator[frames.Chunk]:
+        """The same of a model of the volume, under the name that the gateway gave it there. Raises
+        ProviderModelNotFound where it has none of that name."""
+        return self._pieces(body, Way(name, path, ours=True), lambda _, piece: piece)
 
     async def _pieces(
-        self, body: Mapping[str, Any], model: str, told: Callable[[dict[str, Any], frames.Chunk], T]
+        self, body: Mapping[str, Any], way: Way, told: Callable[[dict[str, Any], frames.Chunk], T]
     ) -> AsyncGenerator[T]:
         """What is to be told of each chunk as it came, and of what it means: both protocols of ours are served from
         here, and each chunk is read once. Who leaves early ends the call."""
         limits = self._limits()
-        async with self._call({**body, "model": model, "stream": True}, model, limits) as response:
+        async with self._call({**body, "model": way.model, "stream": True}, way, limits) as response:
             if response.content_type == "application/json":  # it does not stream
                 found = await self._whole(response, limits)
                 yield told(found, frames.chunk(found))
@@ -110,7 +124,7 @@ class Upstream:
     async def complete(self, body: Mapping[str, Any], model: str) -> dict[str, Any]:
         limits = self._limits()
         limits = Limits(limits.end, limits.end)
-        async with self._call({**body, "model": model, "stream": False}, model, limits) as response:
+        async with self._call({**body, "model": model, "stream": False}, Way(model), limits) as response:
             return await self._whole(response, limits)
 
     async def models(self) -> tuple[str, ...]:
@@ -121,15 +135,16 @@ class Upstream:
         return Limits(now + min(self._spec.first_token_timeout, self._spec.timeout), now + self._spec.timeout)
 
     @asynccontextmanager
-    async def _call(self, body: Mapping[str, Any], model: str, limits: Limits) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def _call(self, body: Mapping[str, Any], way: Way, limits: Limits) -> AsyncIterator[aiohttp.ClientResponse]:
         """A good answer whose body is still to be read, and everything that can go wrong until it was."""
-        self._offer.demand(model)
+        if not way.ours:
+            self._offer.demand(way.model)
         await self._come_in(limits)
         try:
             self._demand_well()
             told, response = self._breaker.left, None
             try:
-                response = await self._answered(body, model, limits)
+                response = await self._answered(body, way, limits)
                 yield response
                 told = self._breaker.succeeded
                 response.release()
@@ -175,14 +190,14 @@ class Upstream:
                 message = f"{self.name} was cut off in the middle of its answer: {said}"
         return ProviderFailed(message, provider=self.name)
 
-    async def _answered(self, body: Mapping[str, Any], model: str, limits: Limits) -> aiohttp.ClientResponse:
+    async def _answered(self, body: Mapping[str, Any], way: Way, limits: Limits) -> aiohttp.ClientResponse:
         """The first good answer within the tries. Each failure that may pass is waited out, if there is time."""
         tried = 0
         while True:
             tried += 1
             response, asked, failure = None, None, None
             try:
-                response = await self._post(body, limits)
+                response = await self._post(body, way, limits)
             except (aiohttp.ClientConnectionError, ConnectionError) as error:
                 failure = self._unreached(error)
             else:
@@ -192,7 +207,7 @@ class Upstream:
             wait = retries.pause(tried, asked)
             final = wait is None or asyncio.get_running_loop().time() + wait > limits.first
             if response is not None and (final or response.status not in retries.AGAIN):
-                failure = await self._refused(response, model, asked)
+                failure = await self._refused(response, way, asked)
                 final = True
             if response is not None:
                 response.close()
@@ -200,12 +215,12 @@ class Upstream:
                 raise failure
             await self._sleep(wait or 0.0)
 
-    async def _post(self, body: Mapping[str, Any], limits: Limits) -> aiohttp.ClientResponse:
-        data, headers = orjson.dumps(body), self._headers()
+    async def _post(self, body: Mapping[str, Any], way: Way, limits: Limits) -> aiohttp.ClientResponse:
+        data, headers = orjson.dumps(body), self.headers()
         try:
             async with asyncio.timeout_at(limits.first):
                 return await self._session().post(
-                    self._url, data=data, headers=headers, timeout=self._timeout, allow_redirects=False
+                    self._urls[way.path], data=data, headers=headers, timeout=self._timeout, allow_redirects=False
                 )
         except aiohttp.ConnectionTimeoutError:
             raise
@@ -242,7 +257,7 @@ class Upstream:
             raise frames.Garbage("no choice that has an end")
         return found
 
-    async def _refused(self, response: aiohttp.ClientResponse, model: str, asked: float | None) -> GatewayError:
+    async def _refused(self, response: aiohttp.ClientResponse, way: Way, asked: float | None) -> GatewayError:
         """What a status means for whoever asked."""
         status, said = response.status, await self._said(response)
         message = f"{self.name} answered {status}{': ' if said else ''}{said}"
@@ -250,8 +265,8 @@ class Upstream:
             return ProviderBusy(message, retry_after=asked, provider=self.name)
         if status in {401, 403}:
             return ProviderFailed(f"{self.name} does not accept the gateway's key ({status})", provider=self.name)
-        if status in {400, 404, 422} or status >= 500:
-            unknown = await self._offer.unknown(model)
+        if not way.ours and (status in {400, 404, 422} or status >= 500):
+            unknown = await self._offer.unknown(way.model)
             if unknown is not None:
                 return unknown
         if status == 404:
@@ -277,7 +292,8 @@ class Upstream:
     def _late(self, what: str) -> ProviderTimeout:
         return ProviderTimeout(f"{self.name} {what} in time", provider=self.name)
 
-    def _headers(self) -> dict[str, str]:
+    def headers(self) -> dict[str, str]:
+        """Of each call."""
         key = self._key.read(self.name)
         trace = {"traceparent": parent} if (parent := OUTGOING.get()) else {}
         known = {"Content-Type": "application/json", **trace, **self._spec.headers}

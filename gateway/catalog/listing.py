@@ -44,7 +44,7 @@ def show(
         "previous": [kept.generation.short for kept in entry.earlier],
         "previous_breaking": entry.breaking,
         "rolled_back_from": sorted(digest[:12] for digest in entry.held),
-        "reasons": msgspec.to_builtins(_reasons(entry)),
+        "reasons": msgspec.to_builtins(_reasons(entry, held)),
         "pending": _pending(entry),
         "warnings": [*_warnings(source), *(manifest.warnings if manifest else ())],
         "load_error": entry.load_error or None,
@@ -126,11 +126,13 @@ def _state_of(version: Version) -> str:
     return "ready" if version.content else "copying"
 
 
-def _reasons(entry: Entry) -> tuple[Reason, ...]:
+def _reasons(entry: Entry, held: Sequence[Residence]) -> tuple[Reason, ...]:
     """Why the newest content is not served; or, when it should be, why it could not be loaded."""
     newest = entry.newest
     if newest and newest.reasons:
         return newest.reasons
+    if elsewhere := tuple(residence.reason for residence in held if residence.reason):
+        return elsewhere
     return (reasons.reason("load_failed", entry.load_error),) if entry.load_error else ()
 
 

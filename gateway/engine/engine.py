@@ -9,7 +9,7 @@ from typing import Protocol
 import msgspec
 
 from gateway.host.wire import Ids, Numerics, Options, Payload, Piece, Sampling, Token, Turn
-from gateway.model import Generation
+from gateway.model import Generation, Reason
 
 
 class Vectors(msgspec.Struct, frozen=True):
@@ -41,6 +41,7 @@ class Residence(msgspec.Struct, frozen=True):
     seconds_left: float = 0.0  # estimated, of a load that goes on
     rows: int | None = None  # of a language model: answers that it is giving
     rows_waiting: int = 0
+    reason: Reason | None = None  # why it is not loaded there, where it should be
 
 
 class DeviceState(msgspec.Struct, frozen=True):

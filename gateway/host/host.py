@@ -263,7 +263,7 @@ class Host:
             hold.end()
 
             def tell(text: str, tokens: int, finish: str) -> None:
-                self._send(wire.Piece(command.id, text, len(prompt), tokens, finish), b"")
+                self._send(wire.Piece(command.id, text, len(prompt), tokens, finish, answer.likely(text, finish)), b"")
 
             answer = model.answer(command, prompt, tell, began)
             try:

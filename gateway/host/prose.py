@@ -9,7 +9,8 @@ from tokenizers.decoders import DecodeStream
 
 
 class Prose:
-    """The text of one answer. `stopped` once a stop sequence has come up; what stands before it is all there is."""
+    """The text of one answer. `stopped` once a stop sequence has come up; what stands before it is all there is.
+    `length` in characters that the tokens make so far, told or held back."""
 
     def __init__(self, backend: Any, stop: Sequence[str] = ()) -> None:
         self._backend = backend
@@ -17,10 +18,13 @@ class Prose:
         self._stop = [each for each in stop if each]
         self._held = ""
         self.stopped = False
+        self.length = 0
 
     def add(self, token: int) -> str:
         """What can be told now, often nothing."""
-        self._held += self._stream.step(self._backend, token) or ""
+        more = self._stream.step(self._backend, token) or ""
+        self.length += len(more)
+        self._held += more
         return self._told()
 
     def end(self) -> str:

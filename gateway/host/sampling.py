@@ -28,7 +28,8 @@ class Habits:
 
 
 class Sampler:
-    """Chooses for one row. `tokens` are those that it has chosen."""
+    """Chooses for one row. `tokens` are those that it has chosen, and `likely`, where that is asked for, the logarithms
+    of the probability of each and of the likeliest in its place."""
 
     def __init__(self, sampling: Sampling, device: torch.device, habits: Habits = Habits()) -> None:
         self._frequency = sampling.frequency_penalty
@@ -37,6 +38,8 @@ class Sampler:
         self._top_p = habits.top_p if sampling.top_p is None else sampling.top_p
         self._top_k = habits.top_k if sampling.top_k is None else sampling.top_k
         self.tokens: list[int] = []
+        self.likely: list[tuple[float, list[tuple[int, float]]]] = []
+        self._wanted = sampling.logprobs
         self._random = torch.Generator(device)
         if sampling.seed is None:
             self._random.seed()
@@ -46,8 +49,20 @@ class Sampler:
     def choose(self, logits: Tensor) -> int:
         """[words] in float32 -> a token."""
         token = int(self._chosen(self._penalised(logits)))
-        self.tokens.append(token)
+        self.take(token, logits)
         return token
+
+    def take(self, token: int, logits: Tensor) -> None:
+        """It was chosen from these."""
+        self.tokens.append(token)
+        if self._wanted is None:
+            return
+        logprobs = torch.log_softmax(logits, dim=-1)
+        top: list[tuple[int, float]] = []
+        if self._wanted:
+            values, places = torch.topk(logprobs, min(self._wanted, len(logprobs)))
+            top = list(zip(places.tolist(), values.tolist(), strict=True))
+        self.likely.append((float(logprobs[token]), top))
 
     @property
     def plain(self) -> bool:
@@ -80,8 +95,8 @@ def choose(samplers: Sequence[Sampler], logits: Tensor) -> list[int]:
     if not all(sampler.plain for sampler in samplers):
         return [sampler.choose(row) for sampler, row in zip(samplers, logits, strict=True)]
     tokens: list[int] = logits.argmax(dim=-1).tolist()
-    for sampler, token in zip(samplers, tokens, strict=True):
-        sampler.tokens.append(token)
+    for sampler, token, row in zip(samplers, tokens, logits, strict=True):
+        sampler.take(token, row)
     return tokens
 
 

@@ -11,6 +11,7 @@ from gateway.host import memory, wire
 from gateway.host.causal import Manner
 from gateway.host.chat import Template
 from gateway.host.generator import Generator, Row
+from gateway.host.likelihoods import Likelihoods
 from gateway.host.prose import Prose
 from gateway.host.sampling import Sampler
 from gateway.host.stacks import Branches
@@ -101,13 +102,15 @@ class Speaker:
     ) -> Answer:
         """To be given to `talk`."""
         fits = min(self._room, self.generation.manifest.max_tokens) - len(prompt)
-        sampler = Sampler(command.sampling, self.encoder.device, self._manner.habits)
+        asked = command.sampling
+        sampler = Sampler(asked, self.encoder.device, self._manner.habits)
         return Answer(
             Row(command.id, prompt, sampler, self._branches),
-            Prose(self.tokenizer.backend, command.sampling.stop),
-            min(command.sampling.max_tokens or fits, fits),
+            Prose(self.tokenizer.backend, asked.stop),
+            min(asked.max_tokens or fits, fits),
             tell,
             flow=command.flow,
             deadline=None if command.deadline is None else began + command.deadline,
             alone=command.alone,
+            likelihoods=Likelihoods(sampler, self.tokenizer.backend) if asked.logprobs is not None else None,
         )

@@ -15,7 +15,9 @@ from typing import Final, Protocol
 from gateway.errors import DeadlineExceeded, Overloaded
 from gateway.host.fair import Fair
 from gateway.host.generator import Row
+from gateway.host.likelihoods import Likelihoods
 from gateway.host.prose import Prose
+from gateway.host.wire import Logprob
 
 MOST_ROWS: Final = 64  # that run at once
 MOST_WAITING: Final = 256  # answers that wait for a row
@@ -36,6 +38,7 @@ class Answer:
         flow: str = "",
         deadline: float | None = None,
         alone: bool = False,
+        likelihoods: Likelihoods | None = None,
     ) -> None:
         self.row = row
         self.prose = prose
@@ -44,6 +47,7 @@ class Answer:
         self.flow = flow
         self.deadline = deadline
         self.alone = alone  # it was at work when a host died
+        self.likelihoods = likelihoods
         self.tokens = 0
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -51,6 +55,12 @@ class Answer:
     def reach(self) -> int:
         """Tokens that it may have in the cache, at most."""
         return len(self.row.prompt) + self.most
+
+    def likely(self, text: str, finish: str) -> list[Logprob]:
+        """Of the tokens of this text, which is told next."""
+        if self.likelihoods is None:
+            return []
+        return self.likelihoods.told(text, finished=bool(finish), stopped=self.prose.stopped)
 
     def fail(self, error: Exception) -> None:
         if not self.done.done():
@@ -62,7 +72,10 @@ class Answer:
             return
         self.tokens += 1
         ended = token in endings
+        begin = self.prose.length
         text = "" if ended else self.prose.add(token)
+        if self.likelihoods is not None and not ended:
+            self.likelihoods.add(token, begin, self.prose.length)
         finish = FINISHED if ended or self.prose.stopped else CUT if self.tokens >= self.most else ""
         if finish and not self.prose.stopped:
             text += self.prose.end()

@@ -41,7 +41,8 @@ class Options(msgspec.Struct, frozen=True):
 class Sampling(msgspec.Struct, frozen=True):
     """How a language model continues: `max_tokens` at most, 0 for as many as fit. None leaves it to what the model says
     of itself; a temperature of 0 is greedy, and a `top_k` of 0 is all. Where one of `stop` comes up the text ends
-    before it. Without a `seed` it is another answer each time."""
+    before it. Without a `seed` it is another answer each time. `logprobs`: how likely each token was is told, and so
+    many of those that were likeliest in its place."""
 
     max_tokens: int = 0
     temperature: float | None = None
@@ -51,6 +52,7 @@ class Sampling(msgspec.Struct, frozen=True):
     presence_penalty: float = 0.0
     stop: list[str] = []
     seed: int | None = None
+    logprobs: int | None = None
 
 
 class Offer(msgspec.Struct, frozen=True, tag=True):
@@ -197,15 +199,32 @@ class Done(msgspec.Struct, frozen=True, tag=True):
     counts: list[int] = []
 
 
+class Likely(msgspec.Struct, frozen=True):
+    """A token, and the logarithm of its probability as the model has it, whatever the sampling made of that."""
+
+    text: str
+    bytes: list[int]
+    logprob: float
+
+
+class Logprob(msgspec.Struct, frozen=True):
+    """Of a token that was said. `top` are the likeliest in its place, the likeliest first."""
+
+    said: Likely
+    top: list[Likely] = []
+
+
 class Piece(msgspec.Struct, frozen=True, tag=True):
     """Some more of the answer to request `id`; `tokens` of the answer until here, `prompt` those of what was read.
-    `finish` is stop or length on the last one. A Done comes behind it."""
+    `finish` is stop or length on the last one. `logprobs` of its tokens, where they were asked for. A Done comes behind
+    it."""
 
     id: int
     text: str
     prompt: int
     tokens: int
     finish: str = ""
+    logprobs: list[Logprob] = []
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):

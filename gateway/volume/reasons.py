@@ -103,6 +103,25 @@ REASONS: Final[dict[str, tuple[Kind, str]]] = {
     "disk_full": ("unreadable", "Free space under the state directory, or move it to a larger disk (--state-dir)."),
     "store_unwritable": ("unreadable", "Let the gateway write to its state directory (--state-dir)."),
     "load_failed": ("invalid", "Copy a model that loads; touch one of its files to have this one tried again."),
+    # at an upstream that serves it
+    "upstream_unreachable": ("unreadable", "Start the upstream, or correct base_url in the file of --providers."),
+    "upstream_without_adapters": (
+        "refused",
+        "Start vLLM with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=true in its environment.",
+    ),
+    "upstream_path_missing": (
+        "unreadable",
+        "Let the upstream read the folder, and say where it finds it: adapters.paths in the file of --providers.",
+    ),
+    "upstream_base_missing": ("refused", "Correct adapters.bases in the file of --providers, or serve the base there."),
+    "upstream_base_differs": (
+        "refused",
+        "Serve this generation of the base at the upstream, and name it in adapters.bases of the file of --providers.",
+    ),
+    "upstream_refused": (
+        "refused",
+        "Do what the message asks for, such as a higher --max-lora-rank; a change of the directory has it tried again.",
+    ),
     "internal": ("invalid", "Report it with the gateway's log; touch one of the model's files to have it tried again."),
     "golden_mismatch": ("invalid", "Publish the model again: what was copied does not answer as it did when made."),
     # beside the model

@@ -14,8 +14,9 @@ from aiohttp import web
 
 from gateway.ask.citations import Citation
 from gateway.ask.grounds import File, Ground
+from gateway.ask.local import named
 from gateway.ask.passage import Value, Where
-from gateway.ask.providers import Message, Sampling
+from gateway.ask.providers import EXTRACTIVE, LOCAL, Message, Sampling
 from gateway.ask.question import Answered, AskRequest, Cleared, Done, Event, Found, Said, Status
 from gateway.ask.retrieval import MOST_HITS
 from gateway.errors import DeadlineExceeded, GatewayError
@@ -135,7 +136,7 @@ def _shift(body: AskBody) -> float:
 
 
 def _events(request: web.Request, asked: AskRequest) -> AsyncGenerator[Event]:
-    return request.app[ANSWERER].on_behalf_of(asking.metered(request)).ask(asked)
+    return request.app[ANSWERER].on_behalf_of(asking.asked(request)).ask(asked)
 
 
 async def _answered(request: web.Request, asked: AskRequest) -> Answered:
@@ -153,7 +154,12 @@ def _note(request: web.Request, event: Event) -> None:
         case Found(model=str(model)):
             request[LINE].update(model=model.removeprefix(PREFIX), generation=event.generation)
         case Done(answer=done):
-            request[LINE]["tokens"] = request[LINE].get("tokens", 0) + done.spent.total  # after those of embedding
+            if not _is_local(done.llm):  # what those on the volume said was counted as it came
+                request[LINE]["tokens"] = request[LINE].get("tokens", 0) + done.spent.total
+
+
+def _is_local(llm: str) -> bool:
+    return llm != EXTRACTIVE and named(llm).provider == LOCAL
 
 
 async def _told(request: web.Request, asked: AskRequest, body: AskBody) -> AsyncGenerator[bytes]:

@@ -118,17 +118,44 @@ def speaking(request: web.Request) -> Service:
     """The service, for what language models on the volume say: who speaks, and tokens as they come, read and said, for
     the log and for whoever pays. A client that leaves has used what was said until then."""
     line, began = request[LINE], time.monotonic()
-    counted: dict[int, Piece] = {}
+    charge = _charger(request)
 
     def hear(piece: Piece) -> None:
-        before = counted.get(piece.id)
-        counted[piece.id] = piece
-        said = piece.tokens - (before.tokens if before else 0)
-        line["tokens"] = line.get("tokens", 0) + said + (0 if before else piece.prompt)
-        line["said_tokens"] = line.get("said_tokens", 0) + said
+        line["said_tokens"] = line.get("said_tokens", 0) + charge(piece)
         line.setdefault("first_token_seconds", time.monotonic() - began)
 
     return request[SERVICE].heard(_teller(request), hear)
+
+
+def asked(request: web.Request) -> Service:
+    """The service, for questions: what embedding them takes, and what language models on the volume read and say, as it
+    comes. The line's model is the one that embeds, where any does."""
+    charge = _charger(request)
+
+    def tell(found: Found) -> None:
+        if not request[LINE].get("model"):
+            tell_found(request, found)
+
+    def hear(piece: Piece) -> None:
+        charge(piece)
+
+    return metered(request).heard(tell, hear)
+
+
+def _charger(request: web.Request) -> Callable[[Piece], int]:
+    """Counts what each piece of an answer has added, and tells how much of that was said."""
+    line = request[LINE]
+    counted: dict[int, Piece] = {}
+
+    def charge(piece: Piece) -> int:
+        before = counted.get(piece.id)
+        counted[piece.id] = piece
+        said = piece.tokens - (before.tokens if before else 0)
+        read = piece.prompt - (before.prompt if before else 0)  # an upstream may tell it with its last piece alone
+        line["tokens"] = line.get("tokens", 0) + said + read
+        return said
+
+    return charge
 
 
 def listing(request: web.Request) -> list[dict[str, Any]]:

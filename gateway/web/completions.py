@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from typing import Any, Final
+from itertools import accumulate
+from typing import Annotated, Any, Final
 
 import msgspec
 import orjson
@@ -17,7 +18,7 @@ from gateway.ask import local
 from gateway.ask.local import Manner, StreamOptions
 from gateway.ask.providers import LOCAL
 from gateway.errors import EmptyInput, InvalidBody, ProviderModelNotFound
-from gateway.host.wire import Piece
+from gateway.host.wire import Logprob, Piece
 from gateway.requests import GenerateRequest
 from gateway.web import answers, asking, chat, sse
 from gateway.web.asking import SERVICE
@@ -39,6 +40,12 @@ class CompletionBody(Manner):
     echo: bool | None = None
     suffix: str | None = None
     user: str | None = None
+    logprobs: Annotated[int, msgspec.Meta(ge=0, le=local.MOST_LIKELY)] | None = None
+
+    def likely(self) -> int | None:
+        if self.logprobs is not None and self.echo:
+            raise InvalidBody("logprobs are told of what is said, not of an echo", field="logprobs")
+        return self.logprobs
 
 
 EXAMPLE: Final = {"model": "base/qwen", "prompt": "the beam is stored", "max_tokens": 8}
@@ -93,7 +100,8 @@ async def _whole(
     choices, counted = [], dict.fromkeys(("prompt_tokens", "completion_tokens", "total_tokens"), 0)
     for index, each in enumerate(asked):
         text, last = await local.whole(service, each)
-        choices.append(_choice(index, _before(body, each) + text, last.finish))
+        likely = _likely(last.logprobs, 0) if body.logprobs is not None else None
+        choices.append(_choice(index, _before(body, each) + text, last.finish, likely))
         counted = _summed(counted, last)
     return head | {"choices": choices, "usage": counted}
 
@@ -105,11 +113,12 @@ async def _chunks(
     service = asking.speaking(request)
     counted = dict.fromkeys(("prompt_tokens", "completion_tokens", "total_tokens"), 0)
     for index, each in enumerate(asked):
-        before = _before(body, each)
+        before, at = _before(body, each), 0
         async with aclosing(service.generate(each)) as pieces:
             async for piece in pieces:
-                yield _event(head | {"choices": [_choice(index, before + piece.text, piece.finish or None)]})
-                before = ""
+                likely = _likely(piece.logprobs, at) if piece.logprobs else None
+                yield _event(head | {"choices": [_choice(index, before + piece.text, piece.finish or None, likely)]})
+                before, at = "", at + sum(len(each.said.text) for each in piece.logprobs)
         counted = _summed(counted, piece)
     if body.stream_options and body.stream_options.include_usage:
         yield _event(head | {"choices": [], "usage": counted})
@@ -120,8 +129,19 @@ def _before(body: CompletionBody, asked: GenerateRequest) -> str:
     return asked.text if body.echo else ""
 
 
-def _choice(index: int, text: str, finish: str | None) -> dict[str, Any]:
-    return {"index": index, "text": text, "finish_reason": finish, "logprobs": None}
+def _choice(index: int, text: str, finish: str | None, logprobs: dict[str, Any] | None) -> dict[str, Any]:
+    return {"index": index, "text": text, "finish_reason": finish, "logprobs": logprobs}
+
+
+def _likely(logprobs: Sequence[Logprob], at: int) -> dict[str, Any]:
+    """As a continued text tells them; the first token begins `at` that character."""
+    tokens = [each.said.text for each in logprobs]
+    return {
+        "tokens": tokens,
+        "token_logprobs": [each.said.logprob for each in logprobs],
+        "top_logprobs": [{top.text: top.logprob for top in each.top} for each in logprobs],
+        "text_offset": list(accumulate(map(len, tokens[:-1]), initial=at)) if tokens else [],
+    }
 
 
 def _summed(counted: dict[str, int], last: Piece) -> dict[str, int]:

@@ -11,6 +11,7 @@ import pytest_asyncio
 
 from tests.clients.asked import Step, Target, outcomes
 from tests.e2e.test_language_models import TINY, rendered, said_by
+from tests.e2e.test_logprobs import check, expected
 from tests.running import RunningGateway
 from tests.speaking import language_model
 
@@ -46,6 +47,22 @@ async def test_openais_client_reads_answers_whole_in_pieces_and_raw(gateway: Run
     assert (completion["text"], completion["finish"], completion["completion_tokens"]) == (text, "length", 8)
     assert stream == {"text": text, "finish": "length", "usage": True}
     assert raw == {"status": 200, "speaker": TINY, "content": turn}
+
+
+async def test_openais_client_reads_how_likely_tokens_were(gateway: RunningGateway, tmp_path: Path) -> None:
+    chat, text = [
+        each["returned"]
+        for each in await talk(
+            gateway, tmp_path, "openai-python", ("likely", "base/tiny", ASKED), ("likely_text", "base/tiny", ASKED)
+        )
+    ]
+    path = gateway.path  # type: ignore[attr-defined]
+    check(path, chat["tokens"], expected(path, rendered(ASKED), 8, 2))
+    assert chat["same"]
+    assert text["token_logprobs"] == pytest.approx([each[1] for each in expected(path, ASKED, 8, 2)], abs=1e-4)
+    assert {name: len(values) for name, values in text.items()} == dict.fromkeys(
+        ("text_offset", "token_logprobs", "tokens", "top_logprobs"), 8
+    )
 
 
 async def test_openais_client_raises_its_own_exceptions(gateway: RunningGateway, tmp_path: Path) -> None:

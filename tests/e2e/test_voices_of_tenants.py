@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
+import pytest
 import pytest_asyncio
 
 from tests.e2e.test_tenants import gateway_command
@@ -25,6 +27,14 @@ ROUTES: list[tuple[str, dict[str, Any]]] = [
     ("/api/chat", {"messages": TURNS}),
     ("/api/generate", {"prompt": "x", "stream": False}),
 ]
+
+
+async def _until_quiet(events: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    """What has come by now: that an operator has unloaded the base is the last of it."""
+    async for line in events.content:
+        yield line
+        if b"event: generation_unloaded" in line:
+            return
 
 
 class Site:
@@ -109,17 +119,92 @@ async def test_what_was_said_is_charged_to_whom_it_was_said_and_stands_in_the_au
     assert 'dropgate_model_rows{device="cpu",model="base/tiny"}' in metrics
 
 
-async def test_a_client_that_leaves_has_used_what_was_said_until_then(site: Site) -> None:
-    asked = {"model": "a/voice", "prompt": "the beam", "max_tokens": 4000, "stream": True}
-    headers = {"X-API-Key": site.keys["a"]}
-    async with site.gateway.session.post("/v1/completions", json=asked, headers=headers) as answer:
-        async for _ in answer.content:
-            break
+@pytest.mark.parametrize(
+    ("route", "asked"),
+    [
+        ("/v1/completions", {"model": "a/voice", "prompt": "the beam"}),
+        ("/v1/chat/completions", {"model": "a/voice", "messages": TURNS}),
+        (
+            "/ask/stream",
+            {"llm_model": "huggingface:a/voice", "query": "who?", "use_rag": False, "partial_answer": False},
+        ),
+    ],
+)
+async def test_a_client_that_leaves_has_used_what_was_said_until_then(
+    site: Site, route: str, asked: dict[str, Any]
+) -> None:
+    body = asked | {"max_tokens": 4000, "stream": True}
+    told = 0
+    async with site.gateway.session.post(route, json=body, headers={"X-API-Key": site.keys["a"]}) as answer:
+        async for line in answer.content:
+            told += b'"text":' in line or b'"content":' in line
+            if told == 5:
+                break
         answer.close()
     async with asyncio.timeout(DEADLINE):
         while not (spent := await site.used("a", "a/voice")):
             await asyncio.sleep(GLANCE)
-    assert 2 < spent < 4000
+    assert 5 < spent < 4000
+    assert await site.used("b", "a/voice") == 0
+
+
+async def test_a_question_is_charged_once_what_the_language_model_read_and_said(site: Site) -> None:
+    body = {"llm_model": "huggingface:a/voice", "query": "who?", "use_rag": False, "max_tokens": 6}
+    status, _, text = await site.ask("a", "/ask", **body)
+    assert status == 200, text
+    usage = json.loads(text)["usage"]
+    assert usage["completion_tokens"] == 6
+    assert await site.used("a", "a/voice") == usage["prompt_tokens"] + 6
+
+
+async def test_a_generation_of_another_tenant_is_as_one_that_does_not_exist(site: Site) -> None:
+    listed = {name: (await site.gateway.models())[f"huggingface:{name}"] for name in ("a/voice", "b/voice")}
+    theirs, ours = listed["b/voice"]["generation"], listed["a/voice"]["generation"]
+    assert (await site.ask("a", "/v1/completions", model=f"a/voice@{ours}", prompt="x", max_tokens=2))[0] == 200
+    for model in ("a/voice", "base/tiny", "b/voice"):
+        for route, body in ROUTES:
+            status, _, text = await site.ask("a", route, model=f"{model}@{theirs}", **body)
+            nobodys = await site.ask("a", route, model=f"{model}@{'0' * 12}", **body)
+            assert status == 404
+            assert re.sub(BY_CHANCE, "", text).replace(theirs, "0" * 12) == re.sub(BY_CHANCE, "", nobodys[2])
+    for route in ("/models", "/models/llms", "/v1/models", "/api/tags", "/usage"):
+        assert theirs not in await site.get("a", route)
+
+
+async def test_what_a_tenant_says_and_what_it_is_charged_are_nobody_elses_to_see(site: Site) -> None:
+    secret = "zebra"
+    body = {"model": "base/tiny", "prompt": f"the {secret} stands in the ring", "max_tokens": 20}
+    headers = {"X-API-Key": site.keys["a"]}
+    async with site.gateway.session.get("/events", headers=headers) as events:
+        await anext(aiter(events.content))  # it listens
+        alone = await site.ask("b", "/v1/completions", **body)
+        before = await site.used("b", "base/tiny")
+        assert before == json.loads(alone[2])["usage"]["total_tokens"]
+        # the same words by somebody else, beside each other: nothing is found ready, and nothing is mixed
+        both = await asyncio.gather(
+            *(site.ask(who, "/v1/completions", **body) for who in "abab"),
+            *(site.ask(who, "/v1/completions", **body | {"model": f"{who}/voice"}) for who in "ab"),
+        )
+        answers = [json.loads(text) for _, _, text in both]
+        assert {each["choices"][0]["text"] for each in answers[:4]} == {json.loads(alone[2])["choices"][0]["text"]}
+        assert {json.dumps(each["usage"]) for each in answers} == {json.dumps(answers[0]["usage"])}
+        assert len({each["choices"][0]["text"] for each in answers}) == 3
+        assert await site.used("b", "base/tiny") == 3 * before
+        assert await site.used("a", "base/tiny") == 2 * before
+        usage = json.loads(await site.get("a", "/usage"))["usage"]
+        assert {row["tenant"] for row in usage} == {"a"}
+        assert {row["model"] for row in usage} == {"huggingface:base/tiny", "huggingface:a/voice"}
+        for route in ("/models", "/models/llms", "/v1/models", "/api/tags", "/api/ps", "/usage"):
+            told = await site.get("a", route)
+            assert secret not in told
+            assert "b/voice" not in told
+        assert (await site.ask("root", "/models/base/tiny/unload"))[0] == 200
+        heard = b"".join([chunk async for chunk in _until_quiet(events)])
+        assert b"a/voice" in heard
+        assert b"b/voice" not in heard
+        assert secret.encode() not in heard
+    assert secret not in json.dumps(site.gateway.log)
+    assert secret not in site.log.read_text(encoding="utf-8")
 
 
 async def test_a_limit_of_tokens_counts_those_that_were_said(site: Site) -> None:

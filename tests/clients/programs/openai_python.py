@@ -93,6 +93,23 @@ def completion_stream(target: Target, text: str) -> dict[str, Any]:
     return {"text": "".join(each.text for each in said), "finish": said[-1].finish_reason, "usage": last is not None}
 
 
+def likely(target: Target, text: str) -> dict[str, Any]:
+    """How likely the tokens of a conversation's answer were, whole and streamed; as the client's types have it."""
+    asked = {"messages": [{"role": "user", "content": text}], "max_tokens": 8, "logprobs": True, "top_logprobs": 2}
+    chat = client(target).chat.completions
+    whole = chat.create(model=target.model, **asked).choices[0].logprobs.content
+    chunks = [chunk.choices[0] for chunk in chat.create(model=target.model, **asked, stream=True) if chunk.choices]
+    streamed = [each for choice in chunks if choice.logprobs for each in choice.logprobs.content]
+    dumped = [each.model_dump() for each in whole]
+    return {"tokens": dumped, "same": dumped == [each.model_dump() for each in streamed]}
+
+
+def likely_text(target: Target, text: str) -> dict[str, Any]:
+    """The same of a text that is continued."""
+    answer = client(target).completions.create(model=target.model, prompt=text, max_tokens=8, logprobs=2)
+    return answer.choices[0].logprobs.model_dump()
+
+
 def raw(target: Target, text: str) -> dict[str, Any]:
     """What a user of the headers sees."""
     answer = client(target).chat.completions.with_raw_response.create(
@@ -122,6 +139,8 @@ tell(
     chat_stream,
     completion,
     completion_stream,
+    likely,
+    likely_text,
     raw,
     refused,
 )
