@@ -91,7 +91,7 @@ async def test_a_model_is_loaded_pinned_and_unloaded_after_a_question(visit: Vis
     await expect(row(page, MODEL)).to_be_visible()
     async with gateway.session.post(f"/models/{MODEL}/unload") as reply:
         assert reply.status == 200
-    await page.get_by_role("button", name=f"Load {MODEL}").click()
+    await page.get_by_role("button", name=f"Load {MODEL}", exact=True).click()
     await expect(badge(page, MODEL, "loaded")).to_be_visible()
     await expect(page.get_by_role("log")).to_contain_text("is loaded")
     await expect(page.get_by_role("figure")).to_contain_text(MODEL)  # it takes its part of the budget

@@ -108,7 +108,7 @@ async def test_a_gateway_with_keys_asks_for_one_and_shows_what_it_may_see(chromi
         await expect(page.locator("li.model")).to_have_count(1)
         await expect(page.locator("li.model")).to_have_attribute("data-id", "huggingface:team/mine")
         await expect(page.get_by_role("button", name="reader · use")).to_be_visible()
-        load = page.get_by_role("button", name="Load team/mine")
+        load = page.get_by_role("button", name="Load team/mine", exact=True)
         await expect(load).to_have_attribute("aria-disabled", "true")
         assert "theirs" not in await page.content()
         assert await page.evaluate("localStorage.length") == 0
@@ -137,7 +137,7 @@ async def test_a_thousand_models_are_listed_and_found(chromium: Chromium, tmp_pa
         await page.get_by_label("Search models").fill("0998")
         await expect(page.locator("li.model")).to_have_count(1)
         await page.get_by_label("Search models").fill("whole")
-        await page.get_by_role("button", name="Load many/whole").click()
+        await page.get_by_role("button", name="Load many/whole", exact=True).click()
         await expect(page.locator('li.model .badge[data-state="loaded"]')).to_be_visible()
         await visit.shot("many")
 
