@@ -151,7 +151,11 @@ class Talk:
                 leaving = frozenset()
                 continue
             for number, token in came:
-                self._running[number].take(token, self._endings)
+                answer = self._running[number]
+                try:
+                    answer.take(token, self._endings)
+                except Exception as error:  # in making its text: the others go on
+                    answer.fail(error)
             leaving = self._ended()
 
     def _ended(self) -> frozenset[int]:

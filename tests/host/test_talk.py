@@ -48,8 +48,10 @@ class Spelled:
     def __init__(self, stop: str = "") -> None:
         self.stop = stop
         self.stopped = False
+        self.length = 0
 
     def add(self, token: int) -> str:
+        self.length += len(str(token))
         self.stopped = str(token) == self.stop
         return "" if self.stopped else str(token)
 
@@ -158,6 +160,20 @@ async def test_what_a_call_raises_is_told_to_all_that_rode_in_it_and_to_nobody_e
     later = rig.answer(3, 2)
     await rig.talk.answer(later)
     assert rig.text(later) == ("12.", "stop")
+
+
+async def test_an_answer_whose_text_cannot_be_made_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig()
+    bad, good = rig.answer(1, 3), rig.answer(2, 3)
+
+    def add(token: int) -> str:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(bad.prose, "add", add)
+    failed, _ = await asyncio.gather(rig.talk.answer(bad), rig.talk.answer(good), return_exceptions=True)
+    assert isinstance(failed, ZeroDivisionError)
+    assert rig.text(good) == ("123.", "stop")
+    assert not rig.talk.running
 
 
 async def test_a_deadline_ends_an_answer_while_it_waits_and_while_it_runs() -> None:
