@@ -117,5 +117,7 @@ async def test_what_is_drawn_is_told_with_what_the_model_thinks_and_stop_sequenc
         assert drawn["choices"][0]["text"] != whole
         first = drawn["choices"][0]["logprobs"]
         best = expected(path, "a poem", 1, 400)[0][2]
-        likely = {spelled(path, [token]).decode(errors="replace"): value for token, value in reversed(best)}
-        assert first["token_logprobs"][0] == pytest.approx(likely[first["tokens"][0]], abs=1e-4)
+        # a part of a character is spelled like the parts of others: one of them was drawn
+        text = first["tokens"][0]
+        alike = [value for token, value in best if spelled(path, [token]).decode(errors="replace") == text]
+        assert any(first["token_logprobs"][0] == pytest.approx(value, abs=1e-4) for value in alike)
