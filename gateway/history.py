@@ -26,7 +26,8 @@ BOUNDS: Final = tuple(0.0005 * 1.2**step for step in range(68))  # seconds; the 
 
 
 class Happened(msgspec.Struct, frozen=True):
-    """An event, and when it was: `at` in Unix seconds, `number` counts up."""
+    """An event, and when it was: `at` in Unix seconds. `number` rises, and is that time in microseconds: a number that
+    counted would tell a tenant how much happens to the others."""
 
     number: int
     at: float
@@ -96,7 +97,7 @@ class History:
         self._samples: deque[Sample] = deque(maxlen=SAMPLES)
         self._window = Window()
         self._since = time.monotonic()
-        self.newest = 0  # number of the last event
+        self._newest = 0  # number of the last event
         self.since = wall()
 
     def __call__(self, event: Event) -> None:
@@ -114,8 +115,9 @@ class History:
             told = {"device": event.device, "pid": event.pid, "status": event.status, "why": event.why}
             self._exits.append({"at": self._wall(), **told})
         if event.public:
-            self.newest += 1
-            self._happened.append(Happened(self.newest, self._wall(), event))
+            now = self._wall()
+            self._newest = max(self._newest + 1, int(now * 1e6))
+            self._happened.append(Happened(self._newest, now, event))
 
     def happened(self) -> list[Happened]:
         """The newest last."""

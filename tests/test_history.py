@@ -44,6 +44,8 @@ def test_it_takes_no_more_memory_however_much_happens() -> None:
         history(events.HostExited(device="cpu", pid=number, status=1, why="x"))
         history.sample()
     assert len(history.happened()) == MOST_EVENTS
-    assert history.happened()[-1].number == history.newest == 4 * MOST_EVENTS
+    numbers = [each.number for each in history.happened()]
+    assert numbers == sorted(set(numbers))  # no two alike, though much happens in a microsecond
+    assert numbers[-1] >= history.happened()[-1].at * 1e6 - 1
     assert len(history.health()["samples"]) == SAMPLES
     assert len(history.health()["exits"]) == 20

@@ -78,7 +78,7 @@ class RecentEvent(msgspec.Struct):
 
 
 class RecentEvents(msgspec.Struct):
-    """`newest` is the last number that was given out, `since` when this gateway began to count."""
+    """`newest` is the last number that the caller was told, for `after`; `since` when this gateway began."""
 
     newest: int
     since: float

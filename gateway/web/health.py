@@ -25,10 +25,11 @@ async def recent(request: web.Request) -> web.Response:
     """The newest events that the caller sees, the oldest first, with their times."""
     caller, history = request[SERVICE].caller, request.app[HISTORY]
     given = request.query.get("after", "")
-    after = int(given) if given.isascii() and given.isdecimal() and len(given) < 16 else -1
+    after = int(given) if given.isascii() and given.isdecimal() and len(given) < 18 else 0
     known = [(each, seen(each.event, caller)) for each in history.happened() if each.number > after]
     told = [_told(each, event) for each, event in known if event is not None]
-    return answer({"events": told, "newest": history.newest, "since": history.since})
+    newest = told[-1]["number"] if told else after
+    return answer({"events": told, "newest": newest, "since": history.since})
 
 
 @routes.get("/console/health")

@@ -205,6 +205,11 @@ ASKS: Final[dict[str, list[Ask]]] = {
         Ask(path="/kb/mine/search", body={"query": "x", "embedding_model": "b/secret"}),
         Ask(path="/kb/mine/search", body={"query": "x", "rerank": "b/secret"}),
     ],
+    "GET /changes": [Ask(path="/changes?model={model}"), Ask(path="/changes?model=a/mine"), Ask()],
+    "GET /runs": [Ask()],
+    "GET /runs/{run}": [Ask(path=f"/runs/runs/{name}") for name in ("a/own", "b/secret", "root", "none")],
+    "GET /events/recent": [Ask()],
+    "GET /console/health": [Ask()],
     "GET /console/live": [Ask(stream=True)],
     "GET /console/{file}": [Ask(path="/console/app.js"), Ask(path="/console/none.js")],
     "PUT /aliases/{alias}": [
@@ -217,7 +222,8 @@ ASKS: Final[dict[str, list[Ask]]] = {
 }
 BY_CHANCE: Final = (
     r'"(first|last|last_used|since|inode|created|created_at|modified_at|compute_seconds|added|embed|search|rerank|timestamp|now'
-    r"|requests_per_second"
+    r"|requests_per_second|at|newest|updated_at"
+    r'|number(?=":\d{16})'  # of an event: its time
     r"|retrieval_time|total_time|llm_time|retrieval|embedding|llm|first_token"
     r'|total(?=":\d+\.))":("[^"]*"|[0-9.e-]+|null)'
 )
@@ -236,6 +242,11 @@ class Side:
 
     def make(self, model: str, *, b: bool) -> None:
         shutil.copytree(model, self.root / MINE)
+        for run in ("a/own", *(("b/secret", "root") if b else ())):
+            (self.base / "runs" / run).mkdir(parents=True)
+            (self.base / "runs" / run / "training_progress.json").write_text(
+                '{"status": "completed"}', encoding="utf-8"
+            )
         lines = [f'"a/prod" = "{MINE}"']
         if b:
             other = making.encoder(self.root / THEIRS, seed=7)
