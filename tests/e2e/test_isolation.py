@@ -208,7 +208,7 @@ ASKS: Final[dict[str, list[Ask]]] = {
     "GET /changes": [Ask(path="/changes?model={model}"), Ask(path="/changes?model=a/mine"), Ask()],
     "GET /runs": [Ask()],
     "GET /runs/{run}": [Ask(path=f"/runs/runs/{name}") for name in ("a/own", "b/secret", "root", "none")],
-    "GET /events/recent": [Ask()],
+    "GET /events/recent": [Ask(path="/events/recent?after=9999999999999999")],  # what was seen of a copy is chance
     "GET /console/health": [Ask()],
     "GET /console/live": [Ask(stream=True)],
     "GET /console/{file}": [Ask(path="/console/app.js"), Ask(path="/console/none.js")],
@@ -331,6 +331,14 @@ async def sides(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Sides
 def canonical(route: web.AbstractRoute) -> str:
     assert route.resource is not None
     return f"{route.method} {route.resource.canonical}"
+
+
+async def test_what_has_happened_to_others_is_not_among_the_recent_events(sides: Sides) -> None:
+    _, _, told = await sides.beside.ask("a-admin", "GET /events/recent", Ask(), "")
+    assert "a/mine" in told
+    assert [word for word in WORDS if f'"{word}' in told.replace('"kb":"secret"', "")] == []  # a's own base
+    _, _, all_of_it = await sides.beside.ask("root", "GET /events/recent", Ask(), "")
+    assert "b/secret" in all_of_it
 
 
 async def test_every_route_is_asked(tmp_path: Path) -> None:
