@@ -169,11 +169,11 @@ async def test_what_is_wrong_with_hosts_and_requests_is_told_and_cleared(tmp_pat
 async def test_more_than_a_device_computes_is_told_and_cleared(tmp_path: Path) -> None:
     root = tmp_path / "models"
     shutil.copytree(making.minilm(), root / MODELS[0])
-    options = ("--device=cpu", "--compute-threads=1", "--max-queue-tokens=8000")
+    options = ("--device=cpu", "--compute-threads=1", "--max-queue-tokens=60000")
     gateway = RunningGateway(root, tmp_path / "state", *options)
 
     async def crowd() -> None:
-        answered = await asyncio.gather(*(gateway.try_embed([LONG] * 16, MODELS[0]) for _ in range(12)))
+        answered = await asyncio.gather(*(gateway.try_embed([LONG] * 16, MODELS[0]) for _ in range(24)))
         assert {status for status, _ in answered} <= {200, 429}
 
     async with watched(tmp_path, gateway) as watch:
