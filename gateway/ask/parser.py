@@ -70,31 +70,49 @@ class Parser:
 
     async def _ask(self, order: Order) -> Answer:
         async with self._room:
-            process = await self._process()
-            whole = False
+            rested = self._rested()
             try:
-                async with asyncio.timeout(self._seconds):
-                    answer = await _exchange(process, order)
-                whole = True
-            except TimeoutError as error:
-                raise DocumentUnreadable(f"reading it takes longer than {self._seconds:g} s") from error
+                answer = await self._exchange(rested or await self._start(), order)
             except (OSError, EOFError) as error:
-                raise DocumentUnreadable("reading it crashed the library that reads such files") from error
-            finally:  # also where whoever asked has gone: what it was doing is nobody's now
-                if whole:
-                    self._idle.append(process)
-                else:
-                    await asyncio.shield(_end(process))
-                self._rest_later()
+                if rested is None:
+                    raise _crashed() from error
+                answer = await self._again(order)  # it may have died while it rested, which is not the document's fault
         if isinstance(answer, Refused):
             raise answer.error()
         return answer
 
-    async def _process(self) -> asyncio.subprocess.Process:
+    async def _again(self, order: Order) -> Answer:
+        try:
+            return await self._exchange(await self._start(), order)
+        except (OSError, EOFError) as error:
+            raise _crashed() from error
+
+    async def _exchange(self, process: asyncio.subprocess.Process, order: Order) -> Answer:
+        """Raises DocumentUnreadable when it takes too long, and OSError or EOFError when the process ends."""
+        whole = False
+        try:
+            async with asyncio.timeout(self._seconds):
+                answer = await _exchange(process, order)
+            whole = True
+        except TimeoutError as error:
+            raise DocumentUnreadable(f"reading it takes longer than {self._seconds:g} s") from error
+        finally:  # also where whoever asked has gone: what it was doing is nobody's now
+            if whole:
+                self._idle.append(process)
+            else:
+                await asyncio.shield(_end(process))
+            self._rest_later()
+        return answer
+
+    def _rested(self) -> asyncio.subprocess.Process | None:
+        """One that has read before, and lives as far as is known."""
         while self._idle:
             process = self._idle.pop()
             if process.returncode is None:
                 return process
+        return None
+
+    async def _start(self) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
             *self._command,
             str(os.getpid()),
@@ -117,6 +135,10 @@ class Parser:
         for process in self._take():
             with contextlib.suppress(ProcessLookupError):
                 process.kill()  # the loop's child watcher reads its status
+
+
+def _crashed() -> DocumentUnreadable:
+    return DocumentUnreadable("reading it crashed the library that reads such files")
 
 
 def too_large(most: int) -> DocumentTooLarge:

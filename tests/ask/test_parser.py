@@ -148,6 +148,14 @@ async def test_a_reader_that_breaks_is_a_reason_for_its_document(program: str) -
         await parser.read("a.txt", b"x")
 
 
+async def test_a_reader_that_died_while_it_rested_is_no_fault_of_the_next_document(parser: Parser) -> None:
+    assert (await parser.read("a.txt", b"one")).text == "one"
+    [rested] = parser._idle
+    rested.kill()  # and nobody has noticed yet
+    assert rested.returncode is None
+    assert (await parser.read("b.txt", b"two")).text == "two"
+
+
 async def test_many_documents_are_read_at_once(parser: Parser) -> None:
     read = await asyncio.gather(*(parser.read(f"{n}.txt", f"number {n}".encode()) for n in range(40)))
     assert [each.text for each in read] == [f"number {n}" for n in range(40)]

@@ -159,7 +159,10 @@ def test_a_flat_curve_and_a_single_point_are_drawn() -> None:
     assert charts.lines("none", [charts.Curve("none", [], "main")]) == ""
 
 
-def test_runs_lists_the_newest_first_with_their_gains(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_lists_the_newest_first_with_their_gains(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")  # what the table is as wide as, whoever runs the tests
     older, newer = finished(tmp_path / "older"), finished(tmp_path / "newer", status="failed")
     told = json.loads(newer.progress.read_text())
     write_json(newer.progress, told | {"started_at": "2026-11-29T00:00:00.000000Z"})
