@@ -3,7 +3,9 @@
     python -m bench.asking [--rounds 20] [--at-once 64]
 
 The provider answers at once, so that all that is left is the gateway's: it puts the time into its first token, and the
-client reads how old that is. Gateway, provider and client are processes of one machine, and share its clock and cores.
+client reads how old that is. Gateway, provider and client are processes of one machine, and share its clock and cores:
+so beside the embedding alone stands `apart`, a client that embeds and then asks the language model itself, whose time
+is left out as it is of an answer.
 `cpu` is what a request took of the gateway's own process and of its host's, in milliseconds: on a machine that is not
 ours alone, the one figure that can be compared with another day's.
 """
@@ -84,6 +86,19 @@ async def ask(session: aiohttp.ClientSession, query: str) -> dict[str, float]:
     return {"seconds": time.monotonic() - began - done["llm_time"], "first": first}
 
 
+def apart(provider: str) -> Work:
+    """Embeds, and asks the language model without the gateway: what the cores do for an answer anyhow."""
+
+    async def work(session: aiohttp.ClientSession, query: str) -> dict[str, float]:
+        embedded = await embed(session, query)
+        body = {"model": "any", "stream": True, "messages": [{"role": "user", "content": query}]}
+        async with session.post(f"{provider}/chat/completions", json=body) as answer:
+            await answer.read()
+        return embedded
+
+    return work
+
+
 async def measured(served: Gateway, rounds: int, at_once: int, work: Work) -> dict[str, Any]:
     """Milliseconds: the middle and the 99th of a hundred of each thing that `work` tells, and `cpu`."""
     connector, queries = aiohttp.TCPConnector(limit=0), itertools.cycle(QUERIES)
@@ -107,19 +122,22 @@ def cpu(served: Gateway) -> dict[str, float]:
     return {"gateway": running_seconds(gateway_process), "hosts": sum(map(running_seconds, others))}
 
 
-async def compared(served: Gateway, rounds: int, at_once: int) -> dict[str, Any]:
+async def compared(served: Gateway, provider: str, rounds: int, at_once: int) -> dict[str, Any]:
     async with (
         aiohttp.ClientSession(served.url) as session,
         session.post("/kb/bench/documents", json={"documents": DOCUMENTS}) as answer,
     ):
         assert answer.status < 300, await answer.text()
     alone = await measured(served, rounds, at_once, embed)
+    beside = await measured(served, rounds, at_once, apart(provider))
     asked = await measured(served, rounds, at_once, ask)
     return {
         "at_once": at_once,
         "embed": alone,
+        "apart": beside,
         "ask": asked,
         "over_the_embedding_p50": round(asked["seconds_p50"] - alone["seconds_p50"], 2),
+        "over_apart_p50": round(asked["seconds_p50"] - beside["seconds_p50"], 2),
     }
 
 
@@ -143,7 +161,7 @@ def main() -> int:
             option = f"--providers={folder / 'providers.toml'}"
             with gateway(folder / "gateway", folder / "models", option) as served:
                 for at_once in sorted({1, options.at_once}):
-                    print(json.dumps(asyncio.run(compared(served, options.rounds, at_once))))
+                    print(json.dumps(asyncio.run(compared(served, url, options.rounds, at_once))))
         finally:
             other.terminate()
     return 0
