@@ -306,9 +306,8 @@ class ProcessEngine:
             if not host.up:
                 await host.wait_until_up()
             self._offer(generation, host)
-            place = self._hosts.index(host), (generation.base or generation).digest
             try:
-                with self._demand.of(*place, inputs):
+                with self._asked(host, generation, inputs):
                     return await host.call(functools.partial(request, strikes > 0), generation.digest, told)
             except Death as death:
                 if told.some:  # what was said cannot be taken back, and another try would say something else
@@ -319,6 +318,14 @@ class ProcessEngine:
                 raise HostFailed("the host process died twice while it worked on this request", retry_after=FIRST)
             self._quarantine.refuse(generation)
         raise HostFailed("the host process keeps dying", retry_after=5.0)
+
+    def _asked(
+        self, host: HostProcess, generation: Generation, inputs: Inputs
+    ) -> contextlib.AbstractContextManager[None]:
+        """Counted as asked of that device, where there are others to be chosen."""
+        if len(self._hosts) == 1:
+            return contextlib.nullcontext()
+        return self._demand.of(self._hosts.index(host), (generation.base or generation).digest, inputs)
 
     def _offer(self, generation: Generation, host: HostProcess) -> None:
         for each in (generation.base, generation):
