@@ -71,6 +71,7 @@ class ProcessEngine:
         calm: float = CALM,
         wish: Callable[[Generation], Wish] = lambda generation: Wishes().of((), generation.manifest.wish),
         weight: Callable[[str], float] = lambda digest: 1.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._hosts = list(hosts)
         self._wish = wish
@@ -80,11 +81,11 @@ class ProcessEngine:
         self._predict = predict
         self._limit = limit
         self._assigned: dict[str, int] = {}  # digest -> host that was told to load it, before its report says so
-        self._quarantine = Quarantine()
+        self._quarantine = Quarantine(clock)
         self._pins: dict[str, Generation] = {}
         self._live: dict[str, Generation] | None = None  # None: nobody has said what may stay, and all may
         self._preloads: dict[str, asyncio.Task[None]] = {}  # of pinned generations
-        self._refusals = Refusals()
+        self._refusals = Refusals(clock)
         self._demand = Demand()
         self._replicas = Replicas(
             self._hosts,
@@ -95,6 +96,7 @@ class ProcessEngine:
             most=replicas,
             busy=busy,
             calm=calm,
+            clock=clock,
         )
         for host in self._hosts:
             host.on_report = self._reported

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Container, Sequence
 from typing import Final
@@ -36,6 +37,7 @@ class Replicas:
         most: int,
         busy: float = BUSY,
         calm: float = CALM,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._hosts = hosts
         self._events = tell
@@ -45,8 +47,8 @@ class Replicas:
         self._most = min(most or len(hosts), len(hosts))
         self._busy = busy
         self._calm = calm
-        self._pressed = Lasting()
-        self._eased = Lasting()
+        self._pressed = Lasting(clock)
+        self._eased = Lasting(clock)
         self._looked: dict[str, float] = {}
         self._coming: dict[str, asyncio.Task[None]] = {}
         self._going: dict[tuple[int, str], asyncio.Task[None]] = {}

@@ -74,6 +74,7 @@ class HostProcess:
         hang_timeout: float,
         load_timeout: float,
         command: Sequence[str] = HOST_COMMAND,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self.device = device
         self.restarts = 0
@@ -81,7 +82,8 @@ class HostProcess:
         self.residents: dict[str, wire.Resident] = {}
         self._loaded: dict[str, int] = {}  # bytes of what was told as loaded and not yet as unloaded
         self.parked: dict[str, wire.Parked] = {}
-        self.reported = time.time()
+        self._clock = clock
+        self.reported = clock()
         self.on_report: Callable[[HostProcess, wire.Report], None] = lambda host, report: None
         self.on_up: Callable[[HostProcess], None] = lambda host: None
         self.on_death: Callable[[HostProcess, Collection[str], bool], None] = lambda host, suspects, sole: None
@@ -323,7 +325,7 @@ class HostProcess:
                     call.tell(report)
             case wire.Residency():
                 self.residency = report
-                self.reported = time.time()
+                self.reported = self._clock()
                 self.residents = {resident.digest: resident for resident in report.residents}
                 self.parked = {parked.digest: parked for parked in report.parked}
             case wire.Ready():

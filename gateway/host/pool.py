@@ -71,6 +71,11 @@ class Pool:
         held = sum(slot.bytes for slot in self._slots.values() if slot.state is not State.WAITING)
         return held + sum(slot.bytes for slot in self._leaving)
 
+    @property
+    def now(self) -> float:
+        """By the clock that `last_used` goes by."""
+        return self._clock()
+
     def slots(self) -> list[Slot]:
         return [*self._slots.values(), *self._leaving]
 
