@@ -43,6 +43,7 @@ ORDER: Final = [
     *(
         "engine.engine",
         "engine.placement",
+        "engine.routing",
         "engine.devices",
         "engine.quarantine",
         "engine.refusals",
