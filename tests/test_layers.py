@@ -48,6 +48,7 @@ ORDER: Final = [
         "engine.quarantine",
         "engine.refusals",
         "engine.demand",
+        "engine.commands",
         "engine.supervisor",
         "engine.replicas",
         "engine.process",
