@@ -12,13 +12,11 @@ import contextlib
 import functools
 import time
 from collections.abc import Callable, Collection, Sequence
-from typing import cast
-
-import msgspec
 
 from gateway import events
+from gateway.engine.commands import Answer, Commands, Told, event_of
 from gateway.engine.demand import Demand
-from gateway.engine.engine import DeviceState, Residence, Vectors
+from gateway.engine.engine import DeviceState, Residence
 from gateway.engine.placement import HOT, STALE, Site, place
 from gateway.engine.quarantine import FIRST, STRIKES, Quarantine
 from gateway.engine.refusals import Inputs, Refusals
@@ -29,29 +27,10 @@ from gateway.host import wire
 from gateway.model import Generation
 from gateway.wish import Wish, Wishes
 
-TOLD: dict[type[wire.Report], type[events.Event]] = {  # the event has the report's fields, and who it is about
-    wire.Batch: events.DeviceCall,
-    wire.Loaded: events.GenerationLoaded,
-    wire.Unloaded: events.GenerationUnloaded,
-    wire.LoadFailure: events.LoadFailed,
-    wire.FellBack: events.RuntimeFellBack,
-}
 MOST_ATTEMPTS = 10  # of a request that is innocent each time; the deadline usually comes first
 
 
-class Told:
-    """Hands pieces of an answer on, and knows whether there were any."""
-
-    def __init__(self, tell: Callable[[wire.Piece], None] = lambda piece: None) -> None:
-        self._tell = tell
-        self.some = False
-
-    def __call__(self, piece: wire.Piece) -> None:
-        self.some = True
-        self._tell(piece)
-
-
-class ProcessEngine:
+class ProcessEngine(Commands):
     """`hosts` are started and stopped by the caller; `names` says which models a digest is, for the events;
     `limit` is how many generations a device may hold, 0 for as many as fit; `wish` says what a generation is to be
     computed with, and `weight` what share of its device a digest has beside others. A generation is on `replicas`
@@ -73,9 +52,9 @@ class ProcessEngine:
         weight: Callable[[str], float] = lambda digest: 1.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        super().__init__(weight)
         self._hosts = list(hosts)
         self._wish = wish
-        self._weight = weight
         self._events = tell
         self._names = names
         self._predict = predict
@@ -106,94 +85,6 @@ class ProcessEngine:
     @property
     def ready(self) -> bool:
         return any(host.up for host in self._hosts)
-
-    async def embed(
-        self,
-        generation: Generation,
-        texts: list[str] | wire.Ids,
-        options: wire.Options,
-        deadline: float | None = None,
-        *,
-        flow: str = "",
-    ) -> Vectors:
-        digest = generation.digest
-
-        def request(alone: bool, number: int) -> wire.Command:
-            words, ids = _apart(texts)
-            weight, left = self._weight(digest), _left(deadline)
-            return wire.Embed(number, digest, words, options, alone, flow, weight, left, ids)
-
-        return _vectors(*await self._work(generation, texts, request, flow, deadline))
-
-    async def rerank(
-        self,
-        generation: Generation,
-        query: str,
-        texts: list[str],
-        options: wire.Options,
-        *,
-        raw: bool = False,
-        deadline: float | None = None,
-        flow: str = "",
-    ) -> Vectors:
-        digest = generation.digest
-
-        def request(alone: bool, number: int) -> wire.Command:
-            weight, left = self._weight(digest), _left(deadline)
-            return wire.Rerank(number, digest, query, texts, options, raw, alone, flow, weight, left)
-
-        pairs = [query] * len(texts) + texts
-        return _vectors(*await self._work(generation, pairs, request, flow, deadline))
-
-    async def tokenize(
-        self,
-        generation: Generation,
-        texts: list[str],
-        *,
-        prompt: str = "",
-        add_special_tokens: bool = True,
-        flow: str = "",
-    ) -> list[list[wire.Token]]:
-        digest = generation.digest
-
-        def request(alone: bool, number: int) -> wire.Command:
-            weight = self._weight(digest)
-            return wire.Tokenize(number, digest, texts, prompt, add_special_tokens, alone, flow, weight)
-
-        _, payload = await self._work(generation, texts, request, flow)
-        return wire.tokens.decode(payload)
-
-    async def decode(
-        self, generation: Generation, ids: wire.Ids, *, skip_special_tokens: bool = True, flow: str = ""
-    ) -> list[str]:
-        digest = generation.digest
-
-        def request(alone: bool, number: int) -> wire.Command:
-            return wire.Decode(number, digest, ids, skip_special_tokens, alone, flow, self._weight(digest))
-
-        _, payload = await self._work(generation, ids, request, flow)
-        return wire.texts.decode(payload)
-
-    async def generate(
-        self,
-        generation: Generation,
-        text: str,
-        turns: list[wire.Turn],
-        sampling: wire.Sampling,
-        tell: Callable[[wire.Piece], None],
-        *,
-        deadline: float | None = None,
-        flow: str = "",
-    ) -> None:
-        digest = generation.digest
-        told = Told(tell)
-
-        def request(alone: bool, number: int) -> wire.Command:
-            weight, left = self._weight(digest), _left(deadline)
-            return wire.Generate(number, digest, text, turns, sampling, alone, flow, weight, left)
-
-        said = [text, *(turn.content for turn in turns)]
-        await self._work(generation, said, request, flow, deadline, told=told)
 
     async def load(self, generation: Generation) -> None:
         self._quarantine.forgive(generation)
@@ -281,7 +172,7 @@ class ProcessEngine:
         deadline: float | None = None,
         *,
         told: Told | None = None,
-    ) -> tuple[wire.Done, wire.Payload]:
+    ) -> Answer:
         """What a host may refuse for want of room: to one flow, and not for that to another."""
         queue = generation.digest, flow
         self._quarantine.refuse(generation)
@@ -447,37 +338,9 @@ class ProcessEngine:
             self._load_pinned()
 
     def _reported(self, host: HostProcess, report: wire.Report) -> None:
-        if not isinstance(report, wire.Batch | wire.Loaded | wire.Unloaded | wire.LoadFailure | wire.FellBack):
-            return
         if isinstance(report, wire.Batch):
             self._quarantine.survived(report.digest)
         elif isinstance(report, wire.Unloaded | wire.LoadFailure):
             self._assigned.pop(report.digest, None)
-        facts = msgspec.structs.asdict(report)
-        digest = facts.pop("digest")
-        about = {"generation": digest[:12], "models": self._names(digest), "device": host.device}
-        self._events.emit(TOLD[type(report)](**about, **facts))
-
-
-def _apart(texts: list[str] | wire.Ids) -> tuple[list[str], wire.Ids | None]:
-    """All inputs of a request are of one type."""
-    if texts and not isinstance(texts[0], str):
-        return [], texts
-    return cast(list[str], texts), None
-
-
-def _left(deadline: float | None) -> float | None:
-    return None if deadline is None else deadline - asyncio.get_running_loop().time()
-
-
-def _vectors(done: wire.Done, payload: wire.Payload) -> Vectors:
-    return Vectors(
-        payload,
-        done.rows,
-        done.dim,
-        done.tokens,
-        done.load_seconds,
-        done.queue_seconds,
-        done.compute_seconds,
-        done.counts,
-    )
+        if (event := event_of(report, self._names, host.device)) is not None:
+            self._events.emit(event)
