@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple, cast
 import numpy as np
 
 from bench.scale.costs import Costs
-from bench.scale.world import World, rows_of
+from bench.scale.world import World
 from gateway import events
 from gateway.engine.supervisor import HostProcess
 from gateway.errors import GatewayError, HostFailed, LoadFailed
@@ -50,6 +50,13 @@ class Ledger:
 
     def since(self, when: float) -> list[tuple[float, int, int]]:
         return [load for load in self.loads if load[0] >= when]
+
+
+class Wishes:
+    """What the parent tells its loader beside the pool: how things are wished to be computed."""
+
+    def forget_wishes(self, live: frozenset[str]) -> None:
+        """There are none."""
 
 
 class Ground(NamedTuple):
@@ -126,6 +133,7 @@ class SimulatedHost(Host):
         self._recorder = recorder
         self._send = send
         self._lane = asyncio.Lock()
+        self._loader = Wishes()
         self.reports = Reports(send, self._residency, loop.time)
         self._disks = disks = [Disk(index, ground, recorder, each) for each in (budget, small)]
         self.pool = Pool(disks[0], self.reports, budget, limit, loop.time)
@@ -145,7 +153,6 @@ class SimulatedHost(Host):
         if isinstance(command, wire.Offer):  # the parent tells its loader too, which has to prepare something
             self._known[command.generation.digest] = command.generation
             return
-        assert not isinstance(command, wire.Keep), "models go one by one here"
         super().receive(command, payload)
 
     def _start(self, command: wire.Work | wire.Load | wire.Unload, work: Any) -> asyncio.Task[None]:
@@ -168,7 +175,7 @@ class SimulatedHost(Host):
                 command.digest,
                 embedder,
                 command.id,
-                cast(list[TokenIds], rows_of(len(command.ids))),
+                cast(list[TokenIds], command.ids),
                 flow=command.flow,
                 weight=command.weight,
                 group=base.digest,

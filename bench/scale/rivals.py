@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from bench.scale.hosts import Process
 from gateway import events
+from gateway.engine.placement import Site, place
 from gateway.engine.process import ProcessEngine
 from gateway.engine.supervisor import HostProcess
 from gateway.model import Generation
@@ -41,18 +42,44 @@ class Still(Engine):
 class Random(Engine):
     """Any device that is up for what is loaded nowhere; with the gateway's own replication."""
 
-    _chance = random.Random(0)
+    def __init__(self, hosts: Sequence[Process], size: Callable[[Generation], int], **options: Any) -> None:
+        super().__init__(hosts, size, **options)
+        self._chance = random.Random(0)
 
     def _place(self, generation: Generation) -> HostProcess:
         generation = generation.base or generation
         digest = generation.digest
         self._replicas.look(generation, self._predict(generation))
-        up = [index for index, host in enumerate(self._hosts) if host.up] or list(range(len(self._hosts)))
-        held = [index for index in up if self._holds(index, digest)]
+        held = [index for index in self._sites.holding(digest) if self._hosts[index].up]
         if held:
             return self._hosts[min(held, key=self._demand.load)]
-        index = self._assigned[digest] = self._chance.choice(up)
+        up = [index for index, host in enumerate(self._hosts) if host.up] or list(range(len(self._hosts)))
+        index = self._chance.choice(up)
+        self._sites.assign(digest, index, self._predict(generation))
         return self._hosts[index]
+
+
+class Earlier(Engine):
+    """The gateway's own rule as it was before it was simulated: what a host told last is taken as it is, and what it
+    was promised since then is not counted."""
+
+    def _place(self, generation: Generation) -> HostProcess:
+        generation = generation.base or generation
+        digest, size = generation.digest, self._predict(generation)
+        self._replicas.look(generation, size)
+        holders = [index for index in self._sites.holding(digest) if self._hosts[index].up]
+        if holders:
+            loaded = self._sites.answering(digest)
+            return self._hosts[min(loaded or holders, key=self._demand.load)]
+        index = place([self._told(index, host) for index, host in enumerate(self._hosts)], size)
+        self._sites.assign(digest, index, size)
+        return self._hosts[index]
+
+    def _told(self, index: int, host: HostProcess) -> Site:
+        residents = [each for each in host.residents.values() if not each.leases and not each.pinned]
+        idlest = max((each.idle_seconds for each in residents), default=0.0)
+        free = host.residency.budget - host.residency.used
+        return Site(index, host.up, holds=False, free=free, load=self._demand.load(index), idle_seconds=idlest)
 
 
 class Ring(Still):
@@ -95,6 +122,7 @@ OURS: Final = "Dropgate"
 COUNT: Final = "LRU by count"
 POLICIES: Final[dict[str, type[Engine]]] = {
     OURS: Engine,
+    "Dropgate, as it was": Earlier,
     "random placement": Random,
     COUNT: Engine,
     "consistent hashing": Ring,

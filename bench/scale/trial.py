@@ -16,7 +16,7 @@ from bench.scale.costs import Costs
 from bench.scale.figures import Figures, Seen, figures
 from bench.scale.hosts import Ground, Ledger, Process, failed
 from bench.scale.rivals import COUNT, POLICIES, Engine
-from bench.scale.world import Asked, Cell, World, rows_of
+from bench.scale.world import Asked, Cell, World
 from gateway import events
 from gateway.errors import GatewayError
 from gateway.host.wire import Options
@@ -49,6 +49,8 @@ class Trial:
         for host in self.hosts:
             host.begin()
         await asyncio.sleep(0)
+        if self.cell.swaps:
+            self.engine.keep(self.world.models, [])
         await self._load_popular()
         trace = self.world.asked()
         first = int(WARM_UP * len(trace))
@@ -76,7 +78,7 @@ class Trial:
 
     async def _ask(self, asked: Asked, *, counted: bool) -> None:
         loop = asyncio.get_running_loop()
-        began, ids = loop.time(), rows_of(asked.rows)
+        began, ids = loop.time(), self.world.texts(asked.rows)
         try:
             answer = await self.engine.embed(self.world.models[asked.number], ids, PLAIN)
         except GatewayError as error:
@@ -137,11 +139,11 @@ class Trial:
             await asyncio.sleep(1 / self.cell.swaps)
             version += 1
             number = self.world.any_popular()
-            renewed, old = self.world.renew(number, version), self.world.models[number]
+            renewed = self.world.renew(number, version)
             if renewed is not None:
                 await self.engine.load(renewed)
                 self.world.models[number] = renewed
-                await self.engine.unload(old.digest)
+                self.engine.keep(self.world.models, [])
 
 
 def _limit(world: World) -> int:

@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from bench.scale.costs import KINDS, Costs, Kind
 from gateway.host.work import TokenIds
 from gateway.model import Generation, Manifest
 
-ROW: Final = 64  # tokens of a text
 MEAN_ROWS: Final = 4.0  # texts of a request, geometrically distributed
 MOST_ROWS: Final = 64
 SIBLINGS: Final = 50  # adapters of one base, on average
@@ -39,8 +37,9 @@ MANIFEST: Final = Manifest(
 @dataclass(frozen=True, slots=True)
 class Cell:
     """One world. `busy` is the share of all devices' time that the requests need, loads not counted; `budget` in bytes
-    of a device. `swaps` a second give a model new content. `deaths` devices die at `dies` (a share of the trace's time)
-    and come back at `back`. From `crowd_from` on a model that hardly anybody asked for gets `crowd` of all requests."""
+    of a device. A request has `rows` texts on average, geometrically distributed, each of `row_tokens`. `swaps` a
+    second give a model new content. `deaths` devices die at `dies` (a share of the trace's time) and come back at
+    `back`. From `crowd_from` on a model that hardly anybody asked for gets `crowd` of all requests."""
 
     devices: int
     models: int
@@ -56,6 +55,7 @@ class Cell:
     crowd_from: float = 0.3
     kinds: tuple[Kind, ...] = KINDS
     rows: float = MEAN_ROWS
+    row_tokens: int = 64
 
     @property
     def name(self) -> str:
@@ -64,7 +64,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request: `number` of the model, texts of ROW tokens."""
+    """A request: `number` of the model, and how many texts."""
 
     when: float
     number: int
@@ -94,9 +94,10 @@ class World:
         self._bases = set(bases)
         weights = 1.0 / np.arange(1, cell.models + 1) ** cell.alpha
         self.popularity = (weights / weights.sum())[self._chance.permutation(cell.models)]
+        self._text: TokenIds = np.zeros(cell.row_tokens, np.int64)
         self._edges = np.cumsum(self.popularity)
         works = np.array([kind.work for kind in self.kinds])
-        needs = costs.call + cell.rows * ROW * costs.token * float((works * self.popularity).sum())
+        needs = costs.call + cell.rows * cell.row_tokens * costs.token * float((works * self.popularity).sum())
         self.rate = cell.busy * cell.devices / needs  # requests a second
         self.seconds = cell.requests / self.rate
 
@@ -126,6 +127,10 @@ class World:
             return None
         return _generation(number, version)
 
+    def texts(self, count: int) -> list[TokenIds]:
+        """Nobody reads them: they have a length."""
+        return [self._text] * count
+
     def size(self, generation: Generation) -> int:
         return self.kinds[number_of(generation)].bytes
 
@@ -139,10 +144,3 @@ def number_of(generation: Generation) -> int:
 
 def _generation(number: int, version: int, base: Generation | None = None) -> Generation:
     return Generation(f"{number:08x}{version:08x}".ljust(64, "0"), str(number), MANIFEST, base=base)
-
-
-def rows_of(count: int) -> list[TokenIds]:
-    return [TOKENS] * count
-
-
-TOKENS: Final[npt.NDArray[np.int64]] = np.zeros(ROW, np.int64)
