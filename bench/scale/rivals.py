@@ -94,11 +94,15 @@ class Ring(Still):
     def _place(self, generation: Generation) -> HostProcess:
         digest = (generation.base or generation).digest
         start = bisect.bisect(self._keys, _hash(digest))
+        self._look()
         for step in range(len(self._ring)):
             index = self._ring[(start + step) % len(self._ring)][1]
             if self._hosts[index].up and self._takes(index):
                 return self._hosts[index]
         return self._hosts[self._ring[start % len(self._ring)][1]]
+
+    def _look(self) -> None:
+        """Before a choice."""
 
     def _takes(self, index: int) -> bool:
         return True
@@ -108,10 +112,12 @@ class Bounded(Ring):
     """The same with bounded loads (Mirrokni, Thorup, Zadimoghaddam 2018): a device with more than its share of what is
     asked now passes on to the next of the ring."""
 
-    def _takes(self, index: int) -> bool:
+    def _look(self) -> None:
         count = len(self._hosts)
-        everything = sum(self._demand.load(each) for each in range(count))
-        return self._demand.load(index) <= BOUND * everything / count
+        self._most = BOUND * sum(self._demand.load(each) for each in range(count)) / count
+
+    def _takes(self, index: int) -> bool:
+        return self._demand.load(index) <= self._most
 
 
 def _hash(text: str) -> int:

@@ -69,7 +69,8 @@ class Trial:
         self._check(len(trace))
         for host in self.hosts:
             host.close()
-        return figures(self.cell, self.seen, self.ledger, self.outcomes, start + self.cell.dies * self.world.seconds)
+        turn = self.cell.dies if self.cell.deaths else self.cell.crowd_from
+        return figures(self.cell, self.seen, self.ledger, self.outcomes, start + turn * self.world.seconds)
 
     def _spawn(self, asked: Asked) -> None:
         task = asyncio.get_running_loop().create_task(self._ask(asked, counted=self.seen.counting))
