@@ -12,8 +12,8 @@ from bench.scale.costs import KINDS, Costs, Kind
 from gateway.host.work import TokenIds
 from gateway.model import Generation, Manifest
 
-MEAN_ROWS: Final = 4.0  # texts of a request, geometrically distributed
-MOST_ROWS: Final = 64
+MEAN_ROWS: Final = 16.0  # texts of a request, geometrically distributed
+MOST_ROWS: Final = 256
 SIBLINGS: Final = 50  # adapters of one base, on average
 MANIFEST: Final = Manifest(
     kind="encoder",
@@ -44,9 +44,9 @@ class Cell:
     devices: int
     models: int
     alpha: float = 1.0
-    busy: float = 0.6
+    busy: float = 0.5
     requests: int = 10_000
-    budget: int = 2_000_000_000
+    budget: int = 6_000_000_000
     swaps: float = 0.0
     deaths: int = 0
     dies: float = 0.3

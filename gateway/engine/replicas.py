@@ -18,7 +18,7 @@ from gateway.host import wire
 from gateway.model import Generation
 
 LOOK: Final = 0.1  # seconds between two looks at a generation; what hosts report is not newer
-BUSY: Final = 1.0  # seconds for which texts have to wait before another device gets a copy
+BUSY: Final = 0.3  # seconds for which texts have to wait before another device gets a copy
 CALM: Final = 30.0  # seconds without waiting after which a copy goes
 
 

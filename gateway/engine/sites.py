@@ -47,9 +47,10 @@ class Shelf:
 class Sites:
     """By digest. `hosts` by index; an index is what everything here answers with."""
 
-    def __init__(self, hosts: Sequence[HostProcess], demand: Demand) -> None:
+    def __init__(self, hosts: Sequence[HostProcess], demand: Demand, stale: float = STALE) -> None:
         self._hosts = hosts
         self._demand = demand
+        self._stale = stale
         self._indices = {id(host): index for index, host in enumerate(hosts)}
         self._where: dict[str, set[int]] = {}  # on a device, on its way there, or behind it
         self._told: list[set[str]] = [set() for _ in hosts]
@@ -159,7 +160,7 @@ class Sites:
             self._answers(index, digest),
             self._demand.share(index, digest),
             wait,
-            shelf.stale(STALE - age),
+            shelf.stale(self._stale - age),
         )
 
     def _shelf(self, index: int) -> Shelf:
