@@ -14,6 +14,7 @@ from typing import Any, Final
 from bench.scale import clock
 from bench.scale.costs import Costs
 from bench.scale.figures import Figures, Seen, figures
+from bench.scale.gateways import FRONTS
 from bench.scale.hosts import Ground, Ledger, Process, failed
 from bench.scale.rivals import COUNT, POLICIES, Engine
 from bench.scale.world import Asked, Cell, World
@@ -27,7 +28,7 @@ AT_ONCE: Final = 4  # loads for each device before the clock counts
 
 
 class Trial:
-    """`policy` is a name of `rivals.POLICIES`; `options` are the engine's."""
+    """`policy` is a name of `rivals.POLICIES` or of `gateways.FRONTS`; `options` are the engine's."""
 
     def __init__(self, cell: Cell, policy: str, seed: int, costs: Costs, **options: Any) -> None:
         self.cell = cell
@@ -37,7 +38,7 @@ class Trial:
         self.told = events.Events()
         ground = Ground(self.world, costs, self.ledger)
         self.hosts = [Process(index, ground, self.told, limit) for index in range(cell.devices)]
-        self.engine: Engine = POLICIES[policy](self.hosts, self.world.size, limit=limit, **options)
+        self.engine: Engine = (POLICIES | FRONTS)[policy](self.hosts, self.world.size, limit=limit, **options)
         self.seen = Seen()
         self.tokens = 0
         self.outcomes: Counter[str] = Counter()
