@@ -87,6 +87,7 @@ ORDER: Final = [
         "ask.frames",
         "ask.specs",
         "ask.offer",
+        "ask.places",
         "ask.upstream",
         "ask.phrasing",
         "ask.registrar",
