@@ -76,7 +76,7 @@ ORDER: Final = [
     *("ask.lance_index", "ask.words", "ask.postings", "ask.resident", "ask.memory", "ask.copies", "ask.lance"),
     *("ask.extra", "ask.qdrant"),
     *("ask.text", "ask.chunks", "ask.formats", "ask.parse", "ask.parser", "ask.cutting"),
-    *("requests", "service", "log", "telemetry", "activity", "history", "tracing"),
+    *("requests", "asked", "service", "log", "telemetry", "activity", "history", "tracing"),
     *("ask.first_use", "ask.heartbeat", "ask.holds", "ask.embedding", "ask.retrieval", "ask.bases"),
     *("ask.rebuild", "ask.probe", "ask.move", "ask.follow"),
     *("ask.intake", "ask.backlog", "ask.indexing", "ask.ingest", "ask.drops", "ask.watched", "ask.knowledge"),
