@@ -43,10 +43,12 @@ ORDER: Final = [
     *(
         "engine.engine",
         "engine.placement",
+        "engine.routing",
         "engine.devices",
         "engine.quarantine",
         "engine.refusals",
         "engine.demand",
+        "engine.commands",
         "engine.supervisor",
         "engine.replicas",
         "engine.process",

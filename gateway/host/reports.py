@@ -23,9 +23,13 @@ class Reports:
     """The pool's observer, and the batcher's. `state` makes the report of the whole state."""
 
     def __init__(
-        self, send: Callable[[wire.Report, bytes | memoryview], None], state: Callable[[], wire.Residency]
+        self,
+        send: Callable[[wire.Report, bytes | memoryview], None],
+        state: Callable[[], wire.Residency],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._send = send
+        self._clock = clock
         self._state = state
         self._due: asyncio.Handle | None = None
         self._told = 0.0
@@ -50,7 +54,7 @@ class Reports:
 
     def changed(self) -> None:
         if self._due is None:
-            wait = max(0.0, self._told + REPORT_SECONDS - time.monotonic())
+            wait = max(0.0, self._told + REPORT_SECONDS - self._clock())
             self._due = asyncio.get_running_loop().call_later(wait, self.tell)
 
     def tell(self) -> None:
@@ -58,7 +62,7 @@ class Reports:
         if self._due is not None:
             self._due.cancel()
         self._due = None
-        self._told = time.monotonic()
+        self._told = self._clock()
         self._send(self._state(), b"")
         news, self._news = self._news, []
         for report in news:
