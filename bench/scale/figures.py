@@ -65,6 +65,7 @@ def figures(cell: Cell, seen: Seen, ledger: Ledger, outcomes: Counter[str], turn
         "imbalance": float(busy.max() / busy.mean()) if busy.mean() else 0.0,
         "spread": float(busy.std() / busy.mean()) if busy.mean() else 0.0,
         "most_over_budget": ledger.most / cell.budget,
+        "work_per_second": float(busy.sum()) / seconds,
         "seconds": seconds,
     }
     if cell.deaths or cell.crowd:

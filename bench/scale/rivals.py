@@ -27,11 +27,16 @@ WISH: Final = Wish(AUTO, AUTO)
 class Engine(ProcessEngine):
     """The gateway's own, on simulated hosts."""
 
-    def __init__(self, hosts: Sequence[Process], size: Callable[[Generation], int], **options: Any) -> None:
-        clock = hosts[0]._clock
-        super().__init__(
-            hosts, events.Events(), lambda digest: (), size, wish=lambda generation: WISH, clock=clock, **options
-        )
+    def __init__(
+        self,
+        hosts: Sequence[Process],
+        size: Callable[[Generation], int],
+        *,
+        tell: events.Events | None = None,
+        **options: Any,
+    ) -> None:
+        told, clock = tell or events.Events(), hosts[0]._clock
+        super().__init__(hosts, told, lambda digest: (), size, wish=lambda generation: WISH, clock=clock, **options)
 
 
 class Still(Engine):

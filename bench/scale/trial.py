@@ -35,10 +35,12 @@ class Trial:
         self.world = World(cell, seed, costs)
         self.ledger = Ledger(cell.devices)
         limit = _limit(self.world) if policy == COUNT else 0
-        self.told = events.Events()
+        self.bus = events.Events()
         ground = Ground(self.world, costs, self.ledger)
-        self.hosts = [Process(index, ground, self.told, limit) for index in range(cell.devices)]
-        self.engine: Engine = (POLICIES | FRONTS)[policy](self.hosts, self.world.size, limit=limit, **options)
+        self.hosts = [Process(index, ground, self.bus, limit) for index in range(cell.devices)]
+        self.engine: Engine = (POLICIES | FRONTS)[policy](
+            self.hosts, self.world.size, tell=self.bus, limit=limit, **options
+        )
         self.seen = Seen()
         self.tokens = 0
         self.outcomes: Counter[str] = Counter()

@@ -7,7 +7,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.engine.placement import ALIKE, COLD, HOT, SHARE, Site, place, spread, surplus
+from gateway.engine.placement import ALIKE, COLD, HOT, SHARE, Site, place, spread, spreads, surplus
 
 SIZE = 100
 
@@ -102,6 +102,13 @@ def test_a_generation_whose_texts_wait_everywhere_goes_to_a_device_with_time_and
     assert spread([busy(0), site(1, free=SIZE - 1), site(2, load=9)], SIZE) == 2
     assert spread([busy(0), site(1, free=40, stale=60)], SIZE) == 1
     assert spread([busy(0), site(1, free=40, stale=60), site(2, load=9)], SIZE) == 2  # evicting nobody is better
+
+
+def test_several_copies_at_once_go_to_the_best_so_many_and_no_further_than_there_is_room() -> None:
+    sites = [busy(0), site(1, load=3), site(2, load=2), site(3, free=0), site(4, load=9)]
+    assert spreads(sites, SIZE, 2) == [2, 1]
+    assert spreads(sites, SIZE, 9) == [2, 1, 4]
+    assert spreads([busy(0, wait=0.0), *sites[1:]], SIZE, 2) == []
 
 
 def test_it_stays_where_it_is_while_one_that_holds_it_keeps_up() -> None:
