@@ -72,7 +72,7 @@ def simulated(options: argparse.Namespace) -> dict[str, Any]:
         found.setdefault(job.part, []).append(row)
     if "choosing" in parts:
         found["choosing"] = choosing.measured(quick=options.quick)
-    return rounded(
+    report: dict[str, Any] = rounded(
         {
             "date": time.strftime("%Y-%m-%d"),
             "seconds": time.monotonic() - began,
@@ -82,6 +82,7 @@ def simulated(options: argparse.Namespace) -> dict[str, Any]:
             "parts": found,
         }
     )
+    return report
 
 
 def _about(job: Job) -> dict[str, Any]:
