@@ -68,7 +68,11 @@ def simulated(options: argparse.Namespace) -> dict[str, Any]:
         figures = list(pool.map(partial(play, costs), runs))
     for number, job in enumerate(chosen):
         of = figures[number * options.seeds : (number + 1) * options.seeds]
-        row = {"row": job.row, "policy": job.policy, "cell": _about(job), "figures": over_seeds(of)}
+        first = next(index for index, each in enumerate(chosen) if (each.part, each.row) == (job.part, job.row))
+        beside = figures[first * options.seeds : (first + 1) * options.seeds]
+        for own, others in zip(of, beside, strict=True):  # seeds differ by more than policies do
+            own["wait_over_first"] = own["wait_mean"] / others["wait_mean"] if others["wait_mean"] else 0.0
+        row = {"row": job.row, "policy": job.label or job.policy, "cell": _about(job), "figures": over_seeds(of)}
         found.setdefault(job.part, []).append(row)
     if "choosing" in parts:
         found["choosing"] = choosing.measured(quick=options.quick)

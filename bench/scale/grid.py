@@ -14,6 +14,7 @@ from bench.scale.gateways import COPIES, FRESH, HASHED, LATE, ROUTED
 from bench.scale.rivals import BEFORE, BOUNDED, COUNT, HASHING, OURS, RANDOM
 from bench.scale.trial import run
 from bench.scale.world import Cell
+from gateway.engine.replicas import BUSY
 
 SIZES: Final = {  # a model for each ten, or each hundred, that a device has; the latter do not fit
     name: Cell(devices, models, requests=requests)
@@ -36,14 +37,19 @@ FRONTS: Final = Cell(24, 2400, requests=2000)
 TWO: Final = Cell(1, 8, busy=1.5, requests=1200, rows=4.0, kinds=KINDS[:1])
 
 
+PACES: Final = (BUSY, 0.1, 1.0, 3.0)  # seconds; the first is the gateway's own
+PACED: Final = "copies after "
+
+
 class Job(NamedTuple):
-    """`row` is what it is a figure of; `options` are the engine's."""
+    """`row` is what it is a figure of; `options` are the engine's, and `label` says what is special about them."""
 
     part: str
     row: str
     policy: str
     cell: Cell
     options: dict[str, Any]
+    label: str = ""
 
 
 def jobs(*, quick: bool = False) -> list[Job]:
@@ -81,10 +87,11 @@ def _deaths() -> Iterator[Job]:
 
 
 def _crowd() -> Iterator[Job]:
-    for seconds in (3.0, 1.0, 0.3, 0.1):
-        yield Job("crowd", f"after {seconds:g} s, twice as many each time", OURS, CROWD, {"busy": seconds})
-    yield Job("crowd", "after 1 s, one by one, as it was", BEFORE, CROWD, {})
-    yield Job("crowd", "never (consistent hashing)", HASHING, CROWD, {})
+    row = "60% of clients turn to one model"
+    for seconds in PACES:
+        yield Job("crowd", row, OURS, CROWD, {"busy": seconds}, f"{PACED}{seconds:g} s")
+    yield Job("crowd", row, BEFORE, CROWD, {}, f"{BEFORE}: after 1 s, one by one")
+    yield Job("crowd", row, HASHING, CROWD, {})
 
 
 def _fronts() -> Iterator[Job]:
