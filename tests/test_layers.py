@@ -50,6 +50,7 @@ ORDER: Final = [
         "engine.demand",
         "engine.commands",
         "engine.supervisor",
+        "engine.sites",
         "engine.replicas",
         "engine.process",
     ),
