@@ -84,6 +84,9 @@ class Settings:
     ray_replicas: int = _setting(
         0, "replicas in the cluster; 0 is one for each device that it has, also of nodes that come later", parse="count"
     )
+    ray_ongoing: int = _setting(
+        256, "requests that one replica works on at once; enough of them fill its batches", parse="positive"
+    )
     ray_queue: int = _setting(
         1024,
         "requests that may wait in this gateway for a place at a replica before more are refused",
@@ -94,8 +97,8 @@ class Settings:
     )
     ray_state_dir: str = _setting(
         "",
-        "where each node keeps its copies of generations, {node} being its address; this gateway's state directory, "
-        "and -node behind it, if unset",
+        "where each node keeps its copies of generations, {node} being its address; a directory in its own for "
+        "temporary files if unset",
     )
     runtime: str = _setting(
         "auto", "what computes: torch, or openvino (an extra, on the CPU alone); auto is torch, and openvino for int8"

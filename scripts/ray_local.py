@@ -37,11 +37,11 @@ class Nodes:
         self.address: str = self._cluster.address
         self.nodes: dict[str, Any] = {}
 
-    def add(self, address: str | None = None) -> str:
-        """-> the address of a node that has just joined."""
+    def add(self, address: str | None = None, resource: str = RESOURCE) -> str:
+        """-> the address of a node that has just joined, with one of the resource."""
         if address is None:
             address, self._next = f"127.0.0.{self._next}", self._next + 1
-        options = {"num_cpus": 2, "node_ip_address": address, "resources": {RESOURCE: 1}, "object_store_memory": STORE}
+        options = {"num_cpus": 2, "node_ip_address": address, "resources": {resource: 1}, "object_store_memory": STORE}
         self.nodes[address] = _tried(lambda: self._cluster.add_node(**options))
         return address
 

@@ -51,8 +51,9 @@ LONGEST_PAUSE: Final = 1.0
 class Fleet(Protocol):
     """The replicas. All of it may raise Lost, and what asks one of them Overloaded and TimeoutError too."""
 
-    async def join(self) -> None:
-        """Joins the cluster, and has replicas deployed unless they are."""
+    async def join(self, *, again: bool = False) -> None:
+        """Joins the cluster, and has replicas deployed unless they are; `again`, those that somebody has deployed since
+        are as good."""
 
     async def call(
         self, digest: str, size: int, avoid: Sequence[str], frame: bytes, seconds: float
@@ -219,18 +220,18 @@ class RayEngine(Commands):
 
     async def follow(self) -> None:
         """Joins the cluster, and knows what its replicas do, for ever. To be run once, as a task."""
-        joined = False
+        joined, was_joined = False, False
         while True:
             try:
                 if not joined:
-                    await self._fleet.join()
-                    joined = True
-                    self._events.emit(events.Notice(code="cluster_joined", message="joined the cluster"))
+                    await self._fleet.join(again=was_joined)
+                    joined = was_joined = True
                 await self._look()
             except Lost as error:
                 if not joined:
                     self._events.emit(events.Notice(code="cluster_unreachable", message=str(error)[:500]))
-                    await asyncio.sleep(AGAIN)
+                joined = self.ready  # with no replica left, what was deployed may be something else by now
+                await asyncio.sleep(0.0 if joined else AGAIN)
             except TimeoutError:
                 pass  # nobody answers: that shows in what is ready
             await asyncio.sleep(LOOK)

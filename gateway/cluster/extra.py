@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from gateway import events
 from gateway.cluster.engine import RayEngine
-from gateway.cluster.replica import Config
+from gateway.cluster.replica import NODE, TEMPORARY, Config
 from gateway.engine.supervisor import HOST_COMMAND
 from gateway.model import Generation
 from gateway.settings import Settings, SettingsError
@@ -44,13 +45,14 @@ def engine(
         address=settings.ray_address,
         resource=settings.ray_resource,
         replicas=settings.ray_replicas,
+        ongoing=settings.ray_ongoing,
         queued=settings.ray_queue,
     )
     config = Config(
         host=host,
         device=settings.device,
         models_dir=settings.ray_models_dir or settings.models_dir,
-        state_dir=settings.ray_state_dir or settings.state_dir + "-node",
+        state_dir=settings.ray_state_dir or os.path.join(TEMPORARY, f"dropgate-{settings.ray_app}-{NODE}"),
         allow_pickle=settings.allow_pickle,
         copy_budget=settings.copy_budget,
         in_place=settings.serve_in_place,

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hashlib
+import logging
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from typing import Any, Final
 
@@ -28,7 +30,6 @@ from gateway.host import wire
 from gateway.lane import Lane
 
 PREFIX: Final = "host-"  # of the deployment's name; what follows says how its replicas are set up
-ONGOING: Final = 256  # requests that a replica works on at once: enough for its batches to be full
 PERIOD: Final = 0.5  # seconds between two statistics of a replica
 HEALTH: Final = 5.0  # seconds between two questions for its health
 GRACE: Final = 30.0
@@ -40,27 +41,35 @@ GPU: Final = "GPU"
 
 class Shape(msgspec.Struct, frozen=True, kw_only=True):
     """Where replicas run. `resource` is what one device is to Ray; so many `replicas`, 0 for as many as the cluster has
-    devices; `queued` requests may wait for a place at any of them before more are refused."""
+    devices; each works on `ongoing` requests at once, and `queued` ones may wait in this gateway before more are
+    refused."""
 
     app: str = "dropgate"
     address: str
     resource: str = GPU
     replicas: int = 0
+    ongoing: int = 256
     queued: int = 1024
 
 
 class Deployed(Replica):
     """The replica, as Serve makes it and asks it for its health and its statistics."""
 
-    def __init__(self, config: bytes) -> None:
+    async def __init__(self, config: bytes) -> None:  # type: ignore[misc]  # as Serve has it
         context = ray.get_runtime_context()
         node = ray.util.get_node_ip_address()
+        given = msgspec.json.decode(config, type=Config)
         devices = [each for ids in context.get_accelerator_ids().values() for each in ids]
         name = f"{node}/{devices[0] if devices else 'cpu'}"
-        super().__init__(msgspec.json.decode(config, type=Config), node, name)
+        super().__init__(given, node, name)
+        await self.start()  # a replica that Serve takes to be there can answer
 
     def check_health(self) -> None:
         self.check()
+
+    def record_replica_metadata(self) -> dict[str, Any]:
+        """What is known of it until the first statistics come."""
+        return self.record_routing_stats()
 
     def record_routing_stats(self) -> dict[str, Any]:
         return {STATS: wire.encoder.encode(self.told())}
@@ -75,9 +84,10 @@ class RayFleet:
         self._thread = Lane("ray")  # also since Ray takes over SIGTERM where it is joined from the main thread
         self._handle: Any = None
 
-    async def join(self) -> None:
-        """Joins the cluster, and has replicas deployed unless they are. Raises Lost."""
-        await self._run(self._join)
+    async def join(self, *, again: bool = False) -> None:
+        """Joins the cluster, and has replicas deployed unless they are; `again`, those that somebody has deployed since
+        are as good. Raises Lost."""
+        await self._run(functools.partial(self._join, again))
 
     async def call(
         self, digest: str, size: int, avoid: Sequence[str], frame: bytes, seconds: float
@@ -155,21 +165,20 @@ class RayFleet:
 
     # On the thread.
 
-    def _join(self) -> None:
+    def _join(self, again: bool) -> None:
         if not ray.is_initialized():
             host = self._shape.address.rpartition(":")[0]
             local = {"_node_ip_address": host} if host.startswith("127.") else {}  # else Ray asks the machine's address
             ray.init(self._shape.address, namespace="serve", log_to_driver=False, logging_level="ERROR", **local)
-        running = self._running()
-        if running is None:
-            running = self._deploy()
+            logging.getLogger("ray.serve").setLevel(logging.ERROR)  # whatever concerns us comes out as an error
+        found = self._found()
+        running = self._name() if self._name() in found else found[0] if found and again else self._deploy()
         self._handle = serve.get_deployment_handle(running, self._shape.app)
 
-    def _running(self) -> str | None:
-        """The name of what is deployed, if it is set up as this gateway would."""
+    def _found(self) -> list[str]:
+        """The names of what is deployed."""
         app = serve.status().applications.get(self._shape.app)
-        found = [name for name in (app.deployments if app else {}) if name.startswith(PREFIX)]
-        return next((name for name in found if name == self._name()), None)
+        return [name for name in (app.deployments if app else {}) if name.startswith(PREFIX)]
 
     def _name(self) -> str:
         return PREFIX + hashlib.sha256(self._config + msgspec.json.encode(self._shape)).hexdigest()[:12]
@@ -180,7 +189,7 @@ class RayFleet:
             Deployed,
             name=self._name(),
             ray_actor_options={"num_cpus": 0, **needs},
-            max_ongoing_requests=ONGOING,
+            max_ongoing_requests=self._shape.ongoing,
             max_queued_requests=self._shape.queued,
             health_check_period_s=HEALTH,
             health_check_timeout_s=2 * HEALTH,

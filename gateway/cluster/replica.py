@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import tempfile
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
@@ -32,14 +33,17 @@ from gateway.model import Generation
 REMEMBERED: Final = 4096  # things that happened, for gateways that have not heard of them yet
 TICK: Final = 5.0  # seconds between looks at what nobody wants any more
 PRUNE: Final = 60.0
+STARTING: Final = 0.05
 TAKING: Final = 2  # generations that are copied to the node at once
 FORWARDED: Final = (wire.Batch, wire.Loaded, wire.Unloaded, wire.LoadFailure, wire.FellBack)
+TEMPORARY: Final = "{tmp}"  # at the beginning of one: where the node keeps temporary files
 NODE: Final = "{node}"  # in a path: what the node is called
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """What a gateway tells a replica when it deploys it. `host` is the host's own configuration, without its device;
-    `models_dir` and `state_dir` are the node's, and may have NODE in them; `command` starts a host, () for ours."""
+    `models_dir` and `state_dir` are the node's, and may have NODE and TEMPORARY in them; `command` starts a host, and ()
+    ours."""
 
     host: dict[str, Any]
     device: str
@@ -66,7 +70,7 @@ class Replica:
         self._disk = Lane("stock", TAKING)
         self._stock = Stock(
             config.models_dir.replace(NODE, node),
-            config.state_dir.replace(NODE, node),
+            config.state_dir.replace(NODE, node).replace(TEMPORARY, tempfile.gettempdir()),
             node,
             allow_pickle=config.allow_pickle,
             copy_budget=config.copy_budget,
@@ -89,6 +93,12 @@ class Replica:
         self._host.on_up = lambda host: self._apply(always=True)
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._host.supervise()), loop.create_task(self._tidy())]
+
+    async def start(self) -> None:
+        """Returns when its host is up. Raises HostFailed when it does not start, again and again."""
+        while not self._host.up:
+            self.check()
+            await asyncio.sleep(STARTING)
 
     async def stop(self) -> None:
         for task in self._tasks[1:]:
@@ -152,7 +162,7 @@ class Replica:
     def told(self) -> Told:
         """What whoever chooses among replicas has to know."""
         host = self._host
-        held = {*host.residents, *host.parked, *self._taking}
+        held = {*host.residents, *host.parked}  # and not what is copied to the node: it has no bytes yet
         loaded = frozenset(each.digest for each in host.residents.values() if each.state == "loaded")
         free = host.residency.budget - host.residency.used
         wait, idle = host.residency.queue_seconds, host.idle_seconds

@@ -54,8 +54,8 @@ class Router(RequestRouter):  # type: ignore[misc]  # Ray's classes have no type
         self._asked = {key: asked for key, asked in self._asked.items() if key[0] != replica_id}
 
     def _told(self, replica: RunningReplica) -> Told:
-        """What it last told; one that has told nothing yet is taken to be empty, and without room."""
-        stats = replica.routing_stats.get(STATS)
+        """What it last told, or told when it began."""
+        stats = replica.routing_stats.get(STATS) or replica.replica_metadata.get(STATS)
         if stats is None:
             return Told(str(replica.replica_id.unique_id))
         before, read = self._read.get(replica.replica_id, (None, None))

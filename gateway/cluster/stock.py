@@ -44,7 +44,9 @@ class Stock:
 
     def _sweep(self, state_dir: str) -> TextIO:
         """What killed processes left half-made, if no other replica of this node is about to make something."""
-        os.makedirs(state_dir, exist_ok=True)
+        os.makedirs(state_dir, mode=0o700, exist_ok=True)
+        if os.stat(state_dir).st_uid != os.geteuid():  # others could put in what nobody has verified
+            raise PermissionError(f"{state_dir} belongs to somebody else")
         lock = open(os.path.join(state_dir, "lock"), "w")  # noqa: SIM115  # held, shared, until the process ends
         with contextlib.suppress(OSError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
