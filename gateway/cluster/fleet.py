@@ -72,7 +72,7 @@ class Deployed(Replica):
         return self.record_routing_stats()
 
     def record_routing_stats(self) -> dict[str, Any]:
-        return {STATS: wire.encoder.encode(self.told())}
+        return {STATS: msgspec.json.encode(self.told()).decode()}
 
 
 class RayFleet:

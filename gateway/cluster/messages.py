@@ -85,5 +85,5 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 asked: Final[msgspec.msgpack.Decoder[Asked]] = msgspec.msgpack.Decoder(Asked)
 replies: Final[msgspec.msgpack.Decoder[Reply]] = msgspec.msgpack.Decoder(Reply)
 streamed: Final[msgspec.msgpack.Decoder[Streamed]] = msgspec.msgpack.Decoder(Streamed)
-told: Final[msgspec.msgpack.Decoder[Told]] = msgspec.msgpack.Decoder(Told)
+told: Final[msgspec.json.Decoder[Told]] = msgspec.json.Decoder(Told)  # by way of Serve, which wants what JSON can hold
 states: Final[msgspec.msgpack.Decoder[State]] = msgspec.msgpack.Decoder(State)

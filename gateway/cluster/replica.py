@@ -42,7 +42,7 @@ NODE: Final = "{node}"  # in a path: what the node is called
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """What a gateway tells a replica when it deploys it. `host` is the host's own configuration, without its device;
-    `models_dir` and `state_dir` are the node's, and may have NODE and TEMPORARY in them; `command` starts a host, and ()
+    `models_dir` and `state_dir` are the node's, and may have NODE and TEMPORARY in them; `command` starts a host, ()
     ours."""
 
     host: dict[str, Any]

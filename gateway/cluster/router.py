@@ -13,7 +13,7 @@ from ray.serve.request_router import PendingRequest, ReplicaID, ReplicaResult, R
 from gateway.cluster import messages
 from gateway.engine.routing import Choices, Told
 
-STATS: Final = "told"  # under which a replica's routing statistics have it, as MessagePack
+STATS: Final = "told"  # under which a replica's routing statistics have it, as JSON
 
 
 class Router(RequestRouter):  # type: ignore[misc]  # Ray's classes have no types for us
