@@ -53,6 +53,8 @@ ORDER: Final = [
         "engine.replicas",
         "engine.process",
     ),
+    *("cluster.messages", "cluster.keeps", "cluster.stock", "cluster.replica", "cluster.sight", "cluster.engine"),
+    *("cluster.router", "cluster.scaling", "cluster.fleet", "cluster.extra"),
     *(
         "catalog.ledger",
         "catalog.golden",
@@ -354,6 +356,10 @@ def test_only_the_store_of_knowledge_bases_knows_lancedb() -> None:
 
 def test_only_one_module_knows_qdrant() -> None:
     assert importers("qdrant_client") == {"ask.qdrant"}
+
+
+def test_only_three_modules_know_ray() -> None:
+    assert importers("ray") == {"cluster.router", "cluster.scaling", "cluster.fleet"}
 
 
 def test_only_one_module_knows_opentelemetry() -> None:

@@ -122,9 +122,13 @@ class HostProcess:
 
     async def wait_until_up(self) -> None:
         """Raises HostFailed when the host does not start, again and again."""
+        self.check()
+        await self._up.wait()
+
+    def check(self) -> None:
+        """Raises HostFailed when the host does not start, again and again."""
         if not self.up and (self._failed_starts >= HOPELESS or self._stopping):
             raise HostFailed(f"the host of {self.device} does not start; its log says why", retry_after=LAST_BACKOFF)
-        await self._up.wait()
 
     def tell(self, command: wire.Command) -> None:
         """Sends what has no answer."""
