@@ -27,10 +27,12 @@ from gateway.cluster import extra as cluster
 from gateway.engine.devices import find_devices
 from gateway.engine.supervisor import HOST_COMMAND
 from gateway.log import Log
-from gateway.settings import Settings, SettingsError
+from gateway.settings import BUCKET, Settings, SettingsError
 from gateway.tenants.audit import AuditFile
 from gateway.tenants.keyring import Keyring, opened
 from gateway.tracing import Tracer
+from gateway.volume.bucket import BucketVolume
+from gateway.volume.volume import FileVolume, Volume
 from gateway.web import cors, errors, server
 
 CLOSE_SECONDS: Final = 2.0  # for connections that are idle or stream events, once the work is done
@@ -69,6 +71,7 @@ async def run(
             stack.push_async_callback(tracer.close)
         listener = stack.enter_context(_listen(settings))
         _refuse_exposure(settings, keyring, listener)
+        volume = _volume(settings, tell, stack)
         group = await stack.enter_async_context(asyncio.TaskGroup())
         gateway = Gateway(
             settings,
@@ -76,6 +79,7 @@ async def run(
             tell,
             group,
             keyring=keyring,
+            volume=volume,
             roster=roster,
             audit_file=audit_file,
             tracer=tracer,
@@ -110,6 +114,25 @@ def _devices(settings: Settings) -> list[str]:
         cluster.demand()
         return []
     return find_devices(settings.device)
+
+
+def _volume(settings: Settings, tell: events.Events, stack: AsyncExitStack) -> Volume:
+    """Raises SettingsError where it cannot be had. A bucket is asked nothing yet: it may be away for now."""
+    if not settings.models_dir.startswith(BUCKET):
+        return FileVolume(settings)
+    loop = asyncio.get_running_loop()
+
+    def told(event: events.Event) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has gone
+            loop.call_soon_threadsafe(tell.emit, event)
+
+    volume = BucketVolume(settings, told)
+    try:
+        volume.begin()
+    except OSError as error:
+        raise SettingsError(f"--state-dir {settings.state_dir}: {error.strerror}") from error
+    stack.callback(volume.close)
+    return volume
 
 
 def _site(settings: Settings, tell: events.Events, runner: web.AppRunner, listener: socket.socket) -> web.BaseSite:

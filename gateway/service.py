@@ -138,8 +138,8 @@ class Service:
 
     @property
     def ready(self) -> bool:
-        """Whether a request may be sent here: the volume was looked at, a host is up, and no end is in sight."""
-        return self.catalog.looked.is_set() and self.engine.ready and not self.draining
+        """Whether a request may be sent here: it is known what to serve, a host is up, and no end is in sight."""
+        return self.catalog.usable and self.engine.ready and not self.draining
 
     # Each verb tells `on_found` what will run, whatever comes of it, and raises what `gateway.errors` has, and nothing
     # else.

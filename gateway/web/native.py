@@ -172,7 +172,7 @@ async def readyz(request: web.Request) -> web.Response:
     """Whether requests may be sent here, and if not, why not."""
     service = request[SERVICE]
     checks = {
-        "volume": service.catalog.looked.is_set(),
+        "volume": service.catalog.usable,
         "host": service.engine.ready,
         "not_draining": not service.draining,
     }
