@@ -38,8 +38,8 @@ class Sample(msgspec.Struct, frozen=True):
 
 
 class Watch(msgspec.Struct, frozen=True):
-    """The last look at the volume, and how it is looked at: by `events` or `polling`, a file system of this `kind`,
-    every `period` seconds at least. `deaf` says why watchdog hears nothing; None while it does."""
+    """The last look at the volume, and how it is looked at: by `events` or `polling`, a file system of this `kind`, and
+    every `period` seconds. `deaf` says why watchdog hears nothing; None while it does."""
 
     way: str = ""
     kind: str = ""
