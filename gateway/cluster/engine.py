@@ -165,6 +165,8 @@ class RayEngine(Commands):
         last: Exception | None = None
         while True:
             self._quarantine.refuse(generation)
+            if now() >= until:
+                raise self._late(last)
             try:
                 async with asyncio.timeout_at(until):
                     reply, payload = await self._send(generation, request(strikes > 0, 0), avoid, until - now(), told)

@@ -5,7 +5,6 @@ One cluster for the whole session: a node may take half a minute to start.
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Final
@@ -13,11 +12,10 @@ from typing import Final
 import pytest
 import pytest_asyncio
 
-from scripts.ray_local import RESOURCE, Nodes
 from tests import making
+from tests.ray.nodes import RESOURCE, Nodes
 from tests.running import RunningGateway
 
-ROOT: Final = Path(__file__).parents[2]
 NODES: Final = 3
 MODELS: Final = [f"finetuned/m{number:02}" for number in range(36)]
 PER_NODE: Final = len(MODELS) // 3 // NODES  # the budget is a third of the models
@@ -26,11 +24,8 @@ SPARE: Final = "spare"  # a resource of a node of its own, for replicas that are
 
 @pytest.fixture(scope="session")
 def nodes() -> Iterator[Nodes]:
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    cluster = Nodes()
+    cluster = Nodes(NODES)
     try:
-        for _ in range(NODES):
-            cluster.add()
         yield cluster
     finally:
         cluster.close()

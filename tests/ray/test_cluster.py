@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from scripts.ray_local import Nodes
 from tests.e2e.clients import TEXTS, Clients
 from tests.ray import figures
 from tests.ray.conftest import MODELS, NODES, PER_NODE
+from tests.ray.nodes import Nodes
 from tests.running import RunningGateway
 
 pytestmark = [pytest.mark.ray, pytest.mark.asyncio(loop_scope="session")]
@@ -89,7 +89,7 @@ def summary(answers: list[tuple[str, int, dict[str, Any]]]) -> dict[str, Any]:
 
 async def test_a_node_is_killed_under_load_and_another_takes_its_place(gateway: RunningGateway, nodes: Nodes) -> None:
     await all_up(gateway)
-    victim = next(reversed(nodes.nodes))
+    victim = nodes.there[-1]
     clients = Clients(gateway, MODELS[:12])
     async with clients:
         await clients.more(100)
