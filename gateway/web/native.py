@@ -172,7 +172,7 @@ async def readyz(request: web.Request) -> web.Response:
     checks = {
         "volume": service.catalog.looked.is_set(),
         "host": service.engine.ready,
-        "not_draining": not service.draining,
+        "not_draining": not service.leaving,
     }
     response = answer({"ready": service.ready, "checks": checks}, 200 if service.ready else 503)
     if not service.ready:
