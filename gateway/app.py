@@ -27,6 +27,8 @@ from gateway.ask.knowledge import Knowledge
 from gateway.ask.roster import Roster
 from gateway.catalog.catalog import Catalog
 from gateway.catalog.warm import Warm
+from gateway.cluster import extra as cluster
+from gateway.cluster.engine import RayEngine
 from gateway.engine.engine import Engine
 from gateway.engine.process import ProcessEngine
 from gateway.engine.supervisor import HOST_COMMAND, HostProcess
@@ -125,7 +127,7 @@ class Gateway:
         self.hosts = [
             HostProcess(
                 device,
-                _host_config(settings, device),
+                msgspec.json.encode({"device": device, **_host_settings(settings)}),
                 tell,
                 hang_timeout=settings.hang_timeout,
                 load_timeout=settings.load_timeout,
@@ -134,7 +136,8 @@ class Gateway:
             for device in devices
         ]
         self._annexes = self.roster.annexes(tell, self._owners_of, self._has_looked)
-        local = ProcessEngine(
+        self._cluster = self._join(host_command) if settings.engine == "ray" else None
+        local = self._cluster or ProcessEngine(
             self.hosts,
             tell,
             names=self._models_of,
@@ -177,6 +180,19 @@ class Gateway:
         tell.subscribe(self.activity)
         tell.subscribe(self._check_dimension)
         tell.subscribe(_tidy)
+
+    def _join(self, host_command: Sequence[str]) -> RayEngine:
+        return cluster.engine(
+            self.settings,
+            self.events,
+            _host_settings(self.settings),
+            host_command,
+            names=self._models_of,
+            sources=self._owners_of,
+            predict=self._bytes,
+            wish=self._wish,
+            weight=self._weight,
+        )
 
     def _knowledge(self) -> Knowledge:
         holds = Holds(self.settings.state_dir)
@@ -237,6 +253,8 @@ class Gateway:
         self._store.sweep()
         for host in self.hosts:
             self.spawn(host.supervise())
+        if self._cluster is not None:
+            self.spawn(self._cluster.follow())
         for annex in self._annexes:
             self.spawn(annex.follow())
         self.spawn(self.keyring.follow())
@@ -258,6 +276,8 @@ class Gateway:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            if self._cluster is not None:
+                await self._cluster.close()
             await self.knowledge.close()
 
     def web(self) -> web.Application:
@@ -334,7 +354,8 @@ async def _tidy_when_quiet(service: Service) -> None:
             heap.tidy()
 
 
-def _host_config(settings: Settings, device: str) -> bytes:
+def _host_settings(settings: Settings) -> dict[str, Any]:
+    """What a host is configured with, whatever its device."""
     names = (
         "memory_budget",
         "host_memory_budget",
@@ -348,4 +369,4 @@ def _host_config(settings: Settings, device: str) -> bytes:
         "compute_threads",
         "kv_cache_tokens",
     )
-    return msgspec.json.encode({"device": device, **{name: getattr(settings, name) for name in names}})
+    return {name: getattr(settings, name) for name in names}

@@ -23,6 +23,7 @@ from gateway import __version__, events, heap
 from gateway.app import Gateway
 from gateway.ask.roster import Roster
 from gateway.ask.specs import specs
+from gateway.cluster import extra as cluster
 from gateway.engine.devices import find_devices
 from gateway.engine.supervisor import HOST_COMMAND
 from gateway.log import Log
@@ -61,7 +62,7 @@ async def run(
         loop.add_signal_handler(number, end, number.name)
     async with AsyncExitStack() as stack:
         stack.enter_context(_alone(settings.state_dir))
-        devices = find_devices(settings.device)  # outside the group, which would wrap what an operator must change
+        devices = _devices(settings)  # outside the group, which would wrap what an operator must change
         keyring = opened(settings, tell)
         roster = Roster(specs(settings))
         stack.push_async_callback(roster.close)
@@ -104,6 +105,14 @@ async def run(
             gateway.spawn(on_ready(gateway, _url(listener)))
         await stop.wait()
         await _drain(gateway, why[0], hurry)
+
+
+def _devices(settings: Settings) -> list[str]:
+    """Those of this machine that hosts are to be on. Raises SettingsError."""
+    if settings.engine == "ray":
+        cluster.demand()
+        return []
+    return find_devices(settings.device)
 
 
 def _site(settings: Settings, tell: events.Events, runner: web.AppRunner, listener: socket.socket) -> web.BaseSite:

@@ -70,6 +70,36 @@ class Settings:
         "SERVE_DEVICE",
         "EMBEDDING_DEVICE",
     )
+    engine: str = _setting(
+        "process",
+        "where models run: process, on this machine, or ray, on the nodes of a Ray cluster (an extra)",
+    )
+    ray_address: str = _setting(
+        "auto", "the cluster that this machine is a node of, as ADDRESS:PORT; auto finds the one that runs here"
+    )
+    ray_app: str = _setting(
+        "dropgate", "what the replicas are called in Ray Serve; gateways with one name share their replicas"
+    )
+    ray_resource: str = _setting("GPU", "what a replica takes one of on its node: GPU, or a custom resource of Ray's")
+    ray_replicas: int = _setting(
+        0, "replicas in the cluster; 0 is one for each device that it has, also of nodes that come later", parse="count"
+    )
+    ray_ongoing: int = _setting(
+        256, "requests that one replica works on at once; enough of them fill its batches", parse="positive"
+    )
+    ray_queue: int = _setting(
+        1024,
+        "requests that may wait in this gateway for a place at a replica before more are refused",
+        parse="positive",
+    )
+    ray_models_dir: str = _setting(
+        "", "where the nodes have the volume, {node} being their address; as in this gateway if unset"
+    )
+    ray_state_dir: str = _setting(
+        "",
+        "where each node keeps its copies of generations, {node} being its address; a directory in its own for "
+        "temporary files if unset",
+    )
     runtime: str = _setting(
         "auto", "what computes: torch, or openvino (an extra, on the CPU alone); auto is torch, and openvino for int8"
     )
@@ -403,6 +433,7 @@ PARSERS: Final[dict[str, Callable[[str], Any]]] = {
     "shares": _shares,
 }
 CHOICES: Final = {
+    "engine": {"process", "ray"},
     "runtime": set(wish.RUNTIMES),
     "dtype": set(wish.DTYPES),
     "log_format": {"auto", "json", "console"},

@@ -43,14 +43,18 @@ ORDER: Final = [
     *(
         "engine.engine",
         "engine.placement",
+        "engine.routing",
         "engine.devices",
         "engine.quarantine",
         "engine.refusals",
         "engine.demand",
+        "engine.commands",
         "engine.supervisor",
         "engine.replicas",
         "engine.process",
     ),
+    *("cluster.messages", "cluster.keeps", "cluster.stock", "cluster.replica", "cluster.sight", "cluster.engine"),
+    *("cluster.router", "cluster.scaling", "cluster.fleet", "cluster.extra"),
     *(
         "catalog.ledger",
         "catalog.golden",
@@ -76,7 +80,7 @@ ORDER: Final = [
     *("ask.lance_index", "ask.words", "ask.postings", "ask.resident", "ask.memory", "ask.copies", "ask.lance"),
     *("ask.extra", "ask.qdrant"),
     *("ask.text", "ask.chunks", "ask.formats", "ask.parse", "ask.parser", "ask.cutting"),
-    *("requests", "service", "log", "telemetry", "activity", "history", "tracing"),
+    *("requests", "asked", "service", "log", "telemetry", "activity", "history", "tracing"),
     *("ask.first_use", "ask.heartbeat", "ask.holds", "ask.embedding", "ask.retrieval", "ask.bases"),
     *("ask.rebuild", "ask.probe", "ask.move", "ask.follow"),
     *("ask.intake", "ask.backlog", "ask.indexing", "ask.ingest", "ask.drops", "ask.watched", "ask.knowledge"),
@@ -87,6 +91,7 @@ ORDER: Final = [
         "ask.frames",
         "ask.specs",
         "ask.offer",
+        "ask.places",
         "ask.upstream",
         "ask.phrasing",
         "ask.registrar",
@@ -351,6 +356,10 @@ def test_only_the_store_of_knowledge_bases_knows_lancedb() -> None:
 
 def test_only_one_module_knows_qdrant() -> None:
     assert importers("qdrant_client") == {"ask.qdrant"}
+
+
+def test_only_three_modules_know_ray() -> None:
+    assert importers("ray") == {"cluster.router", "cluster.scaling", "cluster.fleet"}
 
 
 def test_only_one_module_knows_opentelemetry() -> None:

@@ -18,7 +18,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
@@ -112,10 +112,36 @@ class Store:
         self._make_room(size)
         staging = os.path.join(self._base, "." + secrets.token_hex(8))
         try:
-            files = self._copy(directory, manifest, root, staging, sums)
+            stats = {file.path: file for file in directory.files}
+
+            def known(name: str) -> str | None:
+                return sums.known(directory, stats[name]) if name in stats else None
+
+            files = self._copy(directory.path, manifest, root, staging, known)
             if _changed(directory, root):
                 raise Changed(directory.model.path)
             return self._keep(staging, files, manifest, base)
+        except Unfit as error:
+            raise Refused((error.reason,)) from error
+        finally:
+            _erase(staging)
+
+    def digest(self, directory: Directory, root: str, base: Base | None = None) -> str:
+        """What `accept` would name its content, if it took it: every file is read, and none is written. Raises Refused,
+        or Changed."""
+        directory = self.choose(directory, root, base)
+        files = self._hash(directory, (manifest := self._judge(directory.path, root, base)), self._sums or Sums(root))
+        below = base.generation.digest if base and manifest.lora else None
+        return digest_of(files, manifest.wish, below)
+
+    def adopt(self, generation: Generation, base: Base | None = None) -> Generation:
+        """Takes a copy of a generation that lies in another store. What it turns out to be is its name here, whatever
+        it was called there. Raises Refused."""
+        self._make_room(generation.manifest.stored_bytes)
+        staging = os.path.join(self._base, "." + secrets.token_hex(8))
+        try:
+            files = self._copy(generation.path, generation.manifest, generation.path, staging, lambda name: None)
+            return self._keep(staging, files, generation.manifest, base)
         except Unfit as error:
             raise Refused((error.reason,)) from error
         finally:
@@ -225,19 +251,22 @@ class Store:
     def _is_large(self, size: int) -> bool:
         return 0 < self._copy_budget < size or (self._in_place and size + SPARE_BYTES > self._free())
 
-    def _take_in_place(
-        self, directory: Directory, manifest: Manifest, root: str, sums: Sums, base: Base | None
-    ) -> Generation:
-        """The same digest as a copy would have, and no copy: every file is read, and none is written."""
+    def _hash(self, directory: Directory, manifest: Manifest, sums: Sums) -> tuple[StoredFile, ...]:
+        """Raises Refused, or Changed."""
         stats = {file.path: file for file in directory.files}
         if not stats.keys() >= set(manifest.files):  # one of them came after the look
             raise Changed(directory.model.path)
         try:
-            files = tuple(
-                StoredFile(name, stats[name].size, sums.digest(directory, stats[name])) for name in manifest.files
-            )
+            named = [(kept_name(name), stats[name]) for name in manifest.files]
+            return tuple(StoredFile(name, stat.size, sums.digest(directory, stat)) for name, stat in named)
         except Unfit as error:
             raise Refused((error.reason,)) from error
+
+    def _take_in_place(
+        self, directory: Directory, manifest: Manifest, root: str, sums: Sums, base: Base | None
+    ) -> Generation:
+        """The same digest as a copy would have, and no copy: every file is read, and none is written."""
+        files = self._hash(directory, manifest, sums)
         if _changed(directory, root):
             raise Changed(directory.model.path)
         below = base.generation if base and manifest.lora else None
@@ -278,19 +307,18 @@ class Store:
             raise Refused((reasons.reason("disk_full", message),))
 
     def _copy(
-        self, directory: Directory, manifest: Manifest, root: str, staging: str, sums: Sums
+        self, path: str, manifest: Manifest, root: str, staging: str, known: Callable[[str], str | None]
     ) -> tuple[StoredFile, ...]:
+        """What the manifest names of the files below `path`; `known` says which SHA-256 one is known to have."""
         with storing():
             os.mkdir(staging, 0o700)
-        stats = {file.path: file for file in directory.files}
         files = []
         for name in manifest.files:
             kept = kept_name(name)
             target = os.path.join(staging, FILES, kept)
             with storing():
                 os.makedirs(os.path.dirname(target), exist_ok=True)
-            known = sums.known(directory, stats[name]) if name in stats else None
-            files.append(StoredFile(kept, *copy(os.path.join(directory.path, name), target, root, name, known)))
+            files.append(StoredFile(kept, *copy(os.path.join(path, name), target, root, name, known(name))))
         return tuple(sorted(files, key=lambda file: file.path))
 
     def _keep(self, staging: str, files: tuple[StoredFile, ...], original: Manifest, base: Base | None) -> Generation:
