@@ -35,7 +35,7 @@ class Listening(Event, frozen=True, kw_only=True):
 
 
 class Stopping(Event, frozen=True, kw_only=True):
-    """No new work is taken; what is in flight is finished within `seconds`."""
+    """The end has begun: within `seconds` no new work is taken any more, and what is in flight is finished."""
 
     name = "stopping"
     why: str

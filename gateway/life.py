@@ -1,7 +1,7 @@
 """A gateway's life, from the lock on its state directory to the last answer.
 
 Start: log, store, catalog, engine, server; the port answers before models or hosts are ready, and `/readyz` says
-when. Stop: not ready, finish what is in flight, close the server, end the hosts.
+when. Stop: not ready, go on for a while if so set, finish what is in flight, close the server, end the hosts.
 """
 
 from __future__ import annotations
@@ -50,11 +50,14 @@ async def run(
     tell = events.Events()
     tell.subscribe(Log(settings))
     stop = asyncio.Event()
+    hurry = asyncio.Event()
     loop = asyncio.get_running_loop()
     why: list[str] = []
 
     def end(name: str) -> None:
         why.append(name)
+        if stop.is_set():
+            hurry.set()
         stop.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -105,7 +108,7 @@ async def run(
         if on_ready is not None:
             gateway.spawn(on_ready(gateway, _url(listener)))
         await stop.wait()
-        await _drain(gateway, why[0])
+        await _drain(gateway, why[0], hurry)
 
 
 def _devices(settings: Settings) -> list[str]:
@@ -166,11 +169,16 @@ def _audit_file(settings: Settings) -> AuditFile | None:
     return file
 
 
-async def _drain(gateway: Gateway, why: str) -> None:
+async def _drain(gateway: Gateway, why: str, hurry: asyncio.Event) -> None:
     began = time.monotonic()
-    gateway.events.emit(events.Stopping(why=why, seconds=gateway.settings.drain_timeout))
+    delay, seconds = gateway.settings.drain_delay, gateway.settings.drain_timeout
+    gateway.events.emit(events.Stopping(why=why, seconds=delay + seconds))
+    gateway.service.leave()
+    if delay:  # until whoever looks at readiness has looked
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(hurry.wait(), delay)
     try:
-        await asyncio.wait_for(gateway.service.drain(), gateway.settings.drain_timeout)
+        await asyncio.wait_for(gateway.service.drain(), seconds)
         drained = True
     except TimeoutError:
         drained = False

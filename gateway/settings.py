@@ -192,6 +192,11 @@ class Settings:
         120.0, "seconds that one device call may take before its host is restarted", parse="seconds"
     )
     load_timeout: float = _setting(600.0, "seconds that a load may take before its host is restarted", parse="seconds")
+    drain_delay: float = _setting(
+        0.0,
+        "seconds after the signal to stop in which new requests are still taken, while /readyz sends them elsewhere",
+        parse="seconds",
+    )
     drain_timeout: float = _setting(
         25.0, "seconds that requests in flight have when the gateway stops", parse="seconds"
     )

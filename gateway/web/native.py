@@ -174,7 +174,7 @@ async def readyz(request: web.Request) -> web.Response:
     checks = {
         "volume": service.catalog.usable,
         "host": service.engine.ready,
-        "not_draining": not service.draining,
+        "not_draining": not service.leaving,
     }
     response = answer({"ready": service.ready, "checks": checks}, 200 if service.ready else 503)
     if not service.ready:
