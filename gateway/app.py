@@ -25,8 +25,11 @@ from gateway.ask.first_use import FirstUse
 from gateway.ask.holds import Holds
 from gateway.ask.knowledge import Knowledge
 from gateway.ask.roster import Roster
+from gateway.catalog.bucket_aliases import BucketAliasFile
 from gateway.catalog.catalog import Catalog
 from gateway.catalog.warm import Warm
+from gateway.cluster import extra as cluster
+from gateway.cluster.engine import RayEngine
 from gateway.engine.engine import Engine
 from gateway.engine.process import ProcessEngine
 from gateway.engine.supervisor import HOST_COMMAND, HostProcess
@@ -40,10 +43,12 @@ from gateway.tenants.audit import Audit, AuditFile
 from gateway.tenants.keyring import Keyring
 from gateway.tenants.usage import Keeper, Usage, UsageFile
 from gateway.tracing import Tracer
+from gateway.volume.bucket import BucketVolume
 from gateway.volume.follower import Follower
 from gateway.volume.generations import Store
 from gateway.volume.pulls import Pulls
 from gateway.volume.settle import Snapshot
+from gateway.volume.volume import Volume
 from gateway.web import (
     ask,
     asking,
@@ -93,7 +98,8 @@ DIALECTS: Final = (
 
 
 class Gateway:
-    """Everything that lives as long as the process, with a host on each of `devices`; `group` owns its tasks."""
+    """Everything that lives as long as the process, with a host on each of `devices`; `group` owns its tasks. Without a
+    `volume` it is the directory that the settings name."""
 
     def __init__(
         self,
@@ -103,6 +109,7 @@ class Gateway:
         group: asyncio.TaskGroup,
         *,
         keyring: Keyring,
+        volume: Volume | None = None,
         roster: Roster | None = None,
         audit_file: AuditFile | None = None,
         tracer: Tracer | None = None,
@@ -121,11 +128,12 @@ class Gateway:
             allow_pickle=settings.allow_pickle,
             copy_budget=settings.copy_budget,
             in_place=settings.serve_in_place,
+            elsewhere=volume if isinstance(volume, BucketVolume) else None,
         )
         self.hosts = [
             HostProcess(
                 device,
-                _host_config(settings, device),
+                msgspec.json.encode({"device": device, **_host_settings(settings)}),
                 tell,
                 hang_timeout=settings.hang_timeout,
                 load_timeout=settings.load_timeout,
@@ -134,7 +142,8 @@ class Gateway:
             for device in devices
         ]
         self._annexes = self.roster.annexes(tell, self._owners_of, self._has_looked)
-        local = ProcessEngine(
+        self._cluster = self._join(host_command) if settings.engine == "ray" else None
+        local = self._cluster or ProcessEngine(
             self.hosts,
             tell,
             names=self._models_of,
@@ -145,9 +154,16 @@ class Gateway:
             weight=self._weight,
         )
         self.engine: Engine = Elsewhere(local, self._annexes) if self._annexes else local
-        self.follower = Follower(settings, tell, self._served, self._reconcile)
+        self.follower = Follower(settings, tell, self._served, self._reconcile, volume)
         self.catalog = Catalog(
-            settings, self._store, self.engine, tell, spawn=self.spawn, look_again=self.follower.look_again
+            settings,
+            self._store,
+            self.engine,
+            tell,
+            spawn=self.spawn,
+            look_again=self.follower.look_again,
+            volume=volume,
+            alias_file=BucketAliasFile(volume, settings.state_dir) if isinstance(volume, BucketVolume) else None,
         )
         pulls = Pulls(settings, tell, spawn=self.spawn, look_again=self.follower.look_again)
         self.service = Service(self.catalog, self.engine, pulls, settings)
@@ -177,6 +193,19 @@ class Gateway:
         tell.subscribe(self.activity)
         tell.subscribe(self._check_dimension)
         tell.subscribe(_tidy)
+
+    def _join(self, host_command: Sequence[str]) -> RayEngine:
+        return cluster.engine(
+            self.settings,
+            self.events,
+            _host_settings(self.settings),
+            host_command,
+            names=self._models_of,
+            sources=self._owners_of,
+            predict=self._bytes,
+            wish=self._wish,
+            weight=self._weight,
+        )
 
     def _knowledge(self) -> Knowledge:
         holds = Holds(self.settings.state_dir)
@@ -237,6 +266,8 @@ class Gateway:
         self._store.sweep()
         for host in self.hosts:
             self.spawn(host.supervise())
+        if self._cluster is not None:
+            self.spawn(self._cluster.follow())
         for annex in self._annexes:
             self.spawn(annex.follow())
         self.spawn(self.keyring.follow())
@@ -258,6 +289,8 @@ class Gateway:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            if self._cluster is not None:
+                await self._cluster.close()
             await self.knowledge.close()
 
     def web(self) -> web.Application:
@@ -334,7 +367,8 @@ async def _tidy_when_quiet(service: Service) -> None:
             heap.tidy()
 
 
-def _host_config(settings: Settings, device: str) -> bytes:
+def _host_settings(settings: Settings) -> dict[str, Any]:
+    """What a host is configured with, whatever its device."""
     names = (
         "memory_budget",
         "host_memory_budget",
@@ -348,4 +382,4 @@ def _host_config(settings: Settings, device: str) -> bytes:
         "compute_threads",
         "kv_cache_tokens",
     )
-    return msgspec.json.encode({"device": device, **{name: getattr(settings, name) for name in names}})
+    return {name: getattr(settings, name) for name in names}

@@ -48,6 +48,7 @@ a type to its status (`gateway/web/errors.py`), and a test holds the table and t
     │   ├── ModelLoading                 model_loading
     │   ├── ModelQuarantined             model_quarantined
     │   ├── HostFailed                   host_failed
+    │   ├── NodeStale                    node_stale
     │   ├── ModelPulling                 model_pulling
     │   ├── Starting                     starting
     │   └── ShuttingDown                 shutting_down
@@ -287,6 +288,10 @@ class ModelQuarantined(Unavailable):
 
 class HostFailed(Unavailable):
     code = "host_failed"
+
+
+class NodeStale(Unavailable):
+    code = "node_stale"
 
 
 class ModelPulling(Unavailable):

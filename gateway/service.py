@@ -87,6 +87,7 @@ class Service:
         self._meter: Meter = _unmetered
         self._hearer: Hearer = _unheard
         self._finder: OnFound = _nobody
+        self._leaving = asyncio.Event()
         self._draining = asyncio.Event()
         self._count = Count()
         self._quiet = asyncio.Event()
@@ -124,6 +125,11 @@ class Service:
         return self._draining.is_set()
 
     @property
+    def leaving(self) -> bool:
+        """Requests are still taken, and should be sent elsewhere; or are not taken any more."""
+        return self._leaving.is_set() or self.draining
+
+    @property
     def quiet(self) -> bool:
         """Nothing is in flight."""
         return not self._count.in_flight
@@ -138,8 +144,8 @@ class Service:
 
     @property
     def ready(self) -> bool:
-        """Whether a request may be sent here: the volume was looked at, a host is up, and no end is in sight."""
-        return self.catalog.looked.is_set() and self.engine.ready and not self.draining
+        """Whether a request may be sent here: it is known what to serve, a host is up, and no end is in sight."""
+        return self.catalog.usable and self.engine.ready and not self.leaving
 
     # Each verb tells `on_found` what will run, whatever comes of it, and raises what `gateway.errors` has, and nothing
     # else.
@@ -411,6 +417,10 @@ class Service:
     def resolve(self, spelling: str) -> ModelId:
         """The id of a directory that is there, whatever its state."""
         return self.catalog.resolve(self._ref(spelling))
+
+    def leave(self) -> None:
+        """Is not ready from now on, and goes on with its work."""
+        self._leaving.set()
 
     async def drain(self) -> None:
         """Takes no more work and waits for what is in flight."""

@@ -18,12 +18,14 @@ ORDER: Final = [
     *("tenants.caller", "tenants.keys", "tenants.limits", "tenants.keyring", "tenants.audit"),
     *("tenants.usage",),
     *("volume.reasons", "volume.files", "volume.documents", "volume.mounts", "volume.directory", "volume.source"),
-    *("volume.writers", "volume.sums", "volume.evidence", "volume.settle", "volume.watch", "volume.follower"),
+    *("volume.writers", "volume.sums", "volume.evidence", "volume.settle", "volume.watch", "volume.volume"),
+    "volume.follower",
     *("volume.pickles", "volume.weights", "volume.networks", "volume.quantized", "volume.architectures"),
     *("volume.transformer", "volume.tokenizer"),
     *("volume.prompts", "volume.modules", "volume.heads", "volume.bases", "volume.adapters", "volume.fitting"),
     *("volume.conversation", "volume.overlay", "volume.metadata", "volume.manifest"),
     *("volume.pagecache", "volume.nesting", "volume.record", "volume.copying", "volume.generations"),
+    *("volume.objects", "volume.outline", "volume.parts", "volume.bucket"),
     *("volume.order", "volume.selection", "volume.staging", "volume.hub", "volume.pull", "volume.pulls"),
     *("host.wire", "host.link", "host.recorder", "host.offline", "host.library", "host.cuda", "host.threads"),
     *("host.memory", "host.pooling", "host.tensors", "host.stages"),
@@ -54,6 +56,8 @@ ORDER: Final = [
         "engine.replicas",
         "engine.process",
     ),
+    *("cluster.messages", "cluster.keeps", "cluster.stock", "cluster.replica", "cluster.sight", "cluster.engine"),
+    *("cluster.router", "cluster.scaling", "cluster.fleet", "cluster.extra"),
     *(
         "catalog.ledger",
         "catalog.golden",
@@ -67,6 +71,7 @@ ORDER: Final = [
         "catalog.aliases",
         "catalog.alias_edit",
         "catalog.alias_file",
+        "catalog.bucket_aliases",
         "catalog.names",
         "catalog.sight",
         "catalog.lookup",
@@ -355,6 +360,14 @@ def test_only_the_store_of_knowledge_bases_knows_lancedb() -> None:
 
 def test_only_one_module_knows_qdrant() -> None:
     assert importers("qdrant_client") == {"ask.qdrant"}
+
+
+def test_only_three_modules_know_ray() -> None:
+    assert importers("ray") == {"cluster.router", "cluster.scaling", "cluster.fleet"}
+
+
+def test_only_one_module_knows_the_clients_of_buckets() -> None:
+    assert importers("boto3", "botocore", "urllib3") == {"volume.objects"}
 
 
 def test_only_one_module_knows_opentelemetry() -> None:

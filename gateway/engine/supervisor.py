@@ -118,25 +118,17 @@ class HostProcess:
         """Seconds since it told its state: a host where nothing changes tells nothing."""
         return max(0.0, self._clock() - self.reported)
 
-    @property
-    def idle_seconds(self) -> float:
-        """How long its least recently used idle model has been idle by now."""
-        return max((resident.idle_seconds + self.age for resident in self._idle()), default=0.0)
-
-    def idle_bytes(self, seconds: float) -> int:
-        """Of models that have been idle for so long, and may be evicted."""
-        return sum(resident.bytes for resident in self._idle() if resident.idle_seconds + self.age >= seconds)
-
-    def _idle(self) -> list[wire.Resident]:
-        return [each for each in self.residents.values() if not each.leases and not each.pinned]
-
     # Requests.
 
     async def wait_until_up(self) -> None:
         """Raises HostFailed when the host does not start, again and again."""
+        self.check()
+        await self._up.wait()
+
+    def check(self) -> None:
+        """Raises HostFailed when the host does not start, again and again."""
         if not self.up and (self._failed_starts >= HOPELESS or self._stopping):
             raise HostFailed(f"the host of {self.device} does not start; its log says why", retry_after=LAST_BACKOFF)
-        await self._up.wait()
 
     def tell(self, command: wire.Command) -> None:
         """Sends what has no answer."""

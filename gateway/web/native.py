@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -10,6 +11,7 @@ from aiohttp import web
 
 from gateway.ask.providers import EXTRACTIVE
 from gateway.catalog.alias_edit import Pointer
+from gateway.engine.engine import DeviceState, Residence
 from gateway.errors import InvalidBody
 from gateway.host.wire import Side
 from gateway.model import PREFIX, ModelId
@@ -170,9 +172,9 @@ async def readyz(request: web.Request) -> web.Response:
     """Whether requests may be sent here, and if not, why not."""
     service = request[SERVICE]
     checks = {
-        "volume": service.catalog.looked.is_set(),
+        "volume": service.catalog.usable,
         "host": service.engine.ready,
-        "not_draining": not service.draining,
+        "not_draining": not service.leaving,
     }
     response = answer({"ready": service.ready, "checks": checks}, 200 if service.ready else 503)
     if not service.ready:
@@ -194,7 +196,7 @@ async def info(request: web.Request) -> web.Response:
         {
             "model": str(found.model),
             "generation": generation.short,
-            "device": residences[0].device if residences else devices[0].device,
+            "device": _device(residences, devices),
             "loaded": any(residence.state == "loaded" for residence in residences),
             "dim": manifest.dim,
             "max_tokens": manifest.max_tokens,
@@ -206,6 +208,11 @@ async def info(request: web.Request) -> web.Response:
             "devices": [msgspec.to_builtins(device) for device in shown],
         }
     )
+
+
+def _device(residences: Sequence[Residence], devices: Sequence[DeviceState]) -> str | None:
+    """Where it is, or would be; None where no device is known, as of a cluster that has not been joined yet."""
+    return residences[0].device if residences else devices[0].device if devices else None
 
 
 def answer(document: Any, status: int = 200) -> web.Response:

@@ -269,8 +269,8 @@ def _measure(
         "inference-time": done.compute_seconds,
     }
     response.headers.update({f"x-{name}": str(round(1000 * seconds)) for name, seconds in times.items()})
-    device = request[SERVICE].engine.devices()[0].device
-    response.headers["x-compute-type"] = "cpu" if device == "cpu" else "gpu+optimized"
+    on_cpu = all("cpu" in each.device for each in request[SERVICE].engine.devices())
+    response.headers["x-compute-type"] = "cpu" if on_cpu else "gpu+optimized"
     response.headers["x-compute-characters"] = str(sum(map(len, texts)))
     response.headers["x-compute-tokens"] = str(done.tokens)
 

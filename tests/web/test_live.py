@@ -21,6 +21,7 @@ class Catalog:
     def __init__(self) -> None:
         self.rows: dict[str, dict[str, Any]] = {}
         self.looked = asyncio.Event()
+        self.usable = False
         self.ignored = ()
 
     def put(self, path: str, **fields: Any) -> None:
@@ -37,7 +38,7 @@ class Serving:
     """As much of the service as the console asks for."""
 
     ready = True
-    draining = False
+    leaving = False
 
     def __init__(self, caller: Caller, catalog: Catalog, engine: Any) -> None:
         self.caller = caller
