@@ -16,24 +16,22 @@ from bench.scale.trial import run
 from bench.scale.world import Cell
 from gateway.engine.replicas import BUSY
 
-SIZES: Final = {  # a model for each ten, or each hundred, that a device has; the latter do not fit
-    name: Cell(devices, models, requests=requests)
-    for name, devices, models, requests in (
-        ("10 devices, 100 models", 10, 100, 2000),
-        ("10 devices, 1,000 models", 10, 1000, 2000),
-        ("100 devices, 1,000 models", 100, 1000, 4000),
-        ("100 devices, 10,000 models", 100, 10_000, 4000),
-        ("1,000 devices, 10,000 models", 1000, 10_000, 8000),
-        ("1,000 devices, 100,000 models", 1000, 100_000, 8000),
-    )
+SMALL: Final = 1_500_000_000  # bytes of a device, of a thousand: what is loaded beforehand takes the simulation longest
+SIZES: Final = {  # ten models for each device, or a hundred, of which most do not fit
+    "10 devices, 100 models": Cell(10, 100, requests=1000),
+    "10 devices, 1,000 models": Cell(10, 1000, requests=1500),
+    "100 devices, 1,000 models": Cell(100, 1000, requests=2000),
+    "100 devices, 10,000 models": Cell(100, 10_000, requests=3000),
+    "1,000 devices, 10,000 models": Cell(1000, 10_000, requests=5000, budget=SMALL),
+    "1,000 devices, 100,000 models": Cell(1000, 100_000, requests=5000, budget=SMALL),
 }
 MANY: Final = 1000  # devices from which on asking all of them with each request takes too long to be simulated
 MOST: Final = 10_000  # models up to which all policies are: beyond, loading what is popular takes minutes
 ALPHAS: Final = (0.6, 0.8, 1.0, 1.2)
 LOADS: Final = (0.3, 0.5, 0.7)
-DEATHS: Final = Cell(20, 2000, requests=3000, deaths=4, dies=0.5, back=0.8, swaps=0.2, rows=8.0)
-CROWD: Final = Cell(20, 400, requests=5000, budget=2_000_000_000, rows=8.0, crowd=0.6, crowd_from=0.4, kinds=KINDS[:1])
-FRONTS: Final = Cell(24, 2400, requests=2000)
+DEATHS: Final = Cell(20, 2000, requests=1500, deaths=4, dies=0.5, back=0.8, swaps=0.2, rows=8.0)
+CROWD: Final = Cell(20, 400, requests=3000, budget=2_000_000_000, rows=8.0, crowd=0.6, crowd_from=0.4, kinds=KINDS[:1])
+FRONTS: Final = Cell(24, 2400, requests=1200)
 TWO: Final = Cell(1, 8, busy=1.5, requests=1200, rows=4.0, kinds=KINDS[:1])
 
 
