@@ -51,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--quick", action="store_true", help="few devices, few requests")
     top.add_argument("--seeds", type=int, default=3)
+    top.add_argument("--share", type=float, default=1.0, help="of the requests of each run")
     top.add_argument("--parts", default=",".join(PARTS), help=f"some of {','.join(PARTS)}")
     top.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="runs at a time")
     top.add_argument("--out", type=Path, default=Path("reports/scale.json"))
@@ -61,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
 def simulated(options: argparse.Namespace) -> dict[str, Any]:
     """The whole report."""
     began, costs, parts = time.monotonic(), measured(), options.parts.split(",")
-    chosen = [job for job in jobs(quick=options.quick) if job.part in parts]
+    chosen = [job for job in jobs(quick=options.quick, share=options.share) if job.part in parts]
     runs = [(job, seed) for job in chosen for seed in range(1, options.seeds + 1)]
     found: dict[str, list[dict[str, Any]]] = {}
     with ProcessPoolExecutor(options.workers, get_context("spawn")) as pool:
