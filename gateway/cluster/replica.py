@@ -164,7 +164,8 @@ class Replica:
         host = self._host
         held = {*host.residents, *host.parked}  # and not what is copied to the node: it has no bytes yet
         loaded = frozenset(each.digest for each in host.residents.values() if each.state == "loaded")
-        free = host.residency.budget - host.residency.used
+        coming = sum(each.bytes for each in host.residents.values())  # what waits for its place has none yet
+        free = host.residency.budget - max(host.residency.used, coming)
         wait, idle = host.residency.queue_seconds, host.idle_seconds
         return Told(self._name, host.up, frozenset(held), loaded, free, wait, idle, host.idle_bytes(STALE))
 
