@@ -33,7 +33,7 @@ WORKDIR /source
 # What pyproject.toml says of packages, without the rest of it
 FROM ${PYTHON_IMAGE} AS wanted
 COPY pyproject.toml deploy/image/dependencies.py /
-ARG EXTRAS=ask,otel,quantized,openvino
+ARG EXTRAS=ask,bucket,otel,quantized,openvino
 ARG TRAINER_EXTRAS=train,plots,tensorboard
 RUN mkdir /wanted \
     && python3 /dependencies.py /pyproject.toml "$EXTRAS" >/wanted/gateway.txt \

@@ -106,6 +106,7 @@ class Rows:
         async def run(advance: Callable[[], Any], requests: list[int]) -> Any:
             return await self._lane.run(advance)
 
+        await self._lane.run(self._generator.clear)  # the last run ended before its last rows had left
         talk = Talk(self._generator, run, frozenset(), 1 << 20, time.monotonic)
         began = time.perf_counter()
         answers = [self._answer(number, each) for number, each in enumerate(rows)]

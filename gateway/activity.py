@@ -38,8 +38,12 @@ class Sample(msgspec.Struct, frozen=True):
 
 
 class Watch(msgspec.Struct, frozen=True):
-    """The last look at the volume. `deaf` says why watchdog hears nothing; None while it does."""
+    """The last look at the volume, and how it is looked at: by `events` or `polling`, a file system of this `kind`, and
+    every `period` seconds. `deaf` says why watchdog hears nothing; None while it does."""
 
+    way: str = ""
+    kind: str = ""
+    period: float = 0.0
     at: float | None = None
     directories: int = 0
     files: int = 0
@@ -68,15 +72,18 @@ class Activity:
             case events.RequestFinished(model=str() as model, generation=str()):
                 self._count(model)
             case events.VolumeScanned():
-                self.watch = Watch(
+                self.watch = msgspec.structs.replace(
+                    self.watch,
                     at=self._clock(),
                     directories=event.directories,
                     files=event.files,
                     unsettled=event.unsettled,
                     seconds=event.seconds,
                     why=event.why,
-                    deaf=self.watch.deaf,
+                    unreadable=None,
                 )
+            case events.VolumeWatched():
+                self.watch = msgspec.structs.replace(self.watch, way=event.way, kind=event.kind, period=event.period)
             case events.WatcherDeaf():
                 self.watch = msgspec.structs.replace(self.watch, deaf=event.why)
             case events.WatcherRebuilt():

@@ -25,6 +25,7 @@ from gateway.ask.first_use import FirstUse
 from gateway.ask.holds import Holds
 from gateway.ask.knowledge import Knowledge
 from gateway.ask.roster import Roster
+from gateway.catalog.bucket_aliases import BucketAliasFile
 from gateway.catalog.catalog import Catalog
 from gateway.catalog.warm import Warm
 from gateway.cluster import extra as cluster
@@ -42,10 +43,12 @@ from gateway.tenants.audit import Audit, AuditFile
 from gateway.tenants.keyring import Keyring
 from gateway.tenants.usage import Keeper, Usage, UsageFile
 from gateway.tracing import Tracer
+from gateway.volume.bucket import BucketVolume
 from gateway.volume.follower import Follower
 from gateway.volume.generations import Store
 from gateway.volume.pulls import Pulls
 from gateway.volume.settle import Snapshot
+from gateway.volume.volume import Volume
 from gateway.web import (
     ask,
     asking,
@@ -95,7 +98,8 @@ DIALECTS: Final = (
 
 
 class Gateway:
-    """Everything that lives as long as the process, with a host on each of `devices`; `group` owns its tasks."""
+    """Everything that lives as long as the process, with a host on each of `devices`; `group` owns its tasks. Without a
+    `volume` it is the directory that the settings name."""
 
     def __init__(
         self,
@@ -105,6 +109,7 @@ class Gateway:
         group: asyncio.TaskGroup,
         *,
         keyring: Keyring,
+        volume: Volume | None = None,
         roster: Roster | None = None,
         audit_file: AuditFile | None = None,
         tracer: Tracer | None = None,
@@ -123,6 +128,7 @@ class Gateway:
             allow_pickle=settings.allow_pickle,
             copy_budget=settings.copy_budget,
             in_place=settings.serve_in_place,
+            elsewhere=volume if isinstance(volume, BucketVolume) else None,
         )
         self.hosts = [
             HostProcess(
@@ -148,9 +154,16 @@ class Gateway:
             weight=self._weight,
         )
         self.engine: Engine = Elsewhere(local, self._annexes) if self._annexes else local
-        self.follower = Follower(settings, tell, self._served, self._reconcile)
+        self.follower = Follower(settings, tell, self._served, self._reconcile, volume)
         self.catalog = Catalog(
-            settings, self._store, self.engine, tell, spawn=self.spawn, look_again=self.follower.look_again
+            settings,
+            self._store,
+            self.engine,
+            tell,
+            spawn=self.spawn,
+            look_again=self.follower.look_again,
+            volume=volume,
+            alias_file=BucketAliasFile(volume, settings.state_dir) if isinstance(volume, BucketVolume) else None,
         )
         pulls = Pulls(settings, tell, spawn=self.spawn, look_again=self.follower.look_again)
         self.service = Service(self.catalog, self.engine, pulls, settings)

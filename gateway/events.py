@@ -35,7 +35,7 @@ class Listening(Event, frozen=True, kw_only=True):
 
 
 class Stopping(Event, frozen=True, kw_only=True):
-    """No new work is taken; what is in flight is finished within `seconds`."""
+    """The end has begun: within `seconds` no new work is taken any more, and what is in flight is finished."""
 
     name = "stopping"
     why: str
@@ -137,6 +137,16 @@ class PullFailed(Event, frozen=True, kw_only=True):
     model: str
     code: str
     message: str
+
+
+class ModelFetching(Event, frozen=True, kw_only=True):
+    """A directory of a bucket was found worth its weights, and they come to this node: told when it begins, and with
+    every tenth of the bytes that are not here yet."""
+
+    name = "model_fetching"
+    model: str
+    bytes: int
+    total: int
 
 
 class ReindexStarted(Event, frozen=True, kw_only=True):
@@ -427,6 +437,18 @@ class DeviceCall(Event, frozen=True, kw_only=True):
     tokens: int
     padded_tokens: int
     seconds: float
+
+
+class VolumeWatched(Event, frozen=True, kw_only=True):
+    """How the volume is looked at from now on. `way` is events (and a timer behind them) or polling; `kind` is the file
+    system's, or s3; `period` is in seconds."""
+
+    name = "volume_watched"
+    public = False
+    place: str
+    way: str
+    kind: str
+    period: float
 
 
 class VolumeScanned(Event, frozen=True, kw_only=True):

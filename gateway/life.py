@@ -1,7 +1,7 @@
 """A gateway's life, from the lock on its state directory to the last answer.
 
 Start: log, store, catalog, engine, server; the port answers before models or hosts are ready, and `/readyz` says
-when. Stop: not ready, finish what is in flight, close the server, end the hosts.
+when. Stop: not ready, go on for a while if so set, finish what is in flight, close the server, end the hosts.
 """
 
 from __future__ import annotations
@@ -27,10 +27,12 @@ from gateway.cluster import extra as cluster
 from gateway.engine.devices import find_devices
 from gateway.engine.supervisor import HOST_COMMAND
 from gateway.log import Log
-from gateway.settings import Settings, SettingsError
+from gateway.settings import BUCKET, Settings, SettingsError
 from gateway.tenants.audit import AuditFile
 from gateway.tenants.keyring import Keyring, opened
 from gateway.tracing import Tracer
+from gateway.volume.bucket import BucketVolume
+from gateway.volume.volume import FileVolume, Volume
 from gateway.web import cors, errors, server
 
 CLOSE_SECONDS: Final = 2.0  # for connections that are idle or stream events, once the work is done
@@ -48,11 +50,14 @@ async def run(
     tell = events.Events()
     tell.subscribe(Log(settings))
     stop = asyncio.Event()
+    hurry = asyncio.Event()
     loop = asyncio.get_running_loop()
     why: list[str] = []
 
     def end(name: str) -> None:
         why.append(name)
+        if stop.is_set():
+            hurry.set()
         stop.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -69,6 +74,7 @@ async def run(
             stack.push_async_callback(tracer.close)
         listener = stack.enter_context(_listen(settings))
         _refuse_exposure(settings, keyring, listener)
+        volume = _volume(settings, tell, stack)
         group = await stack.enter_async_context(asyncio.TaskGroup())
         gateway = Gateway(
             settings,
@@ -76,6 +82,7 @@ async def run(
             tell,
             group,
             keyring=keyring,
+            volume=volume,
             roster=roster,
             audit_file=audit_file,
             tracer=tracer,
@@ -101,7 +108,7 @@ async def run(
         if on_ready is not None:
             gateway.spawn(on_ready(gateway, _url(listener)))
         await stop.wait()
-        await _drain(gateway, why[0])
+        await _drain(gateway, why[0], hurry)
 
 
 def _devices(settings: Settings) -> list[str]:
@@ -110,6 +117,25 @@ def _devices(settings: Settings) -> list[str]:
         cluster.demand()
         return []
     return find_devices(settings.device)
+
+
+def _volume(settings: Settings, tell: events.Events, stack: AsyncExitStack) -> Volume:
+    """Raises SettingsError where it cannot be had. A bucket is asked nothing yet: it may be away for now."""
+    if not settings.models_dir.startswith(BUCKET):
+        return FileVolume(settings)
+    loop = asyncio.get_running_loop()
+
+    def told(event: events.Event) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has gone
+            loop.call_soon_threadsafe(tell.emit, event)
+
+    volume = BucketVolume(settings, told)
+    try:
+        volume.begin()
+    except OSError as error:
+        raise SettingsError(f"--state-dir {settings.state_dir}: {error.strerror}") from error
+    stack.callback(volume.close)
+    return volume
 
 
 def _site(settings: Settings, tell: events.Events, runner: web.AppRunner, listener: socket.socket) -> web.BaseSite:
@@ -143,11 +169,16 @@ def _audit_file(settings: Settings) -> AuditFile | None:
     return file
 
 
-async def _drain(gateway: Gateway, why: str) -> None:
+async def _drain(gateway: Gateway, why: str, hurry: asyncio.Event) -> None:
     began = time.monotonic()
-    gateway.events.emit(events.Stopping(why=why, seconds=gateway.settings.drain_timeout))
+    delay, seconds = gateway.settings.drain_delay, gateway.settings.drain_timeout
+    gateway.events.emit(events.Stopping(why=why, seconds=delay + seconds))
+    gateway.service.leave()
+    if delay:  # until whoever looks at readiness has looked
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(hurry.wait(), delay)
     try:
-        await asyncio.wait_for(gateway.service.drain(), gateway.settings.drain_timeout)
+        await asyncio.wait_for(gateway.service.drain(), seconds)
         drained = True
     except TimeoutError:
         drained = False

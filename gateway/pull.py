@@ -11,7 +11,7 @@ import msgspec
 
 from gateway.errors import GatewayError, HubOffline
 from gateway.settings import Settings
-from gateway.volume.order import MAIN, Looked, Order, Progress, Pulled, Report, parse_repository
+from gateway.volume.order import MAIN, Looked, Order, Progress, Pulled, Report, demand_directory, parse_repository
 
 BAR: Final = 30  # characters
 GLANCE: Final = 0.5  # seconds between two looks at what a gateway pulls
@@ -33,6 +33,7 @@ def run(model: str, settings: Settings, *, as_json: bool) -> int:
 
 def _pull(model: str, settings: Settings, hear: Callable[[Report], None]) -> Pulled:
     name, revision = parse_repository(model)
+    demand_directory(settings.models_dir)
     if settings.hub_offline:
         raise HubOffline(f"{name} cannot be pulled: HF_HUB_OFFLINE is set", model=str(name))
     from gateway.volume.pull import pull  # noqa: PLC0415  # the hub's library, which a wrong id need not wait for

@@ -6,10 +6,11 @@ Nothing here waits for anything but the engine. A request that cannot be served 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence, Sized
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sized
 from contextlib import contextmanager
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
+from gateway import asked
 from gateway.catalog.alias_edit import Pointer
 from gateway.catalog.catalog import Catalog
 from gateway.catalog.lookup import Found
@@ -19,20 +20,15 @@ from gateway.errors import (
     DeadlineExceeded,
     Forbidden,
     InvalidAlias,
-    InvalidBody,
-    InvalidDimensions,
-    InvalidInput,
     LoadFailed,
     ModelCopying,
     ModelNotFound,
     NoDefaultModel,
     ShuttingDown,
     TooManyInputs,
-    UnknownPrompt,
-    WrongKind,
 )
-from gateway.host.wire import Ids, Options, Piece, Token
-from gateway.model import PREFIX, Generation, Kind, Manifest, ModelId, ModelRef
+from gateway.host.wire import Options, Piece, Token
+from gateway.model import PREFIX, Generation, ModelId, ModelRef
 from gateway.requests import (
     DecodeRequest,
     Decoding,
@@ -52,12 +48,6 @@ from gateway.volume.order import parse_repository
 from gateway.volume.pulls import Pull, Pulls
 
 T = TypeVar("T")
-# What each kind of model is, and what it can be asked for.
-KINDS: Final[dict[Kind, str]] = {
-    "encoder": "an encoder, which makes vectors of texts: ask it to embed",
-    "reranker": "a reranker, which scores a query with each of some texts: ask it to rerank",
-    "generator": "a language model, which continues texts: ask it for a completion",
-}
 
 
 class Count:
@@ -97,6 +87,7 @@ class Service:
         self._meter: Meter = _unmetered
         self._hearer: Hearer = _unheard
         self._finder: OnFound = _nobody
+        self._leaving = asyncio.Event()
         self._draining = asyncio.Event()
         self._count = Count()
         self._quiet = asyncio.Event()
@@ -134,6 +125,11 @@ class Service:
         return self._draining.is_set()
 
     @property
+    def leaving(self) -> bool:
+        """Requests are still taken, and should be sent elsewhere; or are not taken any more."""
+        return self._leaving.is_set() or self.draining
+
+    @property
     def quiet(self) -> bool:
         """Nothing is in flight."""
         return not self._count.in_flight
@@ -148,8 +144,8 @@ class Service:
 
     @property
     def ready(self) -> bool:
-        """Whether a request may be sent here: the volume was looked at, a host is up, and no end is in sight."""
-        return self.catalog.looked.is_set() and self.engine.ready and not self.draining
+        """Whether a request may be sent here: it is known what to serve, a host is up, and no end is in sight."""
+        return self.catalog.usable and self.engine.ready and not self.leaving
 
     # Each verb tells `on_found` what will run, whatever comes of it, and raises what `gateway.errors` has, and nothing
     # else.
@@ -157,7 +153,8 @@ class Service:
     async def embed(self, request: EmbedRequest, on_found: OnFound = _nobody) -> Embedding:
         """Texts to vectors."""
         found, vectors = await self._embed(request, on_found, pooled=True)
-        generation, options = found.generation, self._options(request, found.generation.manifest)
+        generation, manifest = found.generation, found.generation.manifest
+        options = asked.options(request, manifest, self.settings)
         done = Embedding(
             model=found.model,
             generation=generation,
@@ -165,7 +162,7 @@ class Service:
             data=vectors.data,
             rows=vectors.rows,
             dim=vectors.dim,
-            normalized=_normalized(options, generation.manifest),
+            normalized=asked.normalized(options, manifest),
             tokens=vectors.tokens,
             load_seconds=vectors.load_seconds,
             queue_seconds=vectors.queue_seconds,
@@ -200,7 +197,7 @@ class Service:
         )
 
         async def run(found: Found, deadline: float) -> Vectors:
-            _demand(found, "reranker")
+            asked.demand(found, "reranker")
             if not request.texts:
                 return Vectors(b"", 0, 1, 0, 0.0, 0.0, 0.0)
             return await self.engine.rerank(
@@ -231,7 +228,7 @@ class Service:
         """Texts to all of their tokens, cut nowhere."""
 
         async def run(found: Found, deadline: float) -> list[list[Token]]:
-            prompt = self._prompt(request, found.generation.manifest)
+            prompt = asked.prompt(request, found.generation.manifest)
             if not request.texts:
                 return []
             return await self.engine.tokenize(
@@ -249,7 +246,7 @@ class Service:
         """Token ids to texts."""
 
         async def run(found: Found, deadline: float) -> list[str]:
-            _demand_known(request.ids, found.generation.manifest)
+            asked.demand_known(request.ids, found.generation.manifest)
             if not request.ids:
                 return []
             return await self.engine.decode(
@@ -272,7 +269,7 @@ class Service:
             pieces.put_nowait(piece)
 
         async def run(found: Found, deadline: float) -> None:
-            _demand(found, "generator")
+            asked.demand(found, "generator")
             await self.engine.generate(
                 found.generation,
                 request.text,
@@ -294,17 +291,17 @@ class Service:
             await asyncio.wait([work])
 
     async def _embed(self, request: EmbedRequest, on_found: OnFound, *, pooled: bool) -> tuple[Found, Vectors]:
-        texts = _alike(request.texts)
+        texts = asked.alike(request.texts)
 
         async def run(found: Found, deadline: float) -> Vectors:
             manifest = found.generation.manifest
-            _demand(found, "encoder")
-            options = self._options(request, manifest, pooled=pooled)
+            asked.demand(found, "encoder")
+            options = asked.options(request, manifest, self.settings, pooled=pooled)
             if not texts:  # nothing is run, and no model loaded
                 dim = request.dimensions or (manifest.dim if pooled else manifest.width)
                 return Vectors(b"", 0, dim, 0, 0.0, 0.0, 0.0)
             if not isinstance(texts[0], str):
-                _demand_known(texts, manifest)
+                asked.demand_known(texts, manifest)
             return await self.engine.embed(found.generation, texts, options, deadline, flow=self.caller.tenant)
 
         return await self._answer(request, texts, on_found, run)
@@ -421,6 +418,10 @@ class Service:
         """The id of a directory that is there, whatever its state."""
         return self.catalog.resolve(self._ref(spelling))
 
+    def leave(self) -> None:
+        """Is not ready from now on, and goes on with its work."""
+        self._leaving.set()
+
     async def drain(self) -> None:
         """Takes no more work and waits for what is in flight."""
         self._draining.set()
@@ -455,39 +456,6 @@ class Service:
         elsewhere = View(self._catalog, OPEN).leads_somewhere(ref)
         return ref if self.caller.sees(ref.candidates[0]) and not elsewhere else None
 
-    def _options(self, request: EmbedRequest, manifest: Manifest, *, pooled: bool = True) -> Options:
-        dim = manifest.dim if pooled else manifest.width
-        if request.dimensions is not None and not 1 <= request.dimensions <= dim:
-            raise InvalidDimensions(f"dimensions must lie between 1 and {dim}", dimensions=request.dimensions, dim=dim)
-        normalize = self.settings.normalize if request.normalize is None and pooled else request.normalize
-        prompt = self._prompt(request, manifest)
-        if request.texts and not isinstance(request.texts[0], str):
-            if request.prompt is not None or request.prompt_name is not None:
-                raise InvalidBody("a prompt stands before a text, and these are token ids", field="prompt")
-            prompt = ""
-        return Options(
-            normalize,
-            request.truncate,
-            prompt,
-            request.dimensions,
-            request.truncation_side,
-            pooled,
-            self.settings.max_request_tokens,
-        )
-
-    def _prompt(self, request: EmbedRequest | TokenizeRequest, manifest: Manifest) -> str:
-        if request.prompt is not None:
-            if request.prompt_name is not None:
-                raise InvalidBody("give prompt or prompt_name, not both", field="prompt")
-            return request.prompt
-        name = request.prompt_name or manifest.default_prompt_name
-        if name is None:
-            return ""
-        if name not in manifest.prompts:
-            known = ", ".join(sorted(manifest.prompts)) or "none"
-            raise UnknownPrompt(f"the model has no prompt {name!r}; it has: {known}", prompts=sorted(manifest.prompts))
-        return manifest.prompts[name]
-
     async def _work(self, seconds: float, work: Callable[[float], Awaitable[T]]) -> T:
         """Counts what is in flight, and gives up after `seconds`; `work` is told when that is on the loop's clock."""
         deadline = asyncio.get_running_loop().time() + seconds
@@ -512,37 +480,3 @@ class Service:
             self._count.in_flight -= 1
             if not self._count.in_flight:
                 self._quiet.set()
-
-
-def _normalized(options: Options, manifest: Manifest) -> bool:
-    """Whether the answer has unit vectors: because the request says so, or because the model makes them."""
-    if options.normalize is False:
-        return manifest.normalized and options.dimensions is None  # what the model normalized is not undone
-    return manifest.normalized or options.normalize is True
-
-
-def _demand(found: Found, kind: Kind) -> None:
-    is_kind = found.generation.manifest.kind
-    if is_kind != kind:
-        raise WrongKind(f"{found.model.path} is {KINDS[is_kind]}", model=str(found.model), kind=is_kind)
-
-
-def _alike(inputs: list[str] | Ids) -> list[str] | Ids:
-    """Either texts or token ids. Raises InvalidInput for a mixture, which a host would take for a broken connection."""
-    if len(inputs) > 1:
-        text = isinstance(inputs[0], str)
-        if len(set(map(type, inputs))) > 1:
-            index = next(index for index, each in enumerate(inputs) if isinstance(each, str) != text)
-            raise InvalidInput("either all inputs are texts, or all are token ids", index=index)
-    return inputs
-
-
-def _demand_known(rows: Sequence[Sequence[int]], manifest: Manifest) -> None:
-    """Every id is one of the model's."""
-    for index, ids in enumerate(rows):
-        if ids and not (min(ids) >= 0 and max(ids) < manifest.vocab_size):
-            wrong = next(each for each in ids if not 0 <= each < manifest.vocab_size)
-            message = (
-                f"input {index} has the token id {wrong}, and the model has ids from 0 to {manifest.vocab_size - 1}"
-            )
-            raise InvalidInput(message, index=index)

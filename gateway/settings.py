@@ -36,7 +36,11 @@ def _setting(default: Any, help: str, *env: str, parse: str = "text", secret: bo
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     models_dir: str = _setting(
-        "models", "the volume to watch", "MODELS_DIR", "SENTENCE_TRANSFORMERS_HOME", parse="path"
+        "models",
+        "the volume to watch: a directory, or s3://BUCKET/PATH for several gateways without a file system in common",
+        "MODELS_DIR",
+        "SENTENCE_TRANSFORMERS_HOME",
+        parse="volume",
     )
     state_dir: str = _setting(
         "state", "where accepted generations are kept; a disk, outside the models directory", parse="path"
@@ -188,11 +192,21 @@ class Settings:
         120.0, "seconds that one device call may take before its host is restarted", parse="seconds"
     )
     load_timeout: float = _setting(600.0, "seconds that a load may take before its host is restarted", parse="seconds")
+    drain_delay: float = _setting(
+        0.0,
+        "seconds after the signal to stop in which new requests are still taken, while /readyz sends them elsewhere",
+        parse="seconds",
+    )
     drain_timeout: float = _setting(
         25.0, "seconds that requests in flight have when the gateway stops", parse="seconds"
     )
     scan_interval: float = _setting(
-        0.0, "seconds between looks at the volume; 0 takes 5, or 2 on a network file system", parse="seconds"
+        0.0, "seconds between looks at the volume; 0 takes 5, or 2 where a file system is polled", parse="seconds"
+    )
+    watch: str = _setting(
+        "auto",
+        "how changes of a directory are noticed: events, with a timer behind them; polling, where other machines write "
+        "and no events come; auto asks the file system",
     )
     settle_seconds: float = _setting(1.0, "how long a new directory must have stopped changing", parse="seconds")
     settle_in_place_seconds: float = _setting(
@@ -411,6 +425,7 @@ PARSERS: Final[dict[str, Callable[[str], Any]]] = {
     "text": str.strip,
     "path": _path,
     "place": lambda text: _bucket(text) if text.strip().startswith(BUCKET) else PARSERS["maybe_path"](text),
+    "volume": lambda text: _bucket(text) if text.strip().startswith(BUCKET) else _path(text),
     "maybe_path": lambda text: _path(text) if text.strip() else "",
     "origins": _origins,
     "bytes": parse_bytes,
@@ -434,6 +449,7 @@ CHOICES: Final = {
     "log_format": {"auto", "json", "console"},
     "log_level": {"debug", "info", "warning", "error"},
     "swap_policy": {"availability", "resource"},
+    "watch": {"auto", "events", "polling"},
 }
 
 
@@ -468,7 +484,7 @@ def load(
     texts |= {name: (flag(name), text) for name, text in (command_line or {}).items()}
     values = {spec.name: _parse(spec.name, *texts[spec.name]) for spec in fields(Settings) if spec.name in texts}
     for spec in fields(Settings):
-        if spec.metadata["parse"] == "path":
+        if spec.metadata["parse"] in {"path", "volume"}:
             values.setdefault(spec.name, PARSERS["path"](str(spec.default)))
     settings = Settings(**values)
     _check(settings)
@@ -509,6 +525,18 @@ def _parse(name: str, where: str, text: str) -> Any:
 
 
 def _check(settings: Settings) -> None:
+    if settings.models_dir.startswith(BUCKET):
+        _check_bucket(settings)
+        return
     models, state = os.path.realpath(settings.models_dir), os.path.realpath(settings.state_dir)
     if os.path.commonpath([state, models]) == models:
         raise SettingsError(f"--state-dir {state} lies inside --models-dir {models}: generations would be watched")
+
+
+def _check_bucket(settings: Settings) -> None:
+    """What needs a file system cannot be had without one."""
+    for name in ("copy_budget", "serve_in_place", "hub_allow"):
+        if getattr(settings, name):
+            raise SettingsError(f"{flag(name)} needs a directory: --models-dir is the bucket {settings.models_dir}")
+    if settings.watch == "events":
+        raise SettingsError(f"--watch events: the bucket {settings.models_dir} says nothing by itself; it is polled")

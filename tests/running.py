@@ -88,6 +88,11 @@ class RunningGateway:
         async with asyncio.timeout(DEADLINE):
             await self._process.wait()
 
+    async def ended(self) -> int:
+        """Its exit status, once it has ended."""
+        async with asyncio.timeout(DEADLINE):
+            return await self._process.wait()
+
     async def embed(self, texts: list[str], model: str | None = None) -> tuple[npt.NDArray[np.float32], str]:
         """The vectors, one row for each text, and the generation that made them. Anything but 200 fails the test."""
         status, body = await self.try_embed(texts, model)

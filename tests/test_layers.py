@@ -18,12 +18,14 @@ ORDER: Final = [
     *("tenants.caller", "tenants.keys", "tenants.limits", "tenants.keyring", "tenants.audit"),
     *("tenants.usage",),
     *("volume.reasons", "volume.files", "volume.documents", "volume.mounts", "volume.directory", "volume.source"),
-    *("volume.writers", "volume.sums", "volume.evidence", "volume.settle", "volume.watch", "volume.follower"),
+    *("volume.writers", "volume.sums", "volume.evidence", "volume.settle", "volume.watch", "volume.volume"),
+    "volume.follower",
     *("volume.pickles", "volume.weights", "volume.networks", "volume.quantized", "volume.architectures"),
     *("volume.transformer", "volume.tokenizer"),
     *("volume.prompts", "volume.modules", "volume.heads", "volume.bases", "volume.adapters", "volume.fitting"),
     *("volume.conversation", "volume.overlay", "volume.metadata", "volume.manifest"),
     *("volume.pagecache", "volume.nesting", "volume.record", "volume.copying", "volume.generations"),
+    *("volume.objects", "volume.outline", "volume.parts", "volume.bucket"),
     *("volume.order", "volume.selection", "volume.staging", "volume.hub", "volume.pull", "volume.pulls"),
     *("host.wire", "host.link", "host.recorder", "host.offline", "host.library", "host.cuda", "host.threads"),
     *("host.memory", "host.pooling", "host.tensors", "host.stages"),
@@ -50,6 +52,7 @@ ORDER: Final = [
         "engine.demand",
         "engine.commands",
         "engine.supervisor",
+        "engine.sites",
         "engine.replicas",
         "engine.process",
     ),
@@ -68,6 +71,7 @@ ORDER: Final = [
         "catalog.aliases",
         "catalog.alias_edit",
         "catalog.alias_file",
+        "catalog.bucket_aliases",
         "catalog.names",
         "catalog.sight",
         "catalog.lookup",
@@ -80,7 +84,7 @@ ORDER: Final = [
     *("ask.lance_index", "ask.words", "ask.postings", "ask.resident", "ask.memory", "ask.copies", "ask.lance"),
     *("ask.extra", "ask.qdrant"),
     *("ask.text", "ask.chunks", "ask.formats", "ask.parse", "ask.parser", "ask.cutting"),
-    *("requests", "service", "log", "telemetry", "activity", "history", "tracing"),
+    *("requests", "asked", "service", "log", "telemetry", "activity", "history", "tracing"),
     *("ask.first_use", "ask.heartbeat", "ask.holds", "ask.embedding", "ask.retrieval", "ask.bases"),
     *("ask.rebuild", "ask.probe", "ask.move", "ask.follow"),
     *("ask.intake", "ask.backlog", "ask.indexing", "ask.ingest", "ask.drops", "ask.watched", "ask.knowledge"),
@@ -91,6 +95,7 @@ ORDER: Final = [
         "ask.frames",
         "ask.specs",
         "ask.offer",
+        "ask.places",
         "ask.upstream",
         "ask.phrasing",
         "ask.registrar",
@@ -359,6 +364,10 @@ def test_only_one_module_knows_qdrant() -> None:
 
 def test_only_three_modules_know_ray() -> None:
     assert importers("ray") == {"cluster.router", "cluster.scaling", "cluster.fleet"}
+
+
+def test_only_one_module_knows_the_clients_of_buckets() -> None:
+    assert importers("boto3", "botocore", "urllib3") == {"volume.objects"}
 
 
 def test_only_one_module_knows_opentelemetry() -> None:

@@ -19,6 +19,7 @@ NAMES = [spec.name for spec in fields(Settings)]
 GOOD: dict[str, tuple[str, Any]] = {
     "text": (" debug ", "debug"),
     "path": ("/srv/elsewhere", "/srv/elsewhere"),
+    "volume": ("/srv/elsewhere", "/srv/elsewhere"),
     "maybe_path": ("/srv/keys.json", "/srv/keys.json"),
     "place": (" s3://bucket/papers/ ", "s3://bucket/papers"),
     "origins": (" https://A.example/, http://localhost:3000", "https://a.example,http://localhost:3000"),
@@ -38,6 +39,7 @@ GOOD: dict[str, tuple[str, Any]] = {
 }
 BAD: dict[str, list[str]] = {
     "path": ["~nobody-of-this-name/models"],
+    "volume": ["s3://", "s3://b?region=x", "~nobody-of-this-name/models"],
     "maybe_path": ["~nobody-of-this-name/keys.json"],
     "place": ["s3://", "s3://b?region=x", "~nobody-of-this-name/knowledge"],
     "origins": ["*", "app.example", "https://a.example/path", "https://*.example"],
@@ -234,6 +236,20 @@ def test_a_state_directory_inside_the_models_directory_is_refused(state: str, tm
     message = refusal({"models_dir": str(tmp_path), "state_dir": os.path.join(tmp_path, state)}, {})
     assert "--state-dir" in message
     assert "--models-dir" in message
+
+
+def test_models_may_lie_in_a_bucket_beside_which_any_state_directory_is_fine() -> None:
+    chosen = load({"models_dir": " s3://bucket/models/ ", "state_dir": "/srv/state"}, {})
+    assert chosen.models_dir == "s3://bucket/models"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("copy_budget", "1GB"), ("serve_in_place", "true"), ("hub_allow", "a/*"), ("watch", "events")]
+)
+def test_what_needs_a_file_system_is_refused_of_a_bucket(name: str, text: str) -> None:
+    message = refusal({"models_dir": "s3://bucket", name: text}, {})
+    assert "--" + name.replace("_", "-") in message
+    assert "s3://bucket" in message
 
 
 def test_a_state_directory_that_a_link_leads_into_the_models_directory_is_refused(tmp_path: Path) -> None:

@@ -18,10 +18,10 @@ from typing import Final, Protocol
 from bench.drop.contents import every_file, hashes, name_of
 from gateway.model import ModelId
 from gateway.settings import Settings
-from gateway.volume.copying import Refused
+from gateway.volume.copying import Changed, Refused
 from gateway.volume.directory import Directory
 from gateway.volume.evidence import VolumeEvidence
-from gateway.volume.generations import Changed, Store
+from gateway.volume.generations import Store
 from gateway.volume.settle import Evidence, Settler, Snapshot
 from gateway.volume.source import scan
 from gateway.volume.writers import Writer

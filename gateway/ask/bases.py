@@ -18,6 +18,7 @@ from gateway.ask.holds import Holds
 from gateway.ask.passage import Hit, Index, Row, check_name, key
 from gateway.ask.retrieval import MOST_HITS, Retrieval, RetrieveRequest, Timings, diverse
 from gateway.ask.store import Store, Vectors
+from gateway.asked import demand
 from gateway.errors import (
     EmptyInput,
     GenerationNotFound,
@@ -28,11 +29,10 @@ from gateway.errors import (
     KnowledgeBaseNotReady,
     ModelNotFound,
     WrongEmbeddingModel,
-    WrongKind,
 )
 from gateway.model import Generation
 from gateway.requests import RerankRequest
-from gateway.service import KINDS, Service
+from gateway.service import Service
 
 ROUNDS: Final = 5  # rows read for one question, should indexes go from under it
 RETRY_AFTER: Final = 2.0  # seconds
@@ -84,9 +84,7 @@ class KnowledgeBases:
         of that name leads to. Raises InvalidBody, WrongKind, KnowledgeBaseExists, and what finding a model does."""
         check_name(name)
         found = await self._service.find(embedding_model)
-        if found.generation.manifest.kind != "encoder":
-            kind = found.generation.manifest.kind
-            raise WrongKind(f"{found.model.path} is {KINDS[kind]}", model=str(found.model), kind=kind)
+        demand(found, "encoder")
         store = await self._opened()
         row = await store.create(self.owner, name, str(found.alias or found.model))
         _, generation = self._service.live(row.embedding_model)

@@ -11,11 +11,12 @@ import hashlib
 import hmac
 import itertools
 import secrets
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Final
 
-from gateway.ask import phrasing
+from gateway.ask import frames, phrasing
 from gateway.ask.annex import Annex
 from gateway.engine.engine import DeviceState, Engine, Residence, Vectors
 from gateway.errors import (
@@ -32,6 +33,7 @@ from gateway.model import Generation
 
 TRIES: Final = 2  # of an upstream that has forgotten an adapter
 ENDS: Final = frozenset({"stop", "length"})
+Say = Callable[[str], AsyncGenerator[frames.Chunk]]
 TOO_LONG: Final = "maximum context length"  # as vLLM says it
 
 
@@ -113,7 +115,9 @@ class Elsewhere:
         if turns and template:
             body["chat_template"] = template
         with annex.leased(generation):
-            await self._speak(annex, generation, phrasing.CHAT if turns else phrasing.CONTINUED, body, tell)
+            path = phrasing.CHAT if turns else phrasing.CONTINUED
+            say = partial(annex.upstream.on_behalf_of(flow).say, body, path=path)
+            await self._speak(annex, generation, say, tell)
 
     async def load(self, generation: Generation) -> None:
         annex = self._annex(generation)
@@ -154,16 +158,14 @@ class Elsewhere:
     def devices(self) -> list[DeviceState]:
         return self._local.devices()
 
-    async def _speak(
-        self, annex: Annex, generation: Generation, path: str, body: dict[str, object], tell: Callable[[Piece], None]
-    ) -> None:
-        """An upstream that has forgotten the adapter, since it was started anew, has it loaded and is asked again: what
-        it does not know it says before its first token."""
+    async def _speak(self, annex: Annex, generation: Generation, say: Say, tell: Callable[[Piece], None]) -> None:
+        """`say` takes the name of what is to speak. An upstream that has forgotten the adapter, since it was started
+        anew, has it loaded and is asked again: what it does not know it says before its first token."""
         for left in reversed(range(TRIES)):
             await annex.ensure(generation)
             reader = phrasing.Reader(next(self._numbers))
             try:
-                async with aclosing(annex.upstream.say(body, annex.called(generation), path)) as chunks:
+                async with aclosing(say(annex.called(generation))) as chunks:
                     async for chunk in chunks:
                         if (piece := reader.read(chunk)) is not None:
                             tell(piece)

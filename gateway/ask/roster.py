@@ -32,7 +32,6 @@ class Roster:
         self._session: aiohttp.ClientSession | None = None
         self._specs = {name: spec for name, (spec, _) in found.items()}
         self._upstreams = {name: Upstream(name, spec, key, self._shared) for name, (spec, key) in found.items()}
-        self.providers: dict[str, Provider] = dict(self._upstreams)
 
     def annexes(
         self, tell: events.Events, names: Callable[[str], tuple[str, ...]], looked: Callable[[], bool]
@@ -51,17 +50,16 @@ class Roster:
         has for one that is not there."""
         if named.provider == LOCAL:
             return Local(service, named.model)
-        found = self.providers.get(named.provider)
-        if found is not None:
-            return found
-        known = ", ".join(sorted(self.providers)) or "none"
+        if (found := self._upstreams.get(named.provider)) is not None:
+            return found.on_behalf_of(service.caller.tenant)
+        known = ", ".join(sorted(self._upstreams)) or "none"
         hint = ELSEWHERE.get(named.provider, "the file of --providers names others")
         message = f"no provider {named.provider!r} is set up ({hint}); those that are: {known}"
-        raise ProviderNotFound(message, llm=str(named), providers=sorted(self.providers))
+        raise ProviderNotFound(message, llm=str(named), providers=sorted(self._upstreams))
 
     async def offered(self, service: Service) -> list[str]:
         """`provider:model` of all that the service's caller can ask for; a provider that does not tell has none."""
-        lists = await asyncio.gather(*(_models(name, each) for name, each in self.providers.items()))
+        lists = await asyncio.gather(*(_models(name, each) for name, each in self._upstreams.items()))
         return [f"{LOCAL}:{model}" for model in offered(service)] + [name for names in lists for name in names]
 
     async def close(self) -> None:

@@ -8,9 +8,10 @@ timeouts. Whoever stops reading closes the connection, and so ends the work at t
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, nullcontext, suppress
-from typing import Any, Final, TypeVar
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Final, Self, TypeVar
 
 import aiohttp
 import msgspec
@@ -20,6 +21,7 @@ from yarl import URL
 from gateway.ask import frames, retries
 from gateway.ask.breaker import Breaker
 from gateway.ask.offer import BROKEN, Offer, limited
+from gateway.ask.places import Places
 from gateway.ask.providers import Delta, Message, Sampling
 from gateway.ask.specs import Key, Spec
 from gateway.errors import (
@@ -82,8 +84,15 @@ class Upstream:
         self._timeout = aiohttp.ClientTimeout(
             total=None, connect=spec.connect_timeout, sock_connect=spec.connect_timeout
         )
-        self._places = asyncio.Semaphore(spec.max_concurrency)
+        self._places = Places(spec.max_concurrency)
+        self._tenant = ""
         self._offer = Offer(name, spec, self.headers, session)
+
+    def on_behalf_of(self, tenant: str) -> Self:
+        """The same provider, asked by this tenant: tenants share its places."""
+        bound = copy.copy(self)
+        bound._tenant = tenant
+        return bound
 
     def chat(self, messages: Sequence[Message], model: str, sampling: Sampling) -> AsyncGenerator[Delta]:
         body: dict[str, Any] = {"messages": [{"role": each.role, "content": each.content} for each in messages]}
@@ -162,13 +171,12 @@ class Upstream:
                 if response is not None:
                     response.close()  # nothing, where it was released
         finally:
-            self._places.release()
+            self._places.give_back(self._tenant)
 
     async def _come_in(self, limits: Limits) -> None:
         """Takes one of so many places; who waits too long for one is told to come back."""
         try:
-            async with asyncio.timeout_at(limits.first) if self._places.locked() else nullcontext():
-                await self._places.acquire()
+            await self._places.take(self._tenant, until=limits.first)
         except TimeoutError as error:
             message = f"{self.name} has {self._spec.max_concurrency} requests in flight"
             raise ProviderBusy(message, retry_after=1.0, provider=self.name) from error

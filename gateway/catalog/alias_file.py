@@ -113,7 +113,7 @@ class Aliases:
     def __init__(
         self,
         root: str,
-        state_dir: str,
+        file: AliasFile,
         tell: events.Events,
         *,
         spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
@@ -124,7 +124,7 @@ class Aliases:
         self.table: Table = {}
         self.read = asyncio.Event()  # the file was looked at once
         self._root = root
-        self._file = AliasFile(root, state_dir)
+        self._file = file
         self._events = tell
         self._spawn = spawn
         self._look_again = look_again

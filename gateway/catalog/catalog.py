@@ -16,7 +16,7 @@ from cachetools import LRUCache
 
 from gateway import events
 from gateway.catalog.alias_edit import Pointer
-from gateway.catalog.alias_file import Aliases
+from gateway.catalog.alias_file import Aliases, AliasFile
 from gateway.catalog.aliases import FILE, AliasFault
 from gateway.catalog.changes import Side, changes, known
 from gateway.catalog.entry import Entry, Kept, Version, rank
@@ -33,13 +33,15 @@ from gateway.tenants.caller import Caller
 from gateway.volume.generations import Store
 from gateway.volume.settle import Observation, Snapshot
 from gateway.volume.source import Ignored
+from gateway.volume.volume import FileVolume, Volume
 
 PARSED: Final = 4096  # spellings whose meaning is remembered
 
 
 class Catalog:
     """`spawn` starts a task that the caller's task group owns; `look_again` asks for another look at the volume soon,
-    and to start over with a model that changed while it was copied."""
+    and to start over with a model that changed while it was copied. Without a `volume` it is the
+    directory that the settings name."""
 
     def __init__(
         self,
@@ -51,7 +53,10 @@ class Catalog:
         spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
         look_again: Callable[[ModelId | None], None],
         clock: Callable[[], float] = time.monotonic,
+        volume: Volume | None = None,
+        alias_file: AliasFile | None = None,
     ) -> None:
+        volume = volume or FileVolume(settings)
         self._keep = settings.keep_generations
         self._root = settings.models_dir
         self._store = store
@@ -65,11 +70,12 @@ class Catalog:
         self._shadowed: frozenset[str] = frozenset()  # aliases whose name a directory has
         self.ignored: tuple[Ignored, ...] = ()  # names on the volume that are no models
         self.looked = asyncio.Event()  # the volume has been looked at, and what was known before is judged
+        self._away = False  # the volume was asked, and could not be read
         self._holdings = Holdings(self._entries, store, engine, tell, settings, spawn=spawn, named=self._named)
         self._trial = Trial(engine, settings.swap_policy, self._holdings.publish)
         self._aliases = Aliases(
-            settings.models_dir,
-            settings.state_dir,
+            volume.root,
+            alias_file or AliasFile(volume.root, settings.state_dir),
             tell,
             spawn=spawn,
             look_again=look_again,
@@ -78,7 +84,7 @@ class Catalog:
         )
         self._judge = Judge(
             self._entries,
-            settings.models_dir,
+            volume,
             store,
             engine,
             tell,
@@ -187,6 +193,11 @@ class Catalog:
         """Every directory there is, with the inode of the one that its content came from: so settling knows an update
         in place."""
         return {version.model: version.inode for entry in self._entries.values() for version in entry.versions.values()}
+
+    @property
+    def usable(self) -> bool:
+        """Whether it is known what to serve: the volume was looked at, or it is away, and this is what it had."""
+        return self.looked.is_set() or (self._away and any(entry.live for entry in self._entries.values()))
 
     # Changes.
 
@@ -357,6 +368,8 @@ class Catalog:
         self._shadowed = shadowed
 
     def _heard(self, event: events.Event) -> None:
+        if isinstance(event, events.VolumeUnreadable):
+            self._away = True
         if isinstance(event, events.LoadFailed | events.GenerationQuarantined | events.GenerationLoaded):
             for entry in self._entries.values():
                 if entry.live is not None and entry.live.short == event.generation:

@@ -26,15 +26,17 @@ from gateway.model import Generation, ModelId, Reason
 from gateway.volume import reasons
 from gateway.volume.adapters import references
 from gateway.volume.bases import Base, search
-from gateway.volume.copying import Refused
+from gateway.volume.copying import Changed, Refused
 from gateway.volume.directory import Directory
 from gateway.volume.files import Folder
-from gateway.volume.generations import Changed, Store
+from gateway.volume.generations import Store
 from gateway.volume.metadata import read_metadata, read_wish
 from gateway.volume.pagecache import read_ahead
 from gateway.volume.settle import Observation
+from gateway.volume.volume import Volume
 
-PASSING: Final = WAITING | {"disk_full", "store_unwritable", "read_failed", "load_failed", "internal"}
+AWAY: Final = ("bucket_unreachable", "bucket_forbids")
+PASSING: Final = WAITING | {"disk_full", "store_unwritable", "read_failed", "load_failed", "internal", *AWAY}
 FIRST_RETRY: Final = 10.0  # seconds until content that one of these stood against is judged again; doubled each time
 LAST_RETRY: Final = 600.0
 
@@ -45,7 +47,7 @@ class Judge:
     def __init__(
         self,
         entries: Mapping[ModelId, Entry],
-        root: str,
+        volume: Volume,
         store: Store,
         engine: Engine,
         tell: events.Events,
@@ -57,7 +59,8 @@ class Judge:
         clock: Callable[[], float],
     ) -> None:
         self._entries = entries
-        self._root = root
+        self._volume = volume
+        self._root = volume.root
         self._store = store
         self._engine = engine
         self._events = tell
@@ -100,6 +103,7 @@ class Judge:
             raise Refused((refusal,))
         version.accepting = True
         try:
+            directory = await self._holdings.copies.run(self._volume.open, directory)
             base = await self._base(version, directory)
             kept = await self._take(entry, version, directory, base)
             chosen = await self._holdings.copies.run(self._store.choose, directory, self._root, base)
@@ -107,6 +111,7 @@ class Judge:
             await self._holdings.copies.run(self._store.note, kept.digest, entry.model.path, lasting(metadata))
         finally:
             version.accepting = False
+            self._volume.shut(directory)
         changed = version.fingerprint != directory.fingerprint
         version.content, version.accepted, version.whole = kept, directory, True
         version.metadata = metadata

@@ -27,6 +27,10 @@ class View:
         return self._catalog.looked
 
     @property
+    def usable(self) -> bool:
+        return self._catalog.usable
+
+    @property
     def ignored(self) -> tuple[Ignored, ...]:
         """Names that are no models belong to nobody."""
         return self._catalog.ignored if self._caller.unrestricted else ()

@@ -24,6 +24,7 @@ from gateway.cluster.stock import Stock
 from gateway.engine.devices import find_devices
 from gateway.engine.placement import STALE
 from gateway.engine.routing import Told
+from gateway.engine.sites import Shelf
 from gateway.engine.supervisor import HOST_COMMAND, Death, HostProcess
 from gateway.errors import GatewayError
 from gateway.host import wire
@@ -164,10 +165,11 @@ class Replica:
         host = self._host
         held = {*host.residents, *host.parked}  # and not what is copied to the node: it has no bytes yet
         loaded = frozenset(each.digest for each in host.residents.values() if each.state == "loaded")
-        coming = sum(each.bytes for each in host.residents.values())  # what waits for its place has none yet
-        free = host.residency.budget - max(host.residency.used, coming)
-        wait, idle = host.residency.queue_seconds, host.idle_seconds
-        return Told(self._name, host.up, frozenset(held), loaded, free, wait, idle, host.idle_bytes(STALE))
+        shelf, wait = Shelf(host.residency), host.residency.queue_seconds
+        idle = shelf.idle[0][0] + host.age if shelf.idle else 0.0
+        coming = sum(each.bytes for each in host.residents.values())  # what waits for its place uses nothing yet
+        free = min(shelf.free, host.residency.budget - coming)
+        return Told(self._name, host.up, frozenset(held), loaded, free, wait, idle, shelf.stale(STALE - host.age))
 
     def check(self) -> None:
         """Raises GatewayError when its host does not start: something else may have to be tried."""

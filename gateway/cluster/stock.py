@@ -19,9 +19,9 @@ from gateway.errors import NodeStale
 from gateway.model import Generation, ModelId
 from gateway.volume import source
 from gateway.volume.bases import Base
-from gateway.volume.copying import Refused
+from gateway.volume.copying import Changed, Refused
 from gateway.volume.directory import Directory
-from gateway.volume.generations import Changed, Store
+from gateway.volume.generations import Store
 from gateway.volume.sums import Sums
 
 SPARED: Final = 3600.0  # seconds that what nobody wants any more stays on the disk

@@ -45,12 +45,18 @@ def place(sites: Sequence[Site], size: int) -> int:
     return max(candidates, key=lambda site: site.idle_seconds).index
 
 
+def crowded(holders: Sequence[Site]) -> bool:
+    """Whether texts wait for a generation on every device that has it, these, and a good part of them for it."""
+    up = [site for site in holders if site.up]
+    return bool(up) and all(site.loaded and site.wait >= HOT and site.own >= SHARE for site in up)
+
+
 def spread(sites: Sequence[Site], size: int) -> int | None:
     """The index of the site that should hold a generation too, if one should: wherever it is texts wait, a good part of
     them for it, while elsewhere there is time, and room: free, or of models that nobody has asked for in a while."""
     up = [site for site in sites if site.up]
     holders = [site for site in up if site.holds]
-    if not holders or not all(site.loaded and site.wait >= HOT and site.own >= SHARE for site in holders):
+    if not crowded(holders):
         return None
     others = [site for site in up if not site.holds and site.wait <= COLD and site.free + site.stale >= size]
     if not others:

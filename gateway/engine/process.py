@@ -11,16 +11,17 @@ import asyncio
 import contextlib
 import functools
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from gateway import events
 from gateway.engine.commands import Answer, Commands, Told, event_of
 from gateway.engine.demand import Demand
 from gateway.engine.engine import DeviceState, Residence
-from gateway.engine.placement import HOT, STALE, Site, place
+from gateway.engine.placement import place
 from gateway.engine.quarantine import FIRST, STRIKES, Quarantine
 from gateway.engine.refusals import Inputs, Refusals
 from gateway.engine.replicas import BUSY, CALM, Replicas
+from gateway.engine.sites import Sites
 from gateway.engine.supervisor import Death, HostProcess
 from gateway.errors import GatewayError, HostFailed, ModelLoading, Overloaded
 from gateway.host import wire
@@ -50,6 +51,7 @@ class ProcessEngine(Commands):
         calm: float = CALM,
         wish: Callable[[Generation], Wish] = lambda generation: Wishes().of((), generation.manifest.wish),
         weight: Callable[[str], float] = lambda digest: 1.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(weight)
         self._hosts = list(hosts)
@@ -58,13 +60,14 @@ class ProcessEngine(Commands):
         self._names = names
         self._predict = predict
         self._limit = limit
-        self._assigned: dict[str, int] = {}  # digest -> host that was told to load it, before its report says so
-        self._quarantine = Quarantine()
+        self._quarantine = Quarantine(clock)
         self._pins: dict[str, Generation] = {}
         self._live: dict[str, Generation] | None = None  # None: nobody has said what may stay, and all may
+        self._wishes: dict[str, Wish] = {}  # of those, as hosts were told
         self._preloads: dict[str, asyncio.Task[None]] = {}  # of pinned generations
-        self._refusals = Refusals()
+        self._refusals = Refusals(clock)
         self._demand = Demand()
+        self._sites = Sites(self._hosts, self._demand)
         self._replicas = Replicas(
             self._hosts,
             tell,
@@ -74,8 +77,10 @@ class ProcessEngine(Commands):
             most=replicas,
             busy=busy,
             calm=calm,
+            clock=clock,
         )
         for host in self._hosts:
+            host.on_state = self._sites.told
             host.on_report = self._reported
             host.on_up = self._came_up
             host.on_death = self._died
@@ -99,13 +104,21 @@ class ProcessEngine(Commands):
                     await host.call(lambda number: wire.Unload(number, digest))
 
     def keep(self, live: Collection[Generation], pinned: Collection[Generation]) -> None:
+        before = self._live or {}
         self._live = known = {generation.digest: generation for generation in live}
         self._pins = {generation.digest: generation for generation in pinned}
-        self._assigned = {digest: index for digest, index in self._assigned.items() if digest in known}
+        self._sites.keep(known)
         self._quarantine.keep(known)
         self._replicas.keep(known)
-        for host in self._hosts:
-            self._tell_keep(host)
+        wishes = {digest: self._wish(generation) for digest, generation in (known | self._pins).items()}
+        changed = [
+            generation
+            for digest, generation in (known | self._pins).items()
+            if before.get(digest) is not generation or self._wishes.get(digest) != wishes[digest]
+        ]
+        self._wishes = wishes
+        for host in self._hosts:  # not everything anew: that is as many as there are models, times the hosts
+            self._tell_keep(host, changed)
         self._load_pinned()
 
     def fits_beside(self, generation: Generation, digest: str) -> bool:
@@ -216,7 +229,7 @@ class ProcessEngine(Commands):
         """Counted as asked of that device, where there are others to be chosen."""
         if len(self._hosts) == 1:
             return contextlib.nullcontext()
-        return self._demand.of(self._hosts.index(host), (generation.base or generation).digest, inputs)
+        return self._demand.of(self._sites.index(host), (generation.base or generation).digest, inputs)
 
     def _offer(self, generation: Generation, host: HostProcess) -> None:
         for each in (generation.base, generation):
@@ -227,10 +240,12 @@ class ProcessEngine(Commands):
         """Whose client leaves before the load ends is told so at once. The load goes on, and is there for the next
         try."""
         digest = (generation.base or generation).digest
-        found = [(host, host.residents[digest]) for host in self._hosts if digest in host.residents]
-        if deadline is None or not found or any(resident.state != "loading" for _, resident in found):
+        if deadline is None:
             return
-        left = min(resident.seconds_left - (time.time() - host.reported) for host, resident in found)
+        found = list(self._sites.residents(digest))
+        if not found or any(resident.state != "loading" for _, resident in found):
+            return
+        left = min(resident.seconds_left - host.age for host, resident in found)
         if left > deadline - asyncio.get_running_loop().time():
             raise ModelLoading(
                 f"the model is being loaded, for about {left:.1f} s more",
@@ -251,46 +266,13 @@ class ProcessEngine(Commands):
             return self._hosts[0]
         size = self._predict(generation)
         self._replicas.look(generation, size)
-        loaded = [index for index in range(len(self._hosts)) if self._answers(index, digest)]
+        loaded = self._sites.answering(digest)
         if loaded:  # as `place` would say, which is told much more than that
             return self._hosts[min(loaded, key=self._demand.load)]
-        index = self._assigned[digest] = place(self._sites(digest), size)
+        holders = [site for site in self._sites.holders(digest) if site.up]
+        index = place(holders or self._sites.all(digest, size), size)
+        self._sites.assign(digest, index, size)
         return self._hosts[index]
-
-    def _sites(self, digest: str) -> list[Site]:
-        """How the devices stand to a generation."""
-        return [self._site(index, digest) for index in range(len(self._hosts))]
-
-    def _site(self, index: int, digest: str) -> Site:
-        host = self._hosts[index]
-        resident = host.residents.get(digest)
-        wait = host.residency.queue_seconds
-        if resident is not None and resident.rows_waiting:  # answers, which take longer than any text
-            wait = max(wait, HOT)
-        return Site(
-            index,
-            host.up,
-            self._holds(index, digest),
-            host.residency.budget - host.residency.used,
-            self._demand.load(index),
-            host.idle_seconds,
-            self._answers(index, digest),
-            self._demand.share(index, digest),
-            wait,
-            host.idle_bytes(STALE),
-        )
-
-    def _answers(self, index: int, digest: str) -> bool:
-        """Whether that host can compute with the generation now, and goes on to."""
-        host = self._hosts[index]
-        resident = host.residents.get(digest)
-        loaded = host.up and resident is not None and resident.state == "loaded"
-        return loaded and not self._replicas.is_going(index, digest)
-
-    def _holds(self, index: int, digest: str) -> bool:
-        """Whether that host has the generation, on its device or behind it, or was told to load it."""
-        host = self._hosts[index]
-        return digest in host.residents or digest in host.parked or self._assigned.get(digest) == index
 
     def _load_pinned(self) -> None:
         for digest, generation in self._pins.items():
@@ -306,8 +288,8 @@ class ProcessEngine(Commands):
         task = self._preloads[generation.digest] = asyncio.get_running_loop().create_task(load())
         task.add_done_callback(lambda _: self._preloads.pop(generation.digest, None))
 
-    def _tell_keep(self, host: HostProcess) -> None:
-        for generation in {**self._pins, **(self._live or {})}.values():
+    def _tell_keep(self, host: HostProcess, offered: Iterable[Generation]) -> None:
+        for generation in offered:
             host.offer(generation, self._wish(generation))  # so that it can prepare for what may be asked of it
         if self._live is not None:
             host.keep(self._live.keys(), self._pins.keys())
@@ -315,13 +297,12 @@ class ProcessEngine(Commands):
     # What hosts report.
 
     def _came_up(self, host: HostProcess) -> None:
-        self._tell_keep(host)
+        self._tell_keep(host, {**self._pins, **(self._live or {})}.values())
         self._load_pinned()
 
     def _died(self, host: HostProcess, suspects: Collection[str], sole: bool) -> None:
         """What was there is loaded elsewhere when it is asked for, and at once if it is pinned."""
-        for digest in [digest for digest, index in self._assigned.items() if self._hosts[index] is host]:
-            del self._assigned[digest]
+        self._sites.died(host)
         for digest in suspects:
             if (seconds := self._quarantine.strike(digest, sole=sole)) is not None:
                 self._events.emit(
@@ -339,6 +320,6 @@ class ProcessEngine(Commands):
         if isinstance(report, wire.Batch):
             self._quarantine.survived(report.digest)
         elif isinstance(report, wire.Unloaded | wire.LoadFailure):
-            self._assigned.pop(report.digest, None)
+            self._sites.dismiss(report.digest)
         if (event := event_of(report, self._names, host.device)) is not None:
             self._events.emit(event)

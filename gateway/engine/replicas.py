@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import Counter
+import time
 from collections.abc import Awaitable, Callable, Container, Sequence
 from typing import Final
 
 from gateway import events
 from gateway.engine.demand import Lasting
-from gateway.engine.placement import Site, spread, surplus
+from gateway.engine.placement import crowded, spread, surplus
+from gateway.engine.sites import Sites
 from gateway.engine.supervisor import Death, HostProcess
 from gateway.errors import GatewayError
 from gateway.host import wire
@@ -31,11 +32,12 @@ class Replicas:
         tell: events.Events,
         *,
         names: Callable[[str], tuple[str, ...]],
-        sites: Callable[[str], list[Site]],
+        sites: Sites,
         load: Callable[[Generation, HostProcess], Awaitable[object]],
         most: int,
         busy: float = BUSY,
         calm: float = CALM,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._hosts = hosts
         self._events = tell
@@ -45,16 +47,12 @@ class Replicas:
         self._most = min(most or len(hosts), len(hosts))
         self._busy = busy
         self._calm = calm
-        self._pressed = Lasting()
-        self._eased = Lasting()
+        self._pressed = Lasting(clock)
+        self._eased = Lasting(clock)
         self._looked: dict[str, float] = {}
         self._coming: dict[str, asyncio.Task[None]] = {}
-        self._going: dict[tuple[int, str], asyncio.Task[None]] = {}
+        self._going: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
-
-    def is_going(self, index: int, digest: str) -> bool:
-        """That device is about to give its copy away: nothing new goes there."""
-        return (index, digest) in self._going
 
     def look(self, generation: Generation, size: int) -> None:
         """Something is asked of the generation, of so many bytes: is what holds it enough? Costs next to nothing on
@@ -63,12 +61,11 @@ class Replicas:
         if self._most < 2 or digest in self._coming or now - self._looked.get(digest, 0.0) < LOOK:
             return
         self._looked[digest] = now
-        sites = self._sites(digest)
-        held = sum(site.holds for site in sites)
-        target = spread(sites, size) if held < self._most else None
+        holders = self._sites.holders(digest)
+        pressed = len(holders) < self._most and crowded(holders)
+        target = spread(self._sites.all(digest, size), size) if pressed else None
         if self._pressed.seconds(digest, target is not None) >= self._busy and target is not None:
-            wait = min(site.wait for site in sites if site.holds)
-            self._add(generation, self._hosts[target], wait)
+            self._add(generation, self._hosts[target], min(site.wait for site in holders))
 
     def keep(self, known: Container[str]) -> None:
         """Only these are remembered."""
@@ -102,13 +99,13 @@ class Replicas:
 
     def _look_after(self) -> None:
         self._timer = None
-        held = Counter(digest for host in self._hosts if host.up for digest in host.residents)
-        for digest in [digest for digest, copies in held.items() if copies > 1]:
-            target = surplus(self._sites(digest))
+        held = self._sites.several()
+        for digest in held:
+            target = surplus(self._sites.holders(digest))
             if self._eased.seconds(digest, target is not None) >= self._calm and target is not None:
                 self._eased.seconds(digest, False)
                 self._remove(digest, target)
-        if any(copies > 1 for copies in held.values()):
+        if held:
             self._watch()
 
     def _remove(self, digest: str, index: int) -> None:
@@ -116,5 +113,11 @@ class Replicas:
             with contextlib.suppress(Death):  # then it holds nothing
                 await self._hosts[index].call(lambda number: wire.Unload(number, digest, "drawn_back"))
 
-        task = self._going[index, digest] = asyncio.get_running_loop().create_task(unload())
-        task.add_done_callback(lambda _: self._going.pop((index, digest), None))
+        def unloaded(task: asyncio.Task[None]) -> None:
+            self._going.discard(task)
+            self._sites.leaving(index, digest, so=False)
+
+        self._sites.leaving(index, digest, so=True)
+        task = asyncio.get_running_loop().create_task(unload())
+        self._going.add(task)
+        task.add_done_callback(unloaded)

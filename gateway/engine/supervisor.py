@@ -63,7 +63,7 @@ class Call(msgspec.Struct):
 
 class HostProcess:
     """The host of `device`. `config` is JSON for it; `command` starts it, and stands in the constructor for tests
-    that need a host that crashes. The engine sets the three callbacks."""
+    that need a host that crashes. The engine sets the callbacks."""
 
     def __init__(
         self,
@@ -74,6 +74,7 @@ class HostProcess:
         hang_timeout: float,
         load_timeout: float,
         command: Sequence[str] = HOST_COMMAND,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self.device = device
         self.restarts = 0
@@ -81,8 +82,10 @@ class HostProcess:
         self.residents: dict[str, wire.Resident] = {}
         self._loaded: dict[str, int] = {}  # bytes of what was told as loaded and not yet as unloaded
         self.parked: dict[str, wire.Parked] = {}
-        self.reported = time.time()
+        self._clock = clock
+        self.reported = clock()
         self.on_report: Callable[[HostProcess, wire.Report], None] = lambda host, report: None
+        self.on_state: Callable[[HostProcess], None] = lambda host: None
         self.on_up: Callable[[HostProcess], None] = lambda host: None
         self.on_death: Callable[[HostProcess, Collection[str], bool], None] = lambda host, suspects, sole: None
         self._config = config
@@ -111,14 +114,9 @@ class HostProcess:
         return self._process.pid if self._process else None
 
     @property
-    def idle_seconds(self) -> float:
-        """How long its least recently used idle model has been idle."""
-        return max((r.idle_seconds for r in self.residents.values() if not r.leases and not r.pinned), default=0.0)
-
-    def idle_bytes(self, seconds: float) -> int:
-        """Of models that have been idle for so long, and may be evicted."""
-        idle = (r for r in self.residents.values() if not r.leases and not r.pinned and r.idle_seconds >= seconds)
-        return sum(r.bytes for r in idle)
+    def age(self) -> float:
+        """Seconds since it told its state: a host where nothing changes tells nothing."""
+        return max(0.0, self._clock() - self.reported)
 
     # Requests.
 
@@ -292,6 +290,7 @@ class HostProcess:
         self.residents, self.parked = {}, {}
         self._loaded.clear()
         self.residency = wire.Residency([], 0, self.residency.budget, 0, 0)
+        self.on_state(self)
         if not self._stopping:
             self._events.emit(
                 events.HostExited(
@@ -327,9 +326,10 @@ class HostProcess:
                     call.tell(report)
             case wire.Residency():
                 self.residency = report
-                self.reported = time.time()
+                self.reported = self._clock()
                 self.residents = {resident.digest: resident for resident in report.residents}
                 self.parked = {parked.digest: parked for parked in report.parked}
+                self.on_state(self)
             case wire.Ready():
                 self.residency = wire.Residency([], 0, report.budget, 0, 0)
                 self._up.set()

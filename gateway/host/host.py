@@ -320,21 +320,21 @@ class Host:
         return await self._tokens.run(encoder.finish, vectors, normalize=normalize, dimensions=options.dimensions)
 
     def _residency(self) -> wire.Residency:
-        now = time.monotonic()
         return wire.Residency(
-            [*_residents(self.pool, now), *_residents(self.adapters, now)],
+            [*_residents(self.pool), *_residents(self.adapters)],
             self.pool.used,
             self.pool.budget,
             self.batcher.queue_tokens,
             memory.resident(),
-            [*_parked(self.pool, now), *_parked(self.adapters, now)],
+            [*_parked(self.pool), *_parked(self.adapters)],
             self.pool.tier.used,
             self.pool.tier.budget,
             self.batcher.queue_seconds,
         )
 
 
-def _residents(pool: Pool, now: float) -> list[wire.Resident]:
+def _residents(pool: Pool) -> list[wire.Resident]:
+    now = pool.now
     return [
         wire.Resident(
             slot.generation.digest,
@@ -352,8 +352,8 @@ def _residents(pool: Pool, now: float) -> list[wire.Resident]:
     ]
 
 
-def _parked(pool: Pool, now: float) -> list[wire.Parked]:
-    parked = pool.tier.parked().items()
+def _parked(pool: Pool) -> list[wire.Parked]:
+    now, parked = pool.now, pool.tier.parked().items()
     return [wire.Parked(digest, each.bytes, max(0.0, now - each.since)) for digest, each in parked]
 
 

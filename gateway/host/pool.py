@@ -71,6 +71,11 @@ class Pool:
         held = sum(slot.bytes for slot in self._slots.values() if slot.state is not State.WAITING)
         return held + sum(slot.bytes for slot in self._leaving)
 
+    @property
+    def now(self) -> float:
+        """By the clock that `last_used` goes by."""
+        return self._clock()
+
     def slots(self) -> list[Slot]:
         return [*self._slots.values(), *self._leaving]
 
@@ -137,7 +142,8 @@ class Pool:
         for slot in list(self._slots.values()):
             digest = slot.generation.digest
             if digest not in live:
-                self._leave(slot, "retired")
+                if slot.state is not State.WAITING or not slot.waiters:  # who asked before is answered: see `_rest`
+                    self._leave(slot, "retired")
             elif slot.state is State.LOADED and not slot.leases:
                 self._rest(slot)
         self._admit()

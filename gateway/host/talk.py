@@ -110,6 +110,7 @@ class Talk:
         self._flows: Fair[str] = Fair()
         self._waiting: dict[str, deque[Answer]] = {}
         self._running: dict[int, Answer] = {}
+        self._leaving: frozenset[int] = frozenset()  # rows that the next device call lets go
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -131,13 +132,13 @@ class Talk:
         self._flows.enter(answer.flow)
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._serve())
+            self._task.add_done_callback(self._served)
         await answer.done  # cancelled with its caller, and then it is left out of the next call
 
     async def _serve(self) -> None:
         """As long as there is an answer."""
-        leaving: frozenset[int] = frozenset()
         while True:
-            joining = self._admit()
+            joining, leaving = self._admit(), self._leaving
             if not (self._running or leaving):
                 return
             rows = [answer.row for answer in joining]
@@ -148,7 +149,7 @@ class Talk:
                 for answer in self._running.values():
                     answer.fail(error)
                 self._running.clear()
-                leaving = frozenset()
+                self._leaving = frozenset()
                 continue
             for number, token in came:
                 answer = self._running[number]
@@ -156,7 +157,19 @@ class Talk:
                     answer.take(token, self._endings)
                 except Exception as error:  # in making its text: the others go on
                     answer.fail(error)
-            leaving = self._ended()
+            self._leaving = self._ended()
+
+    def _served(self, task: asyncio.Task[None]) -> None:
+        """A fault of ours fails whoever waits, rather than to leave them waiting."""
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        waiting = [answer for answers in self._waiting.values() for answer in answers]
+        for answer in (*self._running.values(), *waiting):
+            failure = RuntimeError("the rows of a language model were lost")
+            failure.__cause__ = error
+            answer.fail(failure)
+        self._leaving |= self._running.keys()
+        self._running.clear()
 
     def _ended(self) -> frozenset[int]:
         """Rows that nobody waits for any more."""

@@ -17,6 +17,7 @@ from itertools import islice
 from typing import Final
 
 from gateway.model import NAME, ModelId
+from gateway.settings import BUCKET
 from gateway.volume.directory import is_apart
 
 MARKS: Final = ("training_progress.json", "training_metrics.jsonl", "resolved_config.json", "lineage.json")
@@ -38,7 +39,9 @@ class Run:
 
 
 def folder_of_runs(models_dir: str, runs_dir: str) -> str:
-    """The folder that was named, or `runs` beside the models root."""
+    """The folder that was named, or `runs` beside the models root; of a bucket, in the working directory."""
+    if models_dir.startswith(BUCKET):
+        return runs_dir or os.path.abspath("runs")
     return runs_dir or os.path.join(os.path.dirname(os.path.abspath(models_dir)), "runs")
 
 

@@ -26,6 +26,10 @@ class Refused(Exception):
         self.reasons = reasons
 
 
+class Changed(Exception):
+    """The directory changed while it was copied. Start over when it has settled again."""
+
+
 def copy(source: str, target: str, root: str, name: str, known: str | None) -> tuple[int, str]:
     """Copies one regular file below `root`; -> its size and SHA-256.
 

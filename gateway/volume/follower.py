@@ -14,14 +14,10 @@ from gateway import events
 from gateway.lane import Lane
 from gateway.model import ModelId
 from gateway.settings import Settings
-from gateway.volume.evidence import VolumeEvidence
-from gateway.volume.mounts import is_network
 from gateway.volume.settle import Settler, Snapshot
-from gateway.volume.source import Scan, VolumeUnreadable, scan
-from gateway.volume.watch import Watcher
+from gateway.volume.source import Scan, VolumeUnreadable
+from gateway.volume.volume import FileVolume, Volume
 
-LOCAL_PERIOD: Final = 5.0
-NETWORK_PERIOD: Final = 2.0
 LEAST_GAP: Final = 0.05  # seconds between looks, while hints rain
 GAP_PER_LOOK: Final = 10.0  # and this many times as long as a look takes: at most a tenth of a core
 CHECK_EVERY: Final = 2  # looks by the timer, of which one asks whether watchdog still hears
@@ -29,7 +25,8 @@ DEATH_SECONDS: Final = 0.5  # until a dead thread of watchdog's is noticed: publ
 
 
 class Follower:
-    """`served` is the catalog's; `on_snapshot` is called with every look, on the event loop."""
+    """`served` is the catalog's; `on_snapshot` is called with every look, on the event loop. Without a `volume` it is
+    the one of the settings, as a directory."""
 
     def __init__(
         self,
@@ -37,18 +34,18 @@ class Follower:
         tell: events.Events,
         served: Callable[[], Mapping[ModelId, int | None]],
         on_snapshot: Callable[[Snapshot], None],
+        volume: Volume | None = None,
     ) -> None:
-        self._root = settings.models_dir
-        network = is_network(self._root)
-        self._period = settings.scan_interval or (NETWORK_PERIOD if network else LOCAL_PERIOD)
+        self._volume = volume or FileVolume(settings)
+        self._period = settings.scan_interval or self._volume.period
         self._events = tell
         self._served = served
         self._on_snapshot = on_snapshot
-        self._settler = Settler(settings, VolumeEvidence(self._root), network=network)
+        self._settler = Settler(settings, self._volume.evidence(), network=self._volume.shared)
         self._lane = Lane("volume")
         self._hint = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        self._watcher = Watcher(self._root, self._hinted)
+        self._watcher = self._volume.watcher(self._hinted)
         self._forget: set[ModelId] = set()
         self._lost = False
         self._deaf = False
@@ -62,7 +59,13 @@ class Follower:
 
     async def follow(self) -> None:
         """Looks for ever. To be run once, as a task."""
-        await self._lane.run(self._watcher.start)
+        if self._watcher is not None:
+            await self._lane.run(self._watcher.start)
+        self._events.emit(
+            events.VolumeWatched(
+                place=self._volume.place, way=self._volume.way, kind=self._volume.kind, period=self._period
+            )
+        )
         due: float | None = None
         why = "start"
         try:
@@ -74,13 +77,15 @@ class Follower:
                 await asyncio.sleep(max(LEAST_GAP, GAP_PER_LOOK * took))
                 why = await self._wait(due)
         finally:
-            self._watcher.stop()
+            if self._watcher is not None:
+                self._watcher.stop()
             self._lane.close(wait=False)
 
     async def _look(self, why: str, due: float | None) -> float | None:
         """One look; the answer is when time alone can bring news. A root that cannot be read changes nothing."""
         self._hint.clear()
-        self._watcher.take()
+        if self._watcher is not None:
+            self._watcher.take()
         forget, self._forget = self._forget, set()
         began = time.monotonic()
         try:
@@ -106,7 +111,7 @@ class Follower:
     def _scan(self, served: Mapping[ModelId, int | None], forget: set[ModelId]) -> tuple[Scan, Snapshot]:
         for model in forget:
             self._settler.forget(model)
-        found = scan(self._root)
+        found = self._volume.scan()
         return found, self._settler.observe(found, now=time.monotonic(), wall=time.time(), served=served)
 
     async def _wait(self, due: float | None) -> str:
@@ -120,7 +125,7 @@ class Follower:
             except TimeoutError:
                 if left <= DEATH_SECONDS:
                     return "timer"
-                if self._watcher.dead:
+                if self._watcher is not None and self._watcher.dead:
                     return "deaf"
             else:
                 return "hint"
@@ -128,6 +133,8 @@ class Follower:
     async def _keep_hearing(self, why: str) -> None:
         """Rebuilds a watchdog that has gone deaf, and asks for a look at what it missed meanwhile."""
         self._by_timer += why == "timer"
+        if self._watcher is None:
+            return
         asked = why == "start" or (why == "timer" and self._by_timer % CHECK_EVERY == 0)
         if self._lost or not (asked or self._watcher.dead):
             return

@@ -18,9 +18,10 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, Protocol
 
 import msgspec
 import orjson
@@ -28,7 +29,7 @@ import orjson
 from gateway.model import Accepted, Generation, Manifest, Place, Rejected
 from gateway.volume import nesting, reasons
 from gateway.volume.bases import Base
-from gateway.volume.copying import Refused, copy, storing, write_all, writing
+from gateway.volume.copying import Changed, Refused, copy, storing, write_all, writing
 from gateway.volume.directory import Directory, look
 from gateway.volume.manifest import judge, not_ready
 from gateway.volume.reasons import Unfit
@@ -44,14 +45,34 @@ LONGEST_NOTE: Final = 1024**2  # bytes
 SPARE_BYTES: Final = 16 * 1024**2  # for the record, folders, and what the file system itself needs
 
 
-class Changed(Exception):
-    """The directory changed while it was copied. Start over when it has settled again."""
+Take = Callable[[str, str], tuple[int, str]]  # the name of a file, and where it is to be; -> its size and its SHA-256
+
+
+class Elsewhere(Protocol):
+    """Where directories lie whose files have to be fetched first. Everything raises Changed and Refused."""
+
+    @property
+    def sums(self) -> Sums:
+        """Digests of what was fetched."""
+
+    def look(self, directory: Directory) -> Directory | None:
+        """The same directory now. None when it has gone."""
+
+    def around(self, directory: Directory) -> Directory | None:
+        """The directory without the nested one, as it is now. None when it has gone."""
+
+    def bring(self, directory: Directory, names: Sequence[str]) -> None:
+        """Fetches these files, and what else a proof of the directory needs."""
+
+    def take(self, directory: Directory, name: str, target: str) -> tuple[int, str]:
+        """One file into the store; -> its size and SHA-256."""
 
 
 class Store:
     """Generations below one state directory, which no other gateway uses. Blocking; several lanes may take at once.
 
     Models over `copy_budget` bytes (0: none is) stay in place, with `in_place` those too that the disk has no room for.
+    What lies `elsewhere` is fetched when it is known to be worth it, and never stays there.
     """
 
     def __init__(
@@ -62,10 +83,12 @@ class Store:
         sums: Sums | None = None,
         copy_budget: int = 0,
         in_place: bool = False,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
         self._base = os.path.join(os.path.abspath(state_dir), "generations")
         self._allow_pickle = allow_pickle
-        self._sums = sums
+        self._sums = elsewhere.sums if elsewhere else sums
+        self._elsewhere = elsewhere
         self._copy_budget = copy_budget
         self._in_place = in_place
 
@@ -78,8 +101,8 @@ class Store:
         inner = directory.nested
         if inner is None or directory.error:
             return directory
-        outer = nesting.around(directory, root)
-        if outer is None or _changed(directory, root):
+        outer = self._elsewhere.around(directory) if self._elsewhere else nesting.around(directory, root)
+        if outer is None or self._changed(directory, root):
             raise Changed(directory.model.path)
         return nesting.choose(outer, self._fit(outer, root, base), inner, self._fit(inner, root, base))
 
@@ -95,7 +118,7 @@ class Store:
         try:
             return self._accept(directory, root, base)
         except Refused as error:
-            if _changed(directory, root):  # then the refusal was of a state that is no more
+            if self._changed(directory, root):  # then the refusal was of a state that is no more
                 raise Changed(directory.model.path) from error
             raise
 
@@ -104,21 +127,18 @@ class Store:
         manifest = self._judge(directory.path, root, base)
         if manifest.lora is not None and base is None:  # fit for what lies on the volume, of which there is no copy yet
             raise Refused((not_ready(manifest.lora.base, "it has not been taken in yet").reason,))
+        if self._elsewhere is not None:
+            self._elsewhere.bring(directory, manifest.files)
         if reason := sums.check(directory).reason:
             raise Refused((reason,))
-        size = _sizes(directory, manifest)
+        size = _sizes(directory, manifest) if self._elsewhere is None else 0  # what was fetched is here
         if self._is_large(size) and may_stay(manifest):
             return self._take_in_place(directory, manifest, root, sums, base)
         self._make_room(size)
         staging = os.path.join(self._base, "." + secrets.token_hex(8))
         try:
-            stats = {file.path: file for file in directory.files}
-
-            def known(name: str) -> str | None:
-                return sums.known(directory, stats[name]) if name in stats else None
-
-            files = self._copy(directory.path, manifest, root, staging, known)
-            if _changed(directory, root):
+            files = self._copy(manifest, staging, self._taker(directory, root, sums))
+            if self._changed(directory, root):
                 raise Changed(directory.model.path)
             return self._keep(staging, files, manifest, base)
         except Unfit as error:
@@ -140,7 +160,8 @@ class Store:
         self._make_room(generation.manifest.stored_bytes)
         staging = os.path.join(self._base, "." + secrets.token_hex(8))
         try:
-            files = self._copy(generation.path, generation.manifest, generation.path, staging, lambda name: None)
+            taken = partial(_copied, generation.path, generation.path, lambda name: None)
+            files = self._copy(generation.manifest, staging, taken)
             return self._keep(staging, files, generation.manifest, base)
         except Unfit as error:
             raise Refused((error.reason,)) from error
@@ -236,6 +257,10 @@ class Store:
                 for path in [os.path.join(self._base, name)] if name.startswith(".") else halves:
                     _erase(path)
 
+    def _changed(self, directory: Directory, root: str) -> bool:
+        now = self._elsewhere.look(directory) if self._elsewhere else look(directory, root)
+        return now is None or now.fingerprint != directory.fingerprint
+
     def _judge(self, path: str, root: str, base: Base | None) -> Manifest:
         verdict = judge(path, root=root, allow_pickle=self._allow_pickle, base=base)
         if isinstance(verdict, Rejected):
@@ -267,7 +292,7 @@ class Store:
     ) -> Generation:
         """The same digest as a copy would have, and no copy: every file is read, and none is written."""
         files = self._hash(directory, manifest, sums)
-        if _changed(directory, root):
+        if self._changed(directory, root):
             raise Changed(directory.model.path)
         below = base.generation if base and manifest.lora else None
         digest = digest_of(files, manifest.wish, below.digest if below else None)
@@ -306,10 +331,16 @@ class Store:
             message = f"the copy needs {needed + SPARE_BYTES:,} bytes; the state directory's disk has {free:,} free"
             raise Refused((reasons.reason("disk_full", message),))
 
-    def _copy(
-        self, path: str, manifest: Manifest, root: str, staging: str, known: Callable[[str], str | None]
-    ) -> tuple[StoredFile, ...]:
-        """What the manifest names of the files below `path`; `known` says which SHA-256 one is known to have."""
+    def _taker(self, directory: Directory, root: str, sums: Sums) -> Take:
+        if self._elsewhere is not None:
+            return partial(self._elsewhere.take, directory)
+        stats = {file.path: file for file in directory.files}
+        return partial(
+            _copied, directory.path, root, lambda name: sums.known(directory, stats[name]) if name in stats else None
+        )
+
+    def _copy(self, manifest: Manifest, staging: str, take: Take) -> tuple[StoredFile, ...]:
+        """What the manifest names."""
         with storing():
             os.mkdir(staging, 0o700)
         files = []
@@ -318,7 +349,7 @@ class Store:
             target = os.path.join(staging, FILES, kept)
             with storing():
                 os.makedirs(os.path.dirname(target), exist_ok=True)
-            files.append(StoredFile(kept, *copy(os.path.join(path, name), target, root, name, known(name))))
+            files.append(StoredFile(kept, *take(name, target)))
         return tuple(sorted(files, key=lambda file: file.path))
 
     def _keep(self, staging: str, files: tuple[StoredFile, ...], original: Manifest, base: Base | None) -> Generation:
@@ -363,9 +394,9 @@ class Store:
         return record if record.digest == digest else None
 
 
-def _changed(directory: Directory, root: str) -> bool:
-    now = look(directory, root)
-    return now is None or now.fingerprint != directory.fingerprint
+def _copied(path: str, root: str, known: Callable[[str], str | None], name: str, target: str) -> tuple[int, str]:
+    """A file below `path`, copied; `known` says which SHA-256 it is known to have."""
+    return copy(os.path.join(path, name), target, root, name, known(name))
 
 
 def _sizes(directory: Directory, manifest: Manifest) -> int:

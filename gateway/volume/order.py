@@ -11,8 +11,9 @@ from typing import Any, Final
 
 import msgspec
 
-from gateway.errors import GatewayError, Internal, InvalidModelId, leaves
+from gateway.errors import GatewayError, Internal, InvalidModelId, VolumeUnwritable, leaves
 from gateway.model import HUB_CACHE, NAME, PREFIX, SUBMODULE, ModelId
+from gateway.settings import BUCKET
 from gateway.volume.directory import IN_PROGRESS, is_apart
 
 REVISION: Final = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
@@ -70,6 +71,16 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
 
 
 Report = Looked | Progress | Pulled | Failed
+
+
+def demand_directory(models_dir: str) -> None:
+    """Raises VolumeUnwritable for a volume that nothing is pulled to."""
+    if models_dir.startswith(BUCKET):
+        raise VolumeUnwritable(
+            f"nothing is pulled into the bucket {models_dir}: pull to a directory (gateway pull --models-dir "
+            "DIRECTORY), and put that into the bucket, SHA256SUMS last",
+            path=models_dir,
+        )
 
 
 def parse_repository(text: str) -> tuple[ModelId, str | None]:

@@ -24,7 +24,7 @@ from gateway.errors import GatewayError, HubOffline, ModelPulling, PullInProgres
 from gateway.model import ModelId, ModelRef
 from gateway.settings import Settings
 from gateway.tenants.caller import OPEN, Caller
-from gateway.volume.order import MAIN, Failed, Looked, Order, Progress, Pulled, Report
+from gateway.volume.order import MAIN, Failed, Looked, Order, Progress, Pulled, Report, demand_directory
 
 COMMAND: Final = (sys.executable, "-m", "gateway.volume.pull")
 AT_ONCE: Final = 2
@@ -107,8 +107,9 @@ class Pulls:
         self._pulls: dict[ModelId, Pull] = {}
 
     def start(self, model: ModelId, revision: str | None = None) -> Pull:
-        """The pull of this model, which is under way from now on. Raises HubOffline, or PullInProgress when another
-        revision of it is being pulled."""
+        """The pull of this model, which is under way from now on. Raises HubOffline; VolumeUnwritable of a bucket; or
+        PullInProgress when another revision of it is being pulled."""
+        demand_directory(self._settings.models_dir)
         if self._settings.hub_offline:
             raise HubOffline(f"{model} cannot be pulled: --hub-offline is set (HF_HUB_OFFLINE)", model=str(model))
         known = self._pulls.get(model)

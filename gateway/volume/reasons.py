@@ -102,6 +102,9 @@ REASONS: Final[dict[str, tuple[Kind, str]]] = {
     # the gateway's own copy of it
     "disk_full": ("unreadable", "Free space under the state directory, or move it to a larger disk (--state-dir)."),
     "store_unwritable": ("unreadable", "Let the gateway write to its state directory (--state-dir)."),
+    # in a bucket
+    "bucket_unreachable": ("unreadable", "Wait until the bucket answers again, and see whether it can be reached."),
+    "bucket_forbids": ("unreadable", "Let the gateway's credentials list and read what is in the bucket."),
     "load_failed": ("invalid", "Copy a model that loads; touch one of its files to have this one tried again."),
     # at an upstream that serves it
     "upstream_unreachable": ("unreadable", "Start the upstream, or correct base_url in the file of --providers."),

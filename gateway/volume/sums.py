@@ -58,7 +58,7 @@ class Sums:
             self._compare(directory, listed)
         except Unfit as error:
             return Checked(reason=error.reason)
-        return Checked(verified=not _unlisted(directory, listed))
+        return Checked(verified=not unlisted(directory, listed))
 
     def known(self, directory: Directory, file: FileStat) -> str | None:
         """The SHA-256 of a file whose stat has not changed since it was hashed."""
@@ -123,7 +123,8 @@ def parse(content: bytes) -> dict[str, str]:
     return listed
 
 
-def _unlisted(directory: Directory, listed: dict[str, str]) -> list[str]:
+def unlisted(directory: Directory, listed: dict[str, str]) -> list[str]:
+    """Files that a model is made of and that no list proves."""
     names = [file.path for file in directory.files if file.path.endswith(MODEL_SUFFIXES)]
     return [name for name in names if name not in listed and os.path.basename(name) not in DESCRIPTIVE]
 

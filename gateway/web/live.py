@@ -128,7 +128,7 @@ class Reader:
         """What is told whole whenever it changes. Of the gateway as a whole only who sees everything is told."""
         service, catalog = self._service, self._service.catalog
         everything = service.caller.unrestricted
-        checks = {"volume": catalog.looked.is_set(), "host": service.engine.ready, "not_draining": not service.draining}
+        checks = {"volume": catalog.usable, "host": service.engine.ready, "not_draining": not service.leaving}
         return {
             "ready": service.ready,
             "checks": checks,

@@ -172,9 +172,9 @@ async def readyz(request: web.Request) -> web.Response:
     """Whether requests may be sent here, and if not, why not."""
     service = request[SERVICE]
     checks = {
-        "volume": service.catalog.looked.is_set(),
+        "volume": service.catalog.usable,
         "host": service.engine.ready,
-        "not_draining": not service.draining,
+        "not_draining": not service.leaving,
     }
     response = answer({"ready": service.ready, "checks": checks}, 200 if service.ready else 503)
     if not service.ready:

@@ -232,6 +232,21 @@ async def test_no_more_are_in_flight_than_may_be(server: Talking) -> None:
     assert server.most_at_once <= 2
 
 
+async def test_a_tenant_with_a_long_queue_leaves_the_others_their_turn(server: Talking) -> None:
+    order: list[str] = []
+
+    async def ask(upstream: Upstream, tenant: str) -> None:
+        await said(upstream.on_behalf_of(tenant), "answers")
+        order.append(tenant)
+
+    async with provider(server.url, max_concurrency=1) as upstream:
+        long = [asyncio.create_task(ask(upstream, "acme")) for _ in range(20)]
+        await asyncio.sleep(0)
+        await asyncio.gather(*long, *(ask(upstream, "globex") for _ in range(3)))
+    assert order.index("globex") <= 2
+    assert order[:7].count("globex") == 3
+
+
 async def test_who_waits_too_long_for_a_place_is_told_to_come_back(server: Talking) -> None:
     limits = {"max_concurrency": 1, "first_token_timeout": 1.0}
     async with provider(server.url, **limits) as upstream, aclosing(upstream.chat(ASKED, "waits", Sampling())) as first:

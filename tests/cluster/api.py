@@ -49,6 +49,7 @@ RESOURCES: Final = (
     Resource("v1", "services", "Service"),
     Resource("v1", "persistentvolumeclaims", "PersistentVolumeClaim"),
     Resource("apps/v1", "statefulsets", "StatefulSet"),
+    Resource("apps/v1", "deployments", "Deployment"),
     Resource("batch/v1", "jobs", "Job"),
     Resource("networking.k8s.io/v1", "networkpolicies", "NetworkPolicy"),
     Resource("networking.k8s.io/v1", "ingresses", "Ingress"),

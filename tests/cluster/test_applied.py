@@ -18,7 +18,7 @@ from tests.kube import NAMESPACE, require_kubectl
 
 OVERLAYS: Final = sorted(path.name for path in (DEPLOY / "overlays").iterdir())
 EVERYTHING: Final = [f"overlays/{name}" for name in OVERLAYS] + ["trainer"]
-COMPONENTS: Final = ["ingress", "monitoring", "autoscaling", "outbound"]
+COMPONENTS: Final = ["ingress", "monitoring", "autoscaling", "outbound", "proxy"]
 
 
 @pytest.fixture(autouse=True)

@@ -28,6 +28,7 @@ from tests.cluster.manifests import (
 )
 
 OVERLAYS: Final = sorted(path.name for path in (DEPLOY / "overlays").iterdir())
+WITH_A_VOLUME: Final = [name for name in OVERLAYS if name != "bucket"]
 COMPONENTS: Final = sorted(path.name for path in (DEPLOY / "components").iterdir())
 EVERYTHING: Final = [f"overlays/{name}" for name in OVERLAYS] + ["trainer"]
 UNITS: Final = {"Gi": 2**30, "Mi": 2**20}
@@ -144,7 +145,23 @@ def test_who_may_come_in_is_said_by_keys_or_by_saying_that_everybody_may(overlay
     assert (str(Path(chosen.keys_file).parent) in mounted) == (not chosen.insecure)
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_gateways_over_a_bucket_have_no_volume_in_common_and_the_image_has_what_it_takes() -> None:
+    found = rendered("overlays/bucket")
+    chosen = settings.load({}, environment=environment(found))
+    assert chosen.models_dir.startswith(settings.BUCKET)
+    assert chosen.knowledge_dir.startswith(settings.BUCKET)
+    assert not any(each["kind"] == "PersistentVolumeClaim" for each in found)
+    stateful = one(found, "StatefulSet")["spec"]
+    assert stateful["replicas"] > 1
+    assert not stateful["template"]["spec"].get("initContainers")
+    assert {each["name"] for each in stateful["template"]["spec"]["volumes"]} == {"tmp", "keys"}
+    assert {each["mountPath"] for each in gateway_of({"spec": stateful})["volumeMounts"]} >= {chosen.state_dir, "/tmp"}
+    assert "secretRef" in str(gateway_of({"spec": stateful})["envFrom"])
+    dockerfile = (DEPLOY.parent / "Dockerfile").read_text()
+    assert "bucket" in re.findall(r"^ARG EXTRAS=(.*)$", dockerfile, re.MULTILINE)[0].split(",")
+
+
+@pytest.mark.parametrize("overlay", WITH_A_VOLUME)
 def test_what_the_gateway_writes_lies_on_volumes_and_the_namespaces_are_made(overlay: str) -> None:
     found = rendered(f"overlays/{overlay}")
     chosen = settings.load({}, environment=environment(found))
@@ -155,7 +172,7 @@ def test_what_the_gateway_writes_lies_on_volumes_and_the_namespaces_are_made(ove
     assert f"{chosen.models_dir}/finetuned" in made
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("overlay", WITH_A_VOLUME)
 def test_the_state_has_room_for_every_model_and_for_the_earlier_ones(overlay: str) -> None:
     found = rendered(f"overlays/{overlay}")
     chosen = settings.load({}, environment=environment(found))

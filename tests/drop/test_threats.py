@@ -67,9 +67,9 @@ import pytest
 from gateway.errors import LoadFailed
 from gateway.model import Generation, ModelId, Reason, Rejected
 from gateway.volume import generations
-from gateway.volume.copying import Refused
+from gateway.volume.copying import Changed, Refused
 from gateway.volume.directory import Directory
-from gateway.volume.generations import Changed, Store
+from gateway.volume.generations import Store
 from gateway.volume.manifest import judge
 from gateway.volume.source import scan
 from tests import making

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -77,6 +79,20 @@ async def test_a_gateway_that_is_told_to_stop_answers_what_is_in_flight(root: Pa
         assert (await gateway.wait_for_log("stopped"))["drained"] is True
         await stopping
         assert await gone([record["pid"] for record in gateway.log if record.get("event") == "host_started"])
+
+
+async def test_with_a_delay_it_is_left_before_it_stops_and_a_second_signal_cuts_the_delay(
+    root: Path, tmp_path: Path
+) -> None:
+    async with RunningGateway(root, tmp_path / "state", "--device=cpu", "--drain-delay=3600") as gateway:
+        os.kill(gateway.pid, signal.SIGTERM)
+        assert (await gateway.wait_for_log("stopping", why="SIGTERM"))["seconds"] == 3600 + 25
+        async with gateway.session.get("/readyz") as answer:
+            assert (answer.status, (await answer.json())["checks"]["not_draining"]) == (503, False)
+        assert (await gateway.embed(TEXTS, MODEL))[0].shape == (4, 32)
+        os.kill(gateway.pid, signal.SIGTERM)
+        assert await gateway.ended() == 0
+        assert (await gateway.wait_for_log("stopped"))["drained"] is True
 
 
 async def test_the_hosts_of_a_gateway_that_was_killed_are_gone_and_its_successor_serves_on(

@@ -284,8 +284,7 @@ async def test_whether_two_fit_side_by_side_goes_by_bytes_by_pins_and_by_their_n
         assert running.engine.fits_beside(third, first.digest)
         running.engine.keep(models, [second])
         await running.until(lambda: len(running.of(events.GenerationLoaded)) == 2)
-        # a load is told before the state that it changed
-        await running.until(lambda: any(r.pinned for r in running.engine.residences().get(second.digest, ())))
+        assert running.engine.residences()[second.digest][0].pinned
         assert not running.engine.fits_beside(third, first.digest)
     async with rig(limit=1) as running:
         await running.embed(first, "anything")
@@ -331,8 +330,9 @@ async def test_a_model_that_one_device_cannot_keep_up_with_is_on_two_until_one_c
         await running.until(lambda: all(host._calls for host in running.hosts))  # both are asked
         done.set()
         await asyncio.gather(*asking)
-        await running.until(lambda: len(where(running, hot)) == 1)
+        await running.until(lambda: running.of(events.GenerationUnloaded))
         assert [event.why for event in running.of(events.GenerationUnloaded)] == ["drawn_back"]
+        assert len(where(running, hot)) == 1  # the state is told before what has led to it
         assert len(where(running, other)) == 1
         assert (await running.embed(hot, "still")).shape[0] == 1
 

@@ -124,6 +124,22 @@ async def test_a_client_that_leaves_ends_its_own_answer_alone() -> None:
     assert not rig.generator.rows
 
 
+async def test_a_fault_of_ours_fails_who_waits_and_not_who_comes_later() -> None:
+    rig = Rig(room=1)  # one row at a time
+    runs, waits, later = rig.answer(1, 3), rig.answer(2, 3), rig.answer(3, 3)
+    rig.generator.rows[9] = Row(9, [99], Sampler(Sampling(), torch.device("cpu")))  # a row that nobody knows
+    failed = await asyncio.gather(rig.talk.answer(runs), rig.talk.answer(waits), return_exceptions=True)
+    assert [(type(each), type(each.__cause__)) for each in failed if isinstance(each, Exception)] == [
+        (RuntimeError, KeyError)
+    ] * 2
+    del rig.generator.rows[9]
+    await rig.talk.answer(later)
+    assert rig.text(later) == ("123.", "stop")
+    for _ in range(5):  # the call that lets its row go
+        await asyncio.sleep(0)
+    assert not rig.generator.rows
+
+
 async def test_rows_never_reach_beyond_the_room_with_all_their_padding() -> None:
     rig = Rig(room=100)
     answers = [rig.answer(number, 5, prompt=number * 2, most=10) for number in range(1, 9)]

@@ -17,9 +17,9 @@ import pytest
 
 from gateway.model import Accepted, Generation, ModelId
 from gateway.volume import copying, generations
-from gateway.volume.copying import Refused
+from gateway.volume.copying import Changed, Refused
 from gateway.volume.directory import Directory
-from gateway.volume.generations import Changed, Store
+from gateway.volume.generations import Store
 from gateway.volume.manifest import judge
 from gateway.volume.source import scan
 from gateway.volume.sums import Sums
@@ -371,7 +371,7 @@ FILL = """
 import json, os, shutil, sys
 from gateway.model import ModelId
 from gateway.volume.generations import Store
-from gateway.volume.copying import Refused
+from gateway.volume.copying import Changed, Refused
 from gateway.volume.source import scan
 root, state = sys.argv[1:]
 shutil.disk_usage = lambda _: shutil._ntuple_diskusage(10**12, 0, 10**12)  # another process fills it meanwhile

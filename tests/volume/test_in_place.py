@@ -11,9 +11,9 @@ import pytest
 
 from gateway.model import Generation, ModelId
 from gateway.volume import generations, reasons
-from gateway.volume.copying import Refused
+from gateway.volume.copying import Changed, Refused
 from gateway.volume.directory import Directory, unchanged
-from gateway.volume.generations import Changed, Store
+from gateway.volume.generations import Store
 from gateway.volume.source import scan
 from tests import making
 

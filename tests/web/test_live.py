@@ -21,6 +21,7 @@ class Catalog:
     def __init__(self) -> None:
         self.rows: dict[str, dict[str, Any]] = {}
         self.looked = asyncio.Event()
+        self.usable = False
         self.ignored = ()
 
     def put(self, path: str, **fields: Any) -> None:

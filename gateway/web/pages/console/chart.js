@@ -1,6 +1,7 @@
 // Lines over steps or over time: in the colours of the theme, as wide as there is room, and told in words too.
 
 import uPlot from "uplot";
+import { useTheme } from "./theming.js";
 import { html, useEffect, useMemo, useRef, useState } from "./ui.js";
 
 /** `series` are {label, x, y, color, dots, fill}; `color` is the number of a token such as --c1. `time`: x in Unix
@@ -8,10 +9,9 @@ import { html, useEffect, useMemo, useRef, useState } from "./ui.js";
 export function Chart({ title, series, format = short, x = "step", time = false, height = 180, floor = null, empty = "Nothing yet" }) {
   const [at, point] = useState(null);
   const place = useRef(null);
-  const [theme, retheme] = useState(0);
+  const theme = useTheme();
   const table = useMemo(() => aligned(series), [series]);
   const plot = useRef(null);
-  useEffect(() => onTheme(() => retheme((count) => count + 1)), []);
   const shape = series.map((each) => `${each.label}${each.color}${each.dots}${each.fill}`).join("|");
   const has = table[0].length > 0;
   useEffect(() => {
@@ -135,14 +135,4 @@ export function short(value) {
 
 function trimmed(value, digits) {
   return String(Number(value.toFixed(digits)));
-}
-
-function onTheme(listen) {
-  const system = matchMedia("(prefers-color-scheme: dark)");
-  addEventListener("themechange", listen);
-  system.addEventListener("change", listen);
-  return () => {
-    removeEventListener("themechange", listen);
-    system.removeEventListener("change", listen);
-  };
 }

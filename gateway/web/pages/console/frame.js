@@ -6,17 +6,16 @@ const THEMES = ["auto", "light", "dark"];
 const THEME = "dropgate.theme";
 
 export function Theme() {
-  const [theme, set] = useState(() => document.documentElement.dataset.theme ?? "auto");
+  const [theme, set] = useState(() => document.documentElement.dataset.wanted);
   const choose = (value) => {
-    if (value === "auto") delete document.documentElement.dataset.theme;
-    else document.documentElement.dataset.theme = value;
+    document.documentElement.dataset.wanted = value;
     try {
       localStorage.setItem(THEME, value);
     } catch {
       // then it lasts as long as the page
     }
     set(value);
-    dispatchEvent(new CustomEvent("themechange", { detail: value }));
+    dispatchEvent(new Event("themewanted"));
   };
   const next = THEMES[(THEMES.indexOf(theme) + 1) % THEMES.length];
   return html`<${Button} kind="quiet small" class="theme" onClick=${() => choose(next)} aria-label=${`Theme: ${theme}. Change to ${next}`} title=${`Theme: ${theme}`}><${Glyph} name=${theme} /><//>`;

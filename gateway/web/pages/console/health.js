@@ -21,9 +21,9 @@ function Watcher({ watcher, now }) {
   if (!watcher) return null;
   const bad = watcher.unreadable || watcher.deaf;
   return html`<section class="card stack" aria-labelledby="watcher"><div class="row between"><h2 id="watcher">Watcher</h2>${
-    watcher.unreadable ? html`<${Badge} tone="bad">volume unreadable<//>` : watcher.deaf ? html`<${Badge} tone="warn">by timer alone<//>` : html`<${Badge} tone="good">hears the volume<//>`
+    watcher.unreadable ? html`<${Badge} tone="bad">volume unreadable<//>` : watcher.deaf ? html`<${Badge} tone="warn">by timer alone<//>` : html`<${Badge} tone="good">${watcher.way === "polling" ? "polls the volume" : "hears the volume"}<//>`
   }</div>${bad && html`<p class="note warn">${bad}</p>`}
-    <dl class="facts compact"><div><dt>Last look</dt><dd><${Ago} at=${watcher.at} now=${now} none="not yet" /></dd></div><div><dt>It took</dt><dd class="number">${seconds(watcher.seconds)}</dd></div>
+    <dl class="facts compact"><div><dt>Last look</dt><dd><${Ago} at=${watcher.at} now=${now} none="not yet" /></dd></div><div><dt>Looks</dt><dd>${watcher.way ? `${watcher.way === "polling" ? "every" : "when told, and every"} ${seconds(watcher.period)}${watcher.kind ? `, ${watcher.kind}` : ""}` : "–"}</dd></div><div><dt>It took</dt><dd class="number">${seconds(watcher.seconds)}</dd></div>
       <div><dt>Saw</dt><dd>${plural(watcher.directories, "directory").replace("directorys", "directories")}${watcher.unsettled ? `, ${number(watcher.unsettled)} changing` : ""}</dd></div></dl></section>`;
 }
 

@@ -33,6 +33,7 @@ const WORDS = {
   model_removed: (of) => `has gone from the volume${of.generation ? `, with ${of.generation}` : ""}`,
   model_pulling: (of) => `${bytes(of.bytes)} of ${bytes(of.total)} are here`,
   model_pulled: (of) => `${bytes(of.bytes)} came from the hub in ${seconds(of.seconds)}`,
+  model_fetching: (of) => `${bytes(of.bytes)} of ${bytes(of.total)} came from the bucket`,
   pull_failed: (of) => of.message,
   generation_loaded: (of) => `${of.generation} loaded on ${of.device} in ${seconds(of.seconds)}, ${bytes(of.bytes)}${of.returned ? ", from host memory" : ""}`,
   generation_unloaded: (of) => `${of.generation} unloaded from ${of.device}: ${String(of.why).replaceAll("_", " ")}`,

@@ -1,10 +1,19 @@
-// Before anything is painted, so that no page flashes in the wrong colours.
+// Before anything is painted, so that no page flashes in the wrong colours. `data-wanted` on the root is what was chosen,
+// and `data-theme` what is shown: the system's theme unless another was chosen.
 (function () {
-  let wanted = null;
+  const root = document.documentElement, system = matchMedia("(prefers-color-scheme: dark)");
+  const show = () => {
+    const { wanted } = root.dataset;
+    root.dataset.theme = wanted !== "auto" ? wanted : system.matches ? "dark" : "light";
+  };
+  let kept = null;
   try {
-    wanted = localStorage.getItem("dropgate.theme");
+    kept = localStorage.getItem("dropgate.theme");
   } catch {
     // storage may be switched off: then the system's theme is shown
   }
-  if (wanted === "light" || wanted === "dark") document.documentElement.dataset.theme = wanted;
+  root.dataset.wanted = kept === "light" || kept === "dark" ? kept : "auto";
+  show();
+  addEventListener("themewanted", show);
+  system.addEventListener("change", show);
 })();

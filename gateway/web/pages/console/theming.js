@@ -6,11 +6,9 @@ import { useEffect, useState } from "preact/hooks";
 export function useTheme() {
   const [count, setCount] = useState(0);
   useEffect(() => {
-    const changed = () => setCount((before) => before + 1);
-    const watcher = new MutationObserver(changed), media = matchMedia("(prefers-color-scheme: dark)");
-    watcher.observe(document.documentElement, { attributes: true });
-    media.addEventListener("change", changed);
-    return () => (watcher.disconnect(), media.removeEventListener("change", changed));
+    const watcher = new MutationObserver(() => setCount((before) => before + 1));
+    watcher.observe(document.documentElement, { attributeFilter: ["data-theme"] });
+    return () => watcher.disconnect();
   }, []);
   return count;
 }
