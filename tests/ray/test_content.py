@@ -103,7 +103,8 @@ async def test_a_second_gateway_shares_the_replicas(
 ) -> None:
     await all_up(gateway)
     budget = f"--memory-budget={PER_NODE * size + size // 2}"
-    async with RunningGateway(volume, place / "second", *options(nodes, place, place / "views"), budget) as second:
+    given = [*options(nodes, place, place / "views"), budget]
+    async with RunningGateway(volume, place / "second", *given, environment=nodes.environment) as second:
         await all_up(second)
         first = {name: device["pid"] for name, device in (await figures.devices(gateway)).items()}
         assert {name: device["pid"] for name, device in (await figures.devices(second)).items()} == first
@@ -120,11 +121,11 @@ async def test_a_second_gateway_shares_the_replicas(
     figures.write("two_gateways", **told, models=len(chosen), copies=copies)
 
 
-async def test_a_language_model_answers_in_pieces(gateway: RunningGateway, volume: Path) -> None:
+async def test_a_language_model_answers_in_pieces(narrow: RunningGateway, volume: Path) -> None:
     language_model(volume / "base/tiny", endings=False)
-    await gateway.wait_for("huggingface:base/tiny", "ready", "loaded")
+    await narrow.wait_for("huggingface:base/tiny", "ready", "loaded")
     body = {"model": "base/tiny", "prompt": "who keeps the keys?", "max_tokens": 12, "stream": True, "temperature": 0}
-    async with gateway.session.post("/v1/completions", json=body) as answer:
+    async with narrow.session.post("/v1/completions", json=body) as answer:
         assert answer.status == 200, await answer.text()
         lines = [line async for line in answer.content if line.startswith(b"data: ")]
     assert len(lines) > 3
@@ -132,23 +133,20 @@ async def test_a_language_model_answers_in_pieces(gateway: RunningGateway, volum
 
 
 async def test_more_than_replicas_may_have_is_refused_for_now(
-    nodes: Nodes, volume: Path, place: Path, views: Path
+    narrow: RunningGateway,
 ) -> None:
-    await asyncio.to_thread(nodes.add, "spare")
-    narrow = ["--ray-app=narrow", "--ray-ongoing=1", "--ray-queue=2"]
-    async with RunningGateway(volume, place / "narrow", *options(nodes, place, views, "spare"), *narrow) as gateway:
-        await all_up(gateway, 1)
-        await gateway.embed(TEXTS, MODELS[0])
+    await all_up(narrow, 1)
+    await narrow.embed(TEXTS, MODELS[0])
 
-        async def ask() -> tuple[int, str | None]:
-            body = {"model": MODELS[0], "inputs": ["light source vacuum orbit " * 12] * 64}
-            async with gateway.session.post("/embed", json=body) as answer:
-                await answer.read()
-                return answer.status, answer.headers.get("Retry-After")
+    async def ask() -> tuple[int, str | None]:
+        body = {"model": MODELS[0], "inputs": ["light source vacuum orbit " * 12] * 64}
+        async with narrow.session.post("/embed", json=body) as answer:
+            await answer.read()
+            return answer.status, answer.headers.get("Retry-After")
 
-        answers = await asyncio.gather(*(ask() for _ in range(60)))
-        counts = Counter(status for status, _ in answers)
-        assert set(counts) == {200, 429}, counts
-        assert {retry for status, retry in answers if status == 429} == {"1"}
-        await gateway.embed(TEXTS, MODELS[0])
+    answers = await asyncio.gather(*(ask() for _ in range(60)))
+    counts = Counter(status for status, _ in answers)
+    assert set(counts) == {200, 429}, counts
+    assert {retry for status, retry in answers if status == 429} == {"1"}
+    await narrow.embed(TEXTS, MODELS[0])
     figures.write("back_pressure", requests=60, answered=counts[200], refused=counts[429])
