@@ -38,7 +38,7 @@ class Serving:
     """As much of the service as the console asks for."""
 
     ready = True
-    draining = False
+    leaving = False
 
     def __init__(self, caller: Caller, catalog: Catalog, engine: Any) -> None:
         self.caller = caller
