@@ -45,11 +45,11 @@ ORDER: Final = [
     *(
         "engine.engine",
         "engine.placement",
-        "engine.routing",
         "engine.devices",
         "engine.quarantine",
         "engine.refusals",
         "engine.demand",
+        "engine.routing",
         "engine.commands",
         "engine.supervisor",
         "engine.sites",

@@ -32,6 +32,17 @@ async def held(gateway: RunningGateway) -> dict[str, list[str]]:
     return {name: model["devices"] for name, model in listed.items() if model["state"] == "loaded"}
 
 
+async def heard(gateway: RunningGateway, after: int) -> None:
+    """Until it has heard of all that replicas have done so far: what an unload tells comes behind all that. `after` as
+    of the log."""
+    listed = [model for model in (await gateway.models()).values() if model["state"] == "loaded"]
+    for model in listed:
+        async with gateway.session.post(f"/models/{model['namespace']}/{model['name']}/unload") as answer:
+            assert answer.status == 200, await answer.text()
+    for model in listed:
+        await gateway.wait_for_log("generation_unloaded", after=after, generation=model["generation"])
+
+
 def per_device(where: dict[str, list[str]]) -> Counter[str]:
     return Counter(device for devices in where.values() for device in devices)
 

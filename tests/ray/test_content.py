@@ -47,6 +47,7 @@ async def test_nodes_with_an_old_view_refuse_and_others_answer(
     shutil.rmtree(place / "state/generations")  # a disk that no node sees
     answers = await asyncio.gather(*(gateway.try_embed(TEXTS, LATE) for _ in range(40)))
     assert Counter(status for status, _ in answers) == {200: 40}, answers[0]
+    await gateway.wait_for(f"huggingface:{LATE}", "loaded")
     (device,) = (await figures.held(gateway))[f"huggingface:{LATE}"]
     assert device.startswith(f"{nodes.there[-1]}/")
     for address in nodes.there[:-1]:
@@ -112,6 +113,8 @@ async def test_a_second_gateway_shares_the_replicas(
         both = Clients(gateway, chosen), Clients(second, chosen)
         async with both[0], both[1]:
             await asyncio.gather(both[0].more(150), both[1].more(150))
+        for model in chosen:
+            await gateway.wait_for(f"huggingface:{model}", "loaded")
         where = await figures.held(gateway)
         copies = [len(where[f"huggingface:{model}"]) for model in chosen]
         assert {len(set(each.generations())) for each in both} == {len(chosen)}
