@@ -75,7 +75,7 @@ class Choices:
         self._pressed = Lasting(clock)
 
     def choose(self, told: Sequence[Told], loads: Sequence[int], own: Sequence[float], digest: str, size: int) -> int:
-        """As `route`, with what was chosen just now counted as held; and now and then one more, to load it too, where its
+        """As `route`, with what was chosen just now counted as held; and at times one more, to load it too, where its
         texts have waited for PRESSED seconds wherever it is. `loads` is what this gateway has asked of each and has no
         answer to, of which `own` is the generation's part."""
         self._forget(told)
