@@ -270,7 +270,7 @@ class ProcessEngine(Commands):
         if loaded:  # as `place` would say, which is told much more than that
             return self._hosts[min(loaded, key=self._demand.load)]
         holders = [site for site in self._sites.holders(digest) if site.up]
-        index = place(holders or self._sites.all(digest, size), size)
+        index = place(holders or self._sites.some(digest, size), size)
         self._sites.assign(digest, index, size)
         return self._hosts[index]
 
