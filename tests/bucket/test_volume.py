@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,10 +16,11 @@ from gateway.volume.bucket import BucketVolume
 from gateway.volume.copying import Changed, Refused
 from gateway.volume.directory import Directory
 from gateway.volume.generations import Store
-from gateway.volume.source import VolumeUnreadable
+from gateway.volume.source import VolumeUnreadable, scan
+from gateway.volume.thin import Thin
 from tests import making
 from tests.bucket.test_gateway import sums
-from tests.buckets import Cloud
+from tests.buckets import Cloud, files
 
 M = ModelId("finetuned", "m")
 KEY = "all/finetuned/m"
@@ -80,8 +80,6 @@ class Node:
 
 def truth(folder: str, base: Path) -> str:
     """The digest that a gateway over a directory gives the same content."""
-    from gateway.volume.source import scan
-
     shutil.copytree(folder, base / "root/finetuned/m")
     return Store(str(base / "state")).accept(scan(str(base / "root")).directories[M], str(base / "root")).digest
 
@@ -222,16 +220,66 @@ def test_a_bucket_that_is_not_there_or_does_not_answer_is_unknown_and_never_empt
 def test_credentials_that_the_bucket_does_not_know_are_said_to_be_at_fault(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: list[str]
 ) -> None:
-    with Cloud() as cloud:  # of its own: it is told to ask who comes
+    names = list(files(made[0]))
+    free = len(names) + 2  # with the making of the bucket, and one listing; after these the server asks who comes
+    with Cloud(INITIAL_NO_AUTH_ACTION_COUNT=str(free)) as cloud:
         for name, value in cloud.environment.items():
             monkeypatch.setenv(name, value)
         cloud.upload(made[0], KEY)
         node = Node(tmp_path / "state")
         directory = node.find()
-        asked = urllib.request.Request(f"{cloud.endpoint}/moto-api/reset-auth", data=b"0", method="POST")
-        urllib.request.build_opener(urllib.request.ProxyHandler({})).open(asked, timeout=60).close()
         with pytest.raises(Refused) as refused:
             node.volume.open(directory)
         assert [reason.code for reason in refused.value.reasons] == ["bucket_forbids"]
         with pytest.raises(VolumeUnreadable, match="InvalidAccessKeyId"):
             node.volume.scan()
+
+
+def test_weights_that_were_let_go_are_fetched_again_and_are_the_ones_that_they_were(
+    cloud: Cloud, tmp_path: Path, made: list[str]
+) -> None:
+    cloud.upload(made[0], KEY)
+    node = Node(tmp_path / "state")
+    digest = node.accept()
+    thin = Thin(node.store)
+    generation = node.store.open(digest)
+    assert generation is not None
+    weights = Path(generation.path, "model.safetensors")
+    thin.cut(digest)
+    node.volume.let_go({file.sha256 for file in thin.weights(digest)})
+    assert not weights.exists()
+    assert node.fetched() < 100_000 < Path(made[0], "model.safetensors").stat().st_size
+    again = Node(tmp_path / "state")  # as a start finds it
+    assert Thin(again.store).digests() == {digest}
+    assert again.store.open(digest) == generation
+    opened = again.volume.open(again.find())
+    thin.fill(digest, lambda name, target: again.volume.take(opened, name, target))
+    assert weights.read_bytes() == Path(made[0], "model.safetensors").read_bytes()
+    assert Thin(again.store).digests() == set()
+    assert weights.parent.stat().st_mode & 0o777 == 0o555
+
+
+def test_weights_of_other_content_are_never_put_in_their_place(cloud: Cloud, tmp_path: Path, made: list[str]) -> None:
+    cloud.upload(made[0], KEY)
+    node = Node(tmp_path / "state")
+    digest = node.accept()
+    thin = Thin(node.store)
+    thin.cut(digest)
+    cloud.put(f"{KEY}/model.safetensors", Path(made[1], "model.safetensors").read_bytes())
+    opened = node.volume.open(node.find())
+    with pytest.raises(Changed):
+        thin.fill(digest, lambda name, target: node.volume.take(opened, name, target))
+    assert thin.digests() == {digest}
+    generation = node.store.open(digest)
+    assert generation is not None
+    assert not Path(generation.path, "model.safetensors").exists()
+
+
+def test_content_that_is_taken_in_again_has_its_weights_again(cloud: Cloud, tmp_path: Path, made: list[str]) -> None:
+    cloud.upload(made[0], KEY)
+    cloud.upload(made[0], "all/finetuned/n")
+    node = Node(tmp_path / "state")
+    digest = node.accept()
+    Thin(node.store).cut(digest)
+    assert node.accept(ModelId("finetuned", "n")) == digest
+    assert Thin(node.store).digests() == set()
