@@ -218,6 +218,11 @@ class Settings:
         0, "bytes that earlier generations of all models may take on the disk, the oldest go first; 0 is no limit",
         parse="bytes",
     )  # fmt: skip
+    disk_budget: int = _setting(
+        0, "bytes of weights of a bucket's models that stay on this node's disk; those that were not asked for longest "
+        "are let go, and fetched again when they are; 0 keeps all",
+        parse="bytes",
+    )  # fmt: skip
     swap_policy: str = _setting(
         "availability",
         "where new and old do not fit together: availability evicts others, resource unloads the old one first",
@@ -528,6 +533,8 @@ def _check(settings: Settings) -> None:
     if settings.models_dir.startswith(BUCKET):
         _check_bucket(settings)
         return
+    if settings.disk_budget:
+        raise SettingsError("--disk-budget needs a bucket to fetch from again: --models-dir is a directory")
     models, state = os.path.realpath(settings.models_dir), os.path.realpath(settings.state_dir)
     if os.path.commonpath([state, models]) == models:
         raise SettingsError(f"--state-dir {state} lies inside --models-dir {models}: generations would be watched")
