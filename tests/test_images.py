@@ -64,7 +64,7 @@ def test_all_that_the_dockerfile_copies_is_there_and_let_in() -> None:
     copied = {
         source for line in re.findall(r"^COPY (?!--)(.+)$", DOCKERFILE, re.MULTILINE) for source in line.split()[:-1]
     }
-    assert {"gateway", "trainer", "requirements.lock"} <= copied
+    assert {"gateway", "trainer", "deploy/image/packages.lock"} <= copied
     for source in copied:
         assert (ROOT / source).exists(), source
         assert any(f"!{part}" in ignore for part in (source, str(Path(source).parent))), f"{source} is ignored"
@@ -202,9 +202,9 @@ def test_a_package_of_another_version_than_locked_fails_the_build(installed: Mod
     same = {"aiohttp": "3.14.5", "pyyaml": "6.0.3", "ruamel-yaml": "0.19", **dict.fromkeys(own, "1")}
     assert list(installed.differences(locked, same)) == []
     (told,) = installed.differences(locked, same | {"aiohttp": "3.15"})
-    assert told == "aiohttp==3.15 is installed, and requirements.lock says 3.14.5"
+    assert told == "aiohttp==3.15 is installed, and packages.lock says 3.14.5"
     (told,) = installed.differences(locked, same | {"left-pad": "1"})
-    assert told.startswith("left-pad==1 is installed, and requirements.lock does not name it")
+    assert told.startswith("left-pad==1 is installed, and packages.lock does not name it")
 
 
 def test_every_direct_dependency_of_the_images_is_locked(installed: ModuleType) -> None:
@@ -213,6 +213,46 @@ def test_every_direct_dependency_of_the_images_is_locked(installed: ModuleType) 
     direct = {installed.normal(name) for name in re.findall(r'^    "([A-Za-z0-9._-]+)[\[=<>]', text, re.MULTILINE)}
     assert len(direct) > 30
     assert direct - locked.keys() - {"torch", "dropgate"} == set()
+
+
+def test_the_images_lock_is_the_part_of_the_lock_that_images_need(installed: ModuleType) -> None:
+    done = subprocess.run([sys.executable, IMAGE / "lock.py"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    ours = installed.read((IMAGE / "packages.lock").read_text())
+    assert ours.items() < installed.read((ROOT / "requirements.lock").read_text()).items()
+    assert {"aiohttp", "sentence-transformers", "lancedb", "peft", "boto3", "sympy"} <= ours.keys()
+    assert not {"ruff", "mypy", "pytest", "hypothesis", "moto", "torch"} & ours.keys()
+
+
+@pytest.mark.parametrize(
+    ("package", "counts"), [("ruff", False), ("pytest", False), ("aiohttp", True), ("sympy", True)]
+)
+def test_a_version_that_only_development_wants_builds_no_layer_anew(
+    package: str, counts: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = _module("lock")
+    before = lock.made()
+    assert (IMAGE / "packages.lock").read_text() == before
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    changed, count = re.subn(
+        rf"^{package}==.*$", f"{package}==99", (ROOT / "requirements.lock").read_text(), flags=re.M
+    )
+    assert count == 1
+    (tmp_path / "requirements.lock").write_text(changed)
+    monkeypatch.setattr(lock, "ROOT", tmp_path)
+    assert (lock.made() != before) == counts
+
+
+def test_a_package_that_images_want_and_nobody_has_locked_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = _module("lock")
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    text = (ROOT / "requirements.lock").read_text()
+    (tmp_path / "requirements.lock").write_text("".join(e for e in text.splitlines(True) if "aiohttp==" not in e))
+    monkeypatch.setattr(lock, "ROOT", tmp_path)
+    with pytest.raises(LookupError, match="lacks aiohttp"):
+        lock.made()
 
 
 async def test_the_image_is_healthy_while_the_gateway_answers_and_not_after(tmp_path: Path) -> None:
