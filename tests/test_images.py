@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -124,8 +125,8 @@ def test_a_new_revision_builds_no_layer_anew() -> None:
         ("cpu", "", True, ["torch==2.13.0+cpu"]),
         ("cpu", "", False, ["torch==2.13.0+cpu", f"--index-url {TORCH}/cpu torch==2.13.0+cpu"]),
         ("cpu", "https://mirror", False, ["torch==2.13.0+cpu", "--index-url https://mirror torch==2.13.0+cpu"]),
-        ("cuda", "", True, ["torch==2.13.0"]),
-        ("cuda", "https://mirror", True, ["--index-url https://mirror torch==2.13.0"]),
+        ("cuda", "", True, ["torch===2.13.0"]),
+        ("cuda", "https://mirror", True, ["--index-url https://mirror torch===2.13.0"]),
         ("cu126", "", False, ["torch==2.13.0+cu126", f"--index-url {TORCH}/cu126 torch==2.13.0+cu126"]),
     ],
 )
@@ -137,6 +138,29 @@ def test_a_flavour_is_a_build_of_torch(flavor: str, index: str, there: bool, ask
     done = subprocess.run(["sh", IMAGE / "torch.sh", flavor, "2.13.0", index, pip], capture_output=True, check=False)
     assert done.returncode == 0
     assert (tmp_path / "asked").read_text().splitlines() == asked
+
+
+@pytest.mark.parametrize(("flavor", "build"), [("cpu", "2.13.0+cpu"), ("cuda", "2.13.0"), ("cu126", "2.13.0+cu126")])
+def test_of_a_folder_of_wheels_each_flavour_takes_its_own(flavor: str, build: str, tmp_path: Path) -> None:
+    """By the real pip, which takes the build for CPUs where it is asked for 2.13.0 and both are there."""
+    for version in ("2.13.0", "2.13.0+cpu", "2.13.0+cu126"):
+        _empty_wheel(tmp_path, "torch", version)
+    pip = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--no-deps", "--no-index"]
+    command = ["sh", IMAGE / "torch.sh", flavor, "2.13.0", "", *pip, "--find-links", tmp_path]
+    environment = {"PATH": BIN, "PIP_CONFIG_FILE": os.devnull}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert f"Would install torch-{build}\n" in done.stdout
+
+
+def _empty_wheel(folder: Path, name: str, version: str) -> None:
+    told = f"{name}-{version}.dist-info"
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
+        wheel.writestr(f"{told}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        wheel.writestr(
+            f"{told}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        wheel.writestr(f"{told}/RECORD", "")
 
 
 @pytest.mark.parametrize("flavor", ["", "gpu", "CUDA", "cu", "cuda12"])
