@@ -14,7 +14,9 @@ usage: scripts/build-image-offline.sh VERB
                            exec, embeds with it, and stops it: exit 0 if all of that went well
   check-baked NAMESPACE/NAME
                            the same for the image with a model in it, which needs no volume of models
-  compose DIR              the same for docker-compose.local.yml, with podman-compose
+  check-trainer DIR        fine-tunes the model of DIR for a moment in the trainer's image, with every restriction on, and
+                           serves what that has published onto the volume with the gateway's
+  compose DIR              what `check` does, for docker-compose.local.yml, with podman-compose
 
 As root, with what Debian has: apt install buildah podman crun mmdebstrap. A build takes minutes, and a few GB of disk.
 
@@ -32,6 +34,8 @@ PYTHON_IMAGE=docker.io/library/python:3.11-slim-bookworm
 PORT=${PORT:-18001}
 NAME=dropgate-check-$$
 # what a machine without systemd, and without the right to raise limits, needs of podman
+WORK=''
+RESTRICTED=(--read-only --read-only-tmpfs=false --tmpfs /tmp:size=1g --cap-drop ALL --security-opt no-new-privileges --user 10001:10001)
 RUN_HERE=(--network host --cgroups=disabled --ulimit nofile=1024:1024 --ulimit nproc=4096:4096 --no-healthcheck)
 
 fail() { echo "build-image-offline: $*" >&2; exit 1; }
@@ -129,12 +133,17 @@ drop() {  # drop CONTAINER DIR: what `kubectl cp` does
   tar -C "$(dirname "$2")" -cf - "$(basename "$2")" | podman exec -i "$1" tar -xmf - -C /app/models/finetuned
 }
 
+clean_up() {
+  podman rm --force --volumes "$NAME" "$NAME-trainer" >/dev/null 2>&1 || true
+  podman volume rm --force "$NAME-models" "$NAME-state" >/dev/null 2>&1 || true
+  [[ -z $WORK ]] || rm -rf "$WORK"
+}
+
 start_restricted() {  # start_restricted IMAGE [OPTION...]: read-only, without rights, its state in a volume of its own
   local image=$1
   shift
-  trap 'podman rm --force --volumes "$NAME" >/dev/null 2>&1 || true; podman volume rm --force "$NAME-models" "$NAME-state" >/dev/null 2>&1 || true' EXIT
-  podman run --detach --name "$NAME" "${RUN_HERE[@]}" --read-only --read-only-tmpfs=false --tmpfs /tmp:size=256m \
-    --cap-drop ALL --security-opt no-new-privileges --user 10001:10001 --volume "$NAME-state:/app/state" \
+  trap clean_up EXIT
+  podman run --detach --name "$NAME" "${RUN_HERE[@]}" "${RESTRICTED[@]}" --volume "$NAME-state:/app/state" \
     --env DROPGATE_INSECURE=true --env DROPGATE_HOST=127.0.0.1 --env "DROPGATE_PORT=$PORT" "$@" "$image" >/dev/null
   until_true 120 "ready" status_is 200 /readyz
   [[ $(podman exec "$NAME" id -u) == 10001 ]] || fail "it does not run as 10001"
@@ -171,6 +180,30 @@ check_baked() {
   podman exec "$NAME" touch "/app/models/$1/config.json" 2>/dev/null && fail "its model can be written"
   until_true 120 "$1 is listed" listed "$1"
   until_true 120 "$1 embeds" embeds "$1"
+  stop_well
+}
+
+check_trainer() {
+  need podman crun curl python3
+  model_in "${1:-}"
+  own_cgroups check-trainer "$@"
+  local directory model
+  directory=$(cd "$1" && pwd) && model=$(basename "$directory")
+  WORK=$(mktemp -d)
+  trap clean_up EXIT
+  mkdir -p "$WORK"/data "$WORK"/runs "$WORK"/models/base "$WORK"/models/finetuned
+  cp -r "$directory" "$WORK/models/base/"
+  python3 "$ROOT/scripts/docstring_pairs.py" --train 64 --held-out 24 "$WORK/data"
+  chmod -R a+rX "$WORK"
+  chown -R 10001:10001 "$WORK/runs" "$WORK/models"
+  podman run --name "$NAME-trainer" "${RUN_HERE[@]}" "${RESTRICTED[@]}" --env HF_HUB_OFFLINE=1 --env HF_HOME=/app/runs/.hub \
+    --volume "$WORK/models:/app/models" --volume "$WORK/data:/app/data:ro" --volume "$WORK/runs:/app/runs" \
+    localhost/dropgate-trainer:dev finetune --data data/train.jsonl --validation data/held_out.jsonl \
+    --base-model "models/base/$model" --lora --epochs 1 --batch-size 8 --max-seq-length 32 --output runs/first \
+    --publish finetuned/checked --models-dir models
+  start_restricted localhost/dropgate:dev --volume "$WORK/models:/app/models"
+  until_true 120 "what was published is listed" listed finetuned/checked
+  until_true 120 "it embeds" embeds finetuned/checked
   stop_well
 }
 
@@ -227,6 +260,7 @@ main() {
     baked) bake "$@" ;;
     check) check "$@" ;;
     check-baked) check_baked "$@" ;;
+    check-trainer) check_trainer "$@" ;;
     compose) compose "$@" ;;
     *) usage >&2; exit 2 ;;
   esac
