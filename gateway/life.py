@@ -122,6 +122,8 @@ def _devices(settings: Settings) -> list[str]:
 def _volume(settings: Settings, tell: events.Events, stack: AsyncExitStack) -> Volume:
     """Raises SettingsError where it cannot be had. A bucket is asked nothing yet: it may be away for now."""
     if not settings.models_dir.startswith(BUCKET):
+        if settings.disk_budget:
+            raise SettingsError("--disk-budget needs a bucket to fetch from again, and --models-dir is a directory")
         return FileVolume(settings)
     loop = asyncio.get_running_loop()
 

@@ -533,8 +533,6 @@ def _check(settings: Settings) -> None:
     if settings.models_dir.startswith(BUCKET):
         _check_bucket(settings)
         return
-    if settings.disk_budget:
-        raise SettingsError("--disk-budget needs a bucket to fetch from again: --models-dir is a directory")
     models, state = os.path.realpath(settings.models_dir), os.path.realpath(settings.state_dir)
     if os.path.commonpath([state, models]) == models:
         raise SettingsError(f"--state-dir {state} lies inside --models-dir {models}: generations would be watched")
