@@ -37,9 +37,10 @@ from gateway.engine.process import ProcessEngine
 from gateway.engine.supervisor import HOST_COMMAND, HostProcess
 from gateway.history import History
 from gateway.model import Generation, ModelId
+from gateway.parsing import BUCKET
 from gateway.runs.runs import Runs
 from gateway.service import Service
-from gateway.settings import BUCKET, Settings
+from gateway.settings import Settings
 from gateway.telemetry import Metrics
 from gateway.tenants.audit import Audit, AuditFile
 from gateway.tenants.keyring import Keyring

@@ -27,7 +27,8 @@ from gateway.cluster import extra as cluster
 from gateway.engine.devices import find_devices
 from gateway.engine.supervisor import HOST_COMMAND
 from gateway.log import Log
-from gateway.settings import BUCKET, Settings, SettingsError
+from gateway.parsing import BUCKET
+from gateway.settings import Settings, SettingsError
 from gateway.tenants.audit import AuditFile
 from gateway.tenants.keyring import Keyring, opened
 from gateway.tracing import Tracer
