@@ -95,7 +95,11 @@ class ProcessEngine(Commands):
 
     async def _load_on(self, generation: Generation, host: HostProcess) -> None:
         self._offer(generation, host)
-        await host.call(lambda number: wire.Load(number, generation.digest), generation.digest)
+        self._sites.promise(generation.digest, self._sites.index(host), self._predict(generation))
+        try:
+            await host.call(lambda number: wire.Load(number, generation.digest), generation.digest)
+        finally:
+            self._sites.settled(generation.digest, host)
 
     async def unload(self, digest: str) -> None:
         for host in self._hosts:
@@ -218,6 +222,8 @@ class ProcessEngine(Commands):
                     raise HostFailed("the host process died in the middle of the answer", retry_after=1.0) from death
                 strikes += death.suspect
                 convicted = strikes >= STRIKES and death.sole
+            finally:
+                self._sites.settled((generation.base or generation).digest, host)
             if convicted:
                 raise HostFailed("the host process died twice while it worked on this request", retry_after=FIRST)
             self._quarantine.refuse(generation)

@@ -84,8 +84,17 @@ class Sites:
     def assign(self, digest: str, index: int, size: int) -> None:
         """That host is about to be asked for it, and will load it."""
         self._assigned[digest] = index
+        self.promise(digest, index, size)
+
+    def promise(self, digest: str, index: int, size: int) -> None:
+        """As `assign`, of a copy beside others."""
         if index not in self._where.get(digest, ()):
             self._promised[index][digest] = size
+
+    def settled(self, digest: str, host: HostProcess) -> None:
+        """A request that it was assigned for has an answer: it has been loaded, and told, or it was not for want of
+        something else."""
+        self._promised[self.index(host)].pop(digest, None)
 
     def dismiss(self, digest: str) -> None:
         """It is not on its way any more."""

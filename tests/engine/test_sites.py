@@ -83,6 +83,15 @@ def test_a_promise_ends_with_the_report_with_a_failure_and_with_the_host() -> No
     assert sites.holding("c") == []
 
 
+def test_what_was_promised_for_a_request_that_was_refused_is_room_again() -> None:
+    host = Host()
+    sites = sites_of(host)
+    sites.assign("a", 0, SIZE)
+    sites.assign("b", 0, SIZE)
+    sites.settled("a", host)  # type: ignore[arg-type]  # as above
+    assert sites.some("x", SIZE)[0].free == 2 * SIZE
+
+
 def test_how_long_is_that_of_the_last_one_that_would_have_to_go() -> None:
     long_and_short, middling = (
         Host(resident("a", 90.0), resident("b", 1.0), resident("c", 1.0)),
