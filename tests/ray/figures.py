@@ -131,6 +131,12 @@ def table(figures: dict[str, dict[str, Any]]) -> str:
             f"copies of the {f['two_gateways']['models']} models: {per_node(f['two_gateways']['copies'])}",
         ),
         (
+            "another gateway's settings replace all replicas under load",
+            f["replaced"]["requests"],
+            f["replaced"]["failed"],
+            "both gateways go on with the new ones",
+        ),
+        (
             "60 requests at once for a replica that takes 1, with 2 that may wait",
             f["back_pressure"]["requests"],
             0,
