@@ -184,7 +184,7 @@ class RayFleet:
         return PREFIX + hashlib.sha256(self._config + msgspec.json.encode(self._shape)).hexdigest()[:12]
 
     def _deploy(self) -> str:
-        needs = {"num_gpus": 1} if self._shape.resource == GPU else {"resources": {self._shape.resource: 1}}
+        needs = {"num_gpus": 1} if self._resource() == GPU else {"resources": {self._resource(): 1}}
         deployment = serve.deployment(
             Deployed,
             name=self._name(),
@@ -206,10 +206,14 @@ class RayFleet:
         serve.run_many([app], wait_for_applications_running=False)
         return self._name()
 
+    def _resource(self) -> str:
+        """As Ray spells it."""
+        return GPU if self._shape.resource.upper() == GPU else self._shape.resource
+
     def _scale(self) -> dict[str, Any]:
         if self._shape.replicas:
             return {"num_replicas": self._shape.replicas}
-        policy = AutoscalingPolicy(policy_function=OnePerDevice, policy_kwargs={"resource": self._shape.resource})
+        policy = AutoscalingPolicy(policy_function=OnePerDevice, policy_kwargs={"resource": self._resource()})
         return {
             "autoscaling_config": AutoscalingConfig(
                 min_replicas=1, max_replicas=MOST, upscale_delay_s=1.0, downscale_delay_s=1.0, policy=policy
