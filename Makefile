@@ -45,7 +45,7 @@ EMBED_PORT := $(if $(filter file,$(origin PORT)),8000,$(PORT))
 need = $(if $($(1)),,$(error $@ needs $(1)=...: $(2)))
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-clients torture fuzz check bench bench-gpu lock clean
+.PHONY: help run test test-clients test-ray torture fuzz check bench bench-gpu lock clean
 .PHONY: train-deps embed-finetune embed-quantize embed-serve demo-train
 
 help:  ## this list
@@ -64,6 +64,11 @@ test: $(DEV_STAMP)  ## install, and run all tests, WORKERS=2 files at a time; AR
 test-clients: $(DEV_STAMP)  ## other people's clients, each from its package, against a running gateway; CLIENTS=folder for them
 	CLIENTS='$(abspath $(CLIENTS))' $(BIN)/python -m tests.clients.environments
 	CLIENTS='$(abspath $(CLIENTS))' $(BIN)/python -m pytest -m clients tests/clients $(ARGS)
+
+test-ray: $(DEV_STAMP)  ## a Ray cluster of three nodes on this machine, what it does when things go, and its figures; some minutes
+	$(PIP) install --quiet -c requirements.lock -e '.[dev,ray]'
+	$(BIN)/python -m pytest -m ray tests/ray $(ARGS)
+	$(BIN)/python -m tests.ray.figures --write
 
 torture: $(DEV_STAMP)  ## the long proofs of docs/reliability.md, hours of them; reports/ has what came of them
 	mkdir -p reports
@@ -111,9 +116,10 @@ embed-serve: $(RUN_STAMP)  ## serve one directory: MODEL=models/mine PORT=8000 H
 demo-train: $(TRAIN_STAMP)  ## in minutes: docstring pairs, LoRA, evaluation, a gate, and a gateway that serves the better model
 	$(BIN)/python scripts/demo_train.py --work '$(DEMO_TRAIN)' --url 'http://$(HOST):$(PORT)' --models-dir '$(MODELS)' $(ARGS)
 
-lock: $(DEV_STAMP)  ## write what is installed to requirements.lock; torch is left out, its build is each machine's own
+lock: $(DEV_STAMP)  ## write what is installed to requirements.lock, and the images' part of it; torch is left out, its build is each machine's own
 	$(PIP) freeze --exclude-editable | grep -E '^[A-Za-z0-9._-]+==' | grep -viE '^(torch|triton|nvidia-.*|cuda-.*)==' > requirements.lock.new
 	mv requirements.lock.new requirements.lock
+	$(BIN)/python deploy/image/lock.py --write
 
 clean:  ## remove what was installed and built; models/ and state/ stay
 	rm -rf $(VENV) $(CLIENTS) build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

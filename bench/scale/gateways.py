@@ -11,10 +11,9 @@ from typing import Any, Final
 
 from bench.scale.hosts import Process
 from bench.scale.rivals import BOUND, Ring, Still
-from gateway.engine.demand import Demand, Lasting
+from gateway.engine.demand import Demand
 from gateway.engine.placement import STALE
 from gateway.engine.refusals import Inputs
-from gateway.engine.replicas import BUSY
 from gateway.engine.routing import Choices, Told
 from gateway.engine.sites import Shelf
 from gateway.engine.supervisor import HostProcess
@@ -29,7 +28,6 @@ class Front:
     def __init__(self, clock: Callable[[], float]) -> None:
         self.demand = Demand()
         self.choices = Choices(clock)
-        self.pressed = Lasting(clock)
 
 
 class Several(Still):
@@ -64,7 +62,6 @@ class Routed(Several):
         super().__init__(hosts, size, **options)
         self._told: list[Told] = []
         self._told_at = -self.period
-        self._copying: set[asyncio.Task[None]] = set()
 
     def _choose(self, generation: Generation) -> HostProcess:
         now = asyncio.get_running_loop().time()
@@ -78,27 +75,6 @@ class Routed(Several):
         loads = [demand.load(index) for index in range(len(told))]
         own = [demand.share(index, digest) for index in range(len(told))]
         return self._hosts[self._front.choices.choose(told, loads, own, digest, self._predict(generation))]
-
-
-class Copies(Routed):
-    """The same, with `Choices.second`: another copy after as long a wait as the gateway's own engine lets pass."""
-
-    def _choose(self, generation: Generation) -> HostProcess:
-        host = super()._choose(generation)
-        digest, front, demand = generation.digest, self._front, self._front.demand
-        every = range(len(self._hosts))
-        loads, own = [demand.load(index) for index in every], [demand.share(index, digest) for index in every]
-        target = front.choices.second(self._told, loads, own, digest, self._predict(generation))
-        if front.pressed.seconds(digest, target is not None) >= BUSY and target is not None:
-            front.pressed.seconds(digest, False)
-            task = asyncio.get_running_loop().create_task(self._load_on(generation, self._hosts[target]))
-            self._copying.add(task)
-            task.add_done_callback(self._copied)
-        return host
-
-    def _copied(self, task: asyncio.Task[None]) -> None:
-        self._copying.discard(task)
-        task.exception()  # a copy that fails is one copy less
 
 
 class Fresh(Routed):
@@ -144,6 +120,5 @@ def _told(host: HostProcess) -> Told:
 FRESH: Final = "router, told every 0.1 s"
 ROUTED: Final = "router, told every 1 s"
 LATE: Final = "router, told every 10 s"
-COPIES: Final = "router, told every 1 s, with second copies"
 HASHED: Final = "hashing, bounded loads, each gateway"
-FRONTS: Final[dict[str, type[Still]]] = {FRESH: Fresh, ROUTED: Routed, LATE: Late, COPIES: Copies, HASHED: Hashed}
+FRONTS: Final[dict[str, type[Still]]] = {FRESH: Fresh, ROUTED: Routed, LATE: Late, HASHED: Hashed}

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 from bench.rounds import told
 from bench.scale.costs import KINDS, Costs
 from bench.scale.figures import Figures
-from bench.scale.gateways import COPIES, FRESH, HASHED, LATE, ROUTED
+from bench.scale.gateways import FRESH, HASHED, LATE, ROUTED
 from bench.scale.rivals import BEFORE, BOUNDED, COUNT, HASHING, OURS, RANDOM
 from bench.scale.trial import run
 from bench.scale.world import Cell
@@ -90,7 +90,7 @@ def _crowd() -> Iterator[Job]:
 
 
 def _fronts() -> Iterator[Job]:
-    for policy in (OURS, FRESH, ROUTED, LATE, COPIES, HASHED):
+    for policy in (OURS, FRESH, ROUTED, LATE, HASHED):
         yield Job("gateways", "24 devices, 2,400 models", policy, FRONTS, {})
 
 

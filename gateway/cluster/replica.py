@@ -167,7 +167,9 @@ class Replica:
         loaded = frozenset(each.digest for each in host.residents.values() if each.state == "loaded")
         shelf, wait = Shelf(host.residency), host.residency.queue_seconds
         idle = shelf.idle[0][0] + host.age if shelf.idle else 0.0
-        return Told(self._name, host.up, frozenset(held), loaded, shelf.free, wait, idle, shelf.stale(STALE - host.age))
+        coming = sum(each.bytes for each in host.residents.values())  # what waits for its place uses nothing yet
+        free = min(shelf.free, host.residency.budget - coming)
+        return Told(self._name, host.up, frozenset(held), loaded, free, wait, idle, shelf.stale(STALE - host.age))
 
     def check(self) -> None:
         """Raises GatewayError when its host does not start: something else may have to be tried."""

@@ -6,6 +6,7 @@ marked as alpha, so the version of Ray is pinned exactly. This module travels by
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any, Final
 
 from ray.serve.request_router import PendingRequest, ReplicaID, ReplicaResult, RequestRouter, RunningReplica
@@ -24,12 +25,14 @@ class Router(RequestRouter):  # type: ignore[misc]  # Ray's classes have no type
         self._choices = Choices()
         self._read: dict[Any, tuple[Any, Told]] = {}  # statistics as they came, and what they say
         self._asked: dict[tuple[Any, str], tuple[str, int]] = {}  # by replica and request: digest, bytes
+        self._loads: dict[Any, Counter[str]] = {}  # the same by replica and digest
 
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
     ) -> list[list[RunningReplica]]:
         if not candidate_replicas or pending_request is None:
             return [candidate_replicas]
+        pending_request.routing_context.should_backoff = True  # where it is full, Serve asks again after a pause
         digest, size, avoid = pending_request.args[:3]
         replicas = sorted(candidate_replicas, key=lambda replica: str(replica.replica_id))
         known = [self._told(replica) for replica in replicas]
@@ -44,14 +47,19 @@ class Router(RequestRouter):  # type: ignore[misc]  # Ray's classes have no type
     def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: ReplicaResult) -> None:
         digest, _, _, frame = pending_request.args[:4]
         self._asked[replica_id, pending_request.metadata.internal_request_id] = digest, len(frame)
+        self._loads.setdefault(replica_id, Counter())[digest] += len(frame)
 
     def on_request_completed(self, replica_id: ReplicaID, internal_request_id: str) -> None:
-        self._asked.pop((replica_id, internal_request_id), None)
+        digest, size = self._asked.pop((replica_id, internal_request_id), ("", 0))
+        if size and replica_id in self._loads:
+            self._loads[replica_id][digest] -= size
+            if not self._loads[replica_id][digest]:
+                del self._loads[replica_id][digest]
 
     def on_replica_actor_died(self, replica_id: ReplicaID) -> None:
         super().on_replica_actor_died(replica_id)
         self._read.pop(replica_id, None)
-        self._asked = {key: asked for key, asked in self._asked.items() if key[0] != replica_id}
+        self._loads.pop(replica_id, None)
 
     def _told(self, replica: RunningReplica) -> Told:
         """What it last told, or told when it began."""
@@ -66,6 +74,6 @@ class Router(RequestRouter):  # type: ignore[misc]  # Ray's classes have no type
 
     def _load(self, replica_id: ReplicaID, digest: str) -> tuple[int, float]:
         """What this gateway waits for from it, and the digest's part of that."""
-        asked = [each for (replica, _), each in self._asked.items() if replica == replica_id]
-        whole = sum(size for _, size in asked)
-        return whole, sum(size for other, size in asked if other == digest) / whole if whole else 0.0
+        loads = self._loads.get(replica_id)
+        whole = loads.total() if loads else 0
+        return whole, loads[digest] / whole if loads and whole else 0.0

@@ -71,39 +71,41 @@ class Stock:
         if wanted.base is not None and wanted.manifest.lora is not None:
             assert base is not None, "the base is offered before its adapter"
             below = Base(ModelId.of(wanted.manifest.lora.base), base)
-        seen = []
+        seen: list[str] = []  # what there is in its place
         if wanted.place is None and os.path.isdir(wanted.path):  # a disk that the gateway shares
-            with contextlib.suppress(Refused, OSError):
+            try:
                 found = self._store.adopt(wanted, below)
+            except (Refused, OSError) as error:
+                seen.append(_why(error))
+            else:
                 if found.digest == wanted.digest:
                     return found
-                seen.append(found.digest)
+                seen.append(found.digest[:12])
         for path in offered.sources:
             directory = source.find(self._root, ModelId.of(path))
             if directory is not None:
-                found, digest = self._taken(directory, wanted.digest, below)
+                found, other = self._taken(directory, wanted.digest, below)
                 if found is not None:
                     return found
-                seen.append(digest)
+                seen.append(other)
         raise NodeStale(self._told(wanted, seen), retry_after=1.0, node=self._node, generation=wanted.short)
 
     def _taken(self, directory: Directory, wanted: str, base: Base | None) -> tuple[Generation | None, str]:
-        """The directory's content if it has that digest; else the digest that it has, "" where it has none."""
+        """The directory's content if it has that digest; else what it is instead."""
         try:
             digest = self._store.digest(directory, self._root, base)  # other content is not worth a copy
             if digest != wanted:
-                return None, digest
+                return None, digest[:12]
             found = self._store.accept(directory, self._root, base)
-        except (Refused, Changed, OSError):
-            return None, ""
-        return (found, wanted) if found.digest == wanted else (None, found.digest)
+        except Changed:
+            return None, "changing"
+        except (Refused, OSError) as error:  # it is not whole there, or there is no room for it here
+            return None, _why(error)
+        return (found, "") if found.digest == wanted else (None, found.digest[:12])
 
     def _told(self, wanted: Generation, seen: Sequence[str]) -> str:
         what = f"node {self._node} does not have generation {wanted.short}"
-        others = sorted({digest[:12] for digest in seen if digest})
-        if others:
-            return f"{what}: on its view of the volume the model is {', '.join(others)}"
-        return f"{what}: on its view of the volume the model is not there, or not whole"
+        return f"{what}: it finds {'; '.join(sorted(set(seen)))}" if seen else f"{what}: it does not find the model"
 
     def prune(self, keep: Collection[str]) -> set[str]:
         """Removes what has not been wanted for SPARED seconds: `keep` is what is wanted now. -> what was removed."""
@@ -117,3 +119,8 @@ class Stock:
                     self._store.remove(digest)
                     gone.add(digest)
         return gone
+
+
+def _why(error: Refused | OSError) -> str:
+    """Without paths of the node's: clients read it."""
+    return str(error) if isinstance(error, Refused) else f"nothing that can be read: {error.strerror}"

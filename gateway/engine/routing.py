@@ -14,9 +14,11 @@ from typing import Final
 
 import msgspec
 
+from gateway.engine.demand import Lasting
 from gateway.engine.placement import Site, spread
 
 BOUND: Final = 1.5  # times the mean of what replicas have to do, above which the hash passes one by
+PRESSED: Final = 1.0  # seconds for which texts have to wait before another replica gets a copy
 REMEMBERED: Final = 10.0  # seconds after which a choice that no replica has confirmed is forgotten
 
 
@@ -70,13 +72,21 @@ class Choices:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._made: dict[str, Choice] = {}
+        self._pressed = Lasting(clock)
 
     def choose(self, told: Sequence[Told], loads: Sequence[int], own: Sequence[float], digest: str, size: int) -> int:
-        """As `route`, with what was chosen just now counted as held. `loads` is what this gateway has asked of each and
-        has no answer to, of which `own` is the generation's part."""
+        """As `route`, with what was chosen just now counted as held; and at times one more, to load it too, where its
+        texts have waited for PRESSED seconds wherever it is. `loads` is what this gateway has asked of each and has no
+        answer to, of which `own` is the generation's part."""
         self._forget(told)
         sites = self.sites(told, loads, own, digest)
-        index = route(sites, [each.name for each in told], digest, size)
+        second = spread(sites, size)
+        if second is not None and self._pressed.seconds(digest, True) >= PRESSED:
+            self._pressed.seconds(digest, False)  # the next copy has to be wanted as long again
+            index = second
+        else:
+            self._pressed.seconds(digest, second is not None)
+            index = route(sites, [each.name for each in told], digest, size)
         if digest not in told[index].held:
             self._made[digest] = Choice(told[index].name, size, self._clock())
         return index
@@ -100,12 +110,6 @@ class Choices:
             )
             for index, replica in enumerate(told)
         ]
-
-    def second(
-        self, told: Sequence[Told], loads: Sequence[int], own: Sequence[float], digest: str, size: int
-    ) -> int | None:
-        """The index of the replica that should hold a generation too, since those that do cannot keep up."""
-        return spread(self.sites(told, loads, own, digest), size)
 
     def forget(self, digest: str) -> None:
         """Whoever it went to did not take it."""

@@ -50,6 +50,9 @@ def validate(found: Object) -> None:
         error = next(jsonschema_rs.validator_for(schema).iter_errors(found), None)
         if error is not None:
             raise Wrong(f"{name}: {error.message}")
+        if found["kind"] == "RayCluster":
+            for template in pod_templates([found]):
+                validate({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "node"}, "spec": template["spec"]})
         return
     for version in (OLDEST, NEWEST):
         try:
@@ -66,8 +69,9 @@ def one(found: Sequence[Object], kind: str) -> Object:
 
 def pod_templates(found: Sequence[Object]) -> Iterator[Object]:
     for each in found:
-        if "template" in each.get("spec", {}):
-            yield each["spec"]["template"]
+        spec = each.get("spec", {})
+        groups = [spec.get("headGroupSpec", {}), *spec.get("workerGroupSpecs", [])]  # of a RayCluster
+        yield from (holder["template"] for holder in (spec, *groups) if "template" in holder)
 
 
 def containers(template: Object) -> list[Object]:
@@ -164,7 +168,30 @@ SCALED: Final = _resource(
         {"minReplicaCount": COUNT, "maxReplicaCount": COUNT, "pollingInterval": COUNT, "cooldownPeriod": COUNT},
     ),
 )
+POD: Final = _closed({"spec": {"type": "object"}}, {"metadata": {"type": "object"}})  # a pod's own schema holds for it
+RAY: Final = _resource(
+    "ray.io/v1",
+    "RayCluster",
+    _closed(
+        {
+            "rayVersion": TEXT,
+            "headGroupSpec": _closed({"rayStartParams": NAMES, "template": POD}),
+            "workerGroupSpecs": _list(
+                _closed(
+                    {
+                        "groupName": TEXT,
+                        "replicas": COUNT,
+                        "minReplicas": COUNT,
+                        "maxReplicas": COUNT,
+                        "rayStartParams": NAMES,
+                        "template": POD,
+                    }
+                )
+            ),
+        }
+    ),
+)
 RESOURCES: Final = {
     (schema["properties"]["apiVersion"]["const"], schema["properties"]["kind"]["const"]): schema
-    for schema in (MONITOR, RULES, SCALED)
+    for schema in (MONITOR, RULES, SCALED, RAY)
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 import shutil
+import tomllib
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -97,18 +98,26 @@ PLANTED: Final[dict[str, tuple[str, Callable[[Object], Any]]]] = {
         lambda each: each["spec"]["triggers"][0]["metadata"].pop("threshold"),
     ),
     "a scaler's count as text": ("ScaledObject", lambda each: each["spec"].update(maxReplicaCount="6")),
+    "a cluster with a misspelt field": (
+        "RayCluster",
+        lambda each: each["spec"]["workerGroupSpecs"][0].update(maxReplica=3),
+    ),
+    "a cluster whose node has a misspelt field": (
+        "RayCluster",
+        lambda each: each["spec"]["headGroupSpec"]["template"]["spec"].update(toleration=[]),
+    ),
 }
 
 
 @pytest.fixture(scope="module")
 def everything(tmp_path_factory: pytest.TempPathFactory) -> list[Object]:
-    return render_with(tmp_path_factory.mktemp("all"), "several", ["ingress", "monitoring", "autoscaling"])
+    return render_with(tmp_path_factory.mktemp("all"), "several", ["ingress", "monitoring", "autoscaling", "ray"])
 
 
 @pytest.mark.parametrize("fault", PLANTED)
 def test_a_planted_fault_is_caught(fault: str, everything: list[Object]) -> None:
     kind, plant = PLANTED[fault]
-    planted = copy.deepcopy(one(everything, kind))
+    planted = copy.deepcopy(next(each for each in everything if each["kind"] == kind))
     validate(planted)
     plant(planted)
     with pytest.raises(Wrong):
@@ -309,6 +318,59 @@ def test_what_is_scaled_by_and_scraped_is_what_the_gateway_tells(everything: lis
     service = one(everything, "Service")
     assert monitor["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
     assert monitor["endpoints"][0]["port"] in {each["name"] for each in service["spec"]["ports"]}
+
+
+@pytest.fixture(scope="module")
+def on_ray(tmp_path_factory: pytest.TempPathFactory) -> list[Object]:
+    return render_with(tmp_path_factory.mktemp("ray"), "several", ["ray"])
+
+
+def test_the_nodes_of_a_ray_cluster_are_locked_down_as_gateways_are(on_ray: list[Object]) -> None:
+    templates = list(pod_templates(on_ray))
+    assert len(templates) == 3
+    for template in templates:
+        pod = template["spec"]
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["automountServiceAccountToken"] is False
+        assert pod["enableServiceLinks"] is False
+        for container in containers(template):
+            assert container["securityContext"]["readOnlyRootFilesystem"] is True
+            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+            assert "memory" in container["resources"]["limits"]
+
+
+def test_a_ray_cluster_and_its_gateways_are_of_one_mind(on_ray: list[Object]) -> None:
+    cluster = one(on_ray, "RayCluster")
+    extras = tomllib.loads((DEPLOY.parent / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert extras["ray"] == [f"ray[serve]=={cluster['spec']['rayVersion']}"]
+    chosen = settings.load({}, environment=environment(on_ray))
+    assert (chosen.engine, chosen.ray_address) == ("ray", "auto")
+    gateway = gateway_of(one(on_ray, "StatefulSet"))
+    assert f"--address={cluster['metadata']['name']}-head-svc:6379" in gateway["args"][0]
+    assert gateway["args"][0].endswith("exec gateway serve")
+    for template in pod_templates([cluster]):
+        (node,) = containers(template)
+        mounted = {each["mountPath"] for each in node["volumeMounts"]}
+        assert {chosen.ray_models_dir or chosen.models_dir, chosen.ray_state_dir, "/tmp", "/dev/shm"} <= mounted
+    workers = cluster["spec"]["workerGroupSpecs"][0]
+    gpus = containers(workers["template"])[0]["resources"]["limits"]["nvidia.com/gpu"]
+    assert workers["rayStartParams"]["num-gpus"] == gpus == "1"
+
+
+def test_only_members_reach_a_ray_cluster_and_each_shows_the_token(on_ray: list[Object]) -> None:
+    policy = next(
+        each for each in on_ray if each["metadata"]["name"] == "dropgate-ray" and each["kind"] == "NetworkPolicy"
+    )
+    members = [
+        {"podSelector": {"matchLabels": labels}}
+        for labels in ({"ray.io/cluster": "dropgate-ray"}, {"app.kubernetes.io/name": "dropgate"})
+    ]
+    assert policy["spec"]["ingress"] == [{"from": members}]
+    assert environment(on_ray)["RAY_AUTH_MODE"] == "token"
+    secret = {"secretKeyRef": {"name": "dropgate-ray", "key": "token"}}
+    for template in pod_templates(on_ray):
+        shown = {each["name"]: each.get("valueFrom") for each in template["spec"]["containers"][0]["env"]}
+        assert shown["RAY_AUTH_TOKEN"] == secret
 
 
 def test_who_comes_from_ouragboros_keeps_the_claim_and_the_label(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from gateway.engine.placement import Site
-from gateway.engine.routing import REMEMBERED, Choices, Told, route
+from gateway.engine.routing import PRESSED, REMEMBERED, Choices, Told, route
 
 NAMES = ["one", "two", "three"]
 IDLE = [0, 0, 0]
@@ -76,10 +76,35 @@ def test_a_choice_for_a_replica_that_went_is_forgotten() -> None:
     assert choices.choose([Told("two", free=1), Told("three", free=5)], [0, 0], [0.0, 0.0], "a", 1) == 1
 
 
-def test_a_second_copy_where_its_texts_wait_and_another_has_time_and_room() -> None:
-    choices = Choices(lambda: 0.0)
+def test_a_second_copy_where_its_texts_have_waited_and_another_has_time_and_room() -> None:
+    clock = [0.0]
     hot = Told("one", held=frozenset("a"), loaded=frozenset("a"), wait=1.0)
     free = Told("two", free=50)
-    assert choices.second([hot, free], [100, 0], [1.0, 0.0], "a", 40) == 1
-    assert choices.second([hot, free], [100, 0], [1.0, 0.0], "a", 60) is None
-    assert choices.second([hot, free], [100, 0], [0.1, 0.0], "a", 40) is None  # another model makes it wait
+
+    def after(seconds: float, size: int, own: float) -> int:
+        choices = Choices(lambda: clock[0])
+        first = choices.choose([hot, free], [100, 0], [own, 0.0], "a", size)
+        clock[0] += seconds
+        assert first == 0
+        return choices.choose([hot, free], [100, 0], [own, 0.0], "a", size)
+
+    assert after(PRESSED, 40, own=1.0) == 1
+    assert after(PRESSED / 2, 40, own=1.0) == 0, "not for a moment's sake"
+    assert after(PRESSED, 60, own=1.0) == 0, "there is no room"
+    assert after(PRESSED, 40, own=0.1) == 0, "another model makes it wait"
+
+
+def test_one_more_copy_at_a_time() -> None:
+    clock = [0.0]
+    choices = Choices(lambda: clock[0])
+    told = [
+        Told("one", held=frozenset("a"), loaded=frozenset("a"), wait=1.0),
+        Told("two", free=50),
+        Told("three", free=50),
+    ]
+    loads, own = [100, 0, 0], [1.0, 0.0, 0.0]
+    assert choices.choose(told, loads, own, "a", 40) == 0
+    clock[0] = PRESSED
+    other = choices.choose(told, loads, own, "a", 40)
+    assert other in (1, 2)
+    assert [choices.choose(told, loads, own, "a", 40) for _ in range(5)] == [0] * 5, "until it is loaded there"

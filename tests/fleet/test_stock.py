@@ -68,7 +68,7 @@ def test_a_stale_view_is_told_and_not_served(root: Path, gateway: Store, tmp_pat
     making.encoder(root / "finetuned/m", seed=2)
     wanted = accept(gateway, root)
     node = stock(view, tmp_path)
-    with pytest.raises(NodeStale, match=r"node node does not have generation \w+: on its view .* the model is \w{12}"):
+    with pytest.raises(NodeStale, match=r"node node does not have generation \w{12}: it finds \w{12}$"):
         node.open([offered(wanted, "finetuned/m")])
     assert list((tmp_path / "node/generations").iterdir()) == [], "other content was not copied"
     making.encoder(view / "finetuned/m", seed=2)
@@ -80,10 +80,10 @@ def test_half_a_model_is_not_there(root: Path, gateway: Store, tmp_path: Path) -
     with open(root / "finetuned/m/model.safetensors", "r+b") as weights:
         weights.truncate(1000)
     node = stock(root, tmp_path)
-    with pytest.raises(NodeStale, match="not there, or not whole") as stale:
+    with pytest.raises(NodeStale, match=r"it finds model.safetensors has") as stale:
         node.open([offered(wanted, "finetuned/m")])
     assert stale.value.details["node"] == "node"
-    with pytest.raises(NodeStale):
+    with pytest.raises(NodeStale, match="it does not find the model"):
         node.open([offered(wanted)])
 
 

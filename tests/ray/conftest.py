@@ -19,7 +19,6 @@ from tests.running import RunningGateway
 NODES: Final = 3
 MODELS: Final = [f"finetuned/m{number:02}" for number in range(36)]
 PER_NODE: Final = len(MODELS) // 3 // NODES  # the budget is a third of the models
-SPARE: Final = "spare"  # a resource of a node of its own, for replicas that are meant to suffer
 
 
 @pytest.fixture(scope="session")
@@ -75,5 +74,15 @@ def options(nodes: Nodes, place: Path, views: Path, resource: str = RESOURCE) ->
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def gateway(nodes: Nodes, volume: Path, place: Path, views: Path, size: int) -> AsyncIterator[RunningGateway]:
     budget = f"--memory-budget={PER_NODE * size + size // 2}"
-    async with RunningGateway(volume, place / "state", *options(nodes, place, views), budget) as running:
+    given = [*options(nodes, place, views), budget]
+    async with RunningGateway(volume, place / "state", *given, environment=nodes.environment) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def narrow(nodes: Nodes, volume: Path, place: Path, views: Path) -> AsyncIterator[RunningGateway]:
+    """Another gateway's, whose one replica, on a node of its own, works on one request at a time."""
+    nodes.add("spare")
+    given = [*options(nodes, place, views, "spare"), "--ray-app=narrow", "--ray-ongoing=1", "--ray-queue=2"]
+    async with RunningGateway(volume, place / "narrow", *given, environment=nodes.environment) as running:
         yield running

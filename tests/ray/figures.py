@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -28,6 +30,17 @@ async def held(gateway: RunningGateway) -> dict[str, list[str]]:
     """By model: the devices that have it loaded."""
     listed = await gateway.models()
     return {name: model["devices"] for name, model in listed.items() if model["state"] == "loaded"}
+
+
+async def heard(gateway: RunningGateway, after: int) -> None:
+    """Until it has heard of all that replicas have done so far: what an unload tells comes behind all that. `after` as
+    of the log."""
+    listed = [model for model in (await gateway.models()).values() if model["state"] == "loaded"]
+    for model in listed:
+        async with gateway.session.post(f"/models/{model['namespace']}/{model['name']}/unload") as answer:
+            assert answer.status == 200, await answer.text()
+    for model in listed:
+        await gateway.wait_for_log("generation_unloaded", after=after, generation=model["generation"])
 
 
 def per_device(where: dict[str, list[str]]) -> Counter[str]:
@@ -58,3 +71,88 @@ def replica_of(host: int) -> int:
 
 def crash(pid: int) -> None:
     os.kill(pid, signal.SIGSEGV)
+
+
+def table(figures: dict[str, dict[str, Any]]) -> str:
+    """As docs/scale.md has it."""
+    f = figures
+    per_node = lambda counts: "/".join(str(count) for count in counts)  # noqa: E731  # it has no use elsewhere
+    rows = [
+        ("what was done", "requests", "failed", "what was seen"),
+        ("---", "---", "---", "---"),
+        (
+            f"{f['sticky']['models']} models, as many as fit, each asked for 10 times, at once and in random order",
+            f["sticky"]["requests"],
+            0,
+            f"{per_node(f['sticky']['per_node'])} models on the nodes; {f['sticky']['loads']} loaded once more",
+        ),
+        (
+            f"all {f['mixed']['models']}, by Zipf's law, with room for {f['mixed']['fits']}; 12 clients",
+            f["mixed"]["requests"],
+            f["mixed"]["failed"],
+            f"{per_node(f['mixed']['per_node'])} models on the nodes; {f['mixed']['loads']} loads, of which each of "
+            f"{f['mixed']['models_on_one_node']} models of {f['mixed']['models_loaded']} had all its own on one node",
+        ),
+        (
+            "a node killed (SIGKILL of its raylet) under load, later a new one added",
+            f["node_killed"]["requests"],
+            f["node_killed"]["failed"],
+            f"the next 200 answers came within {f['node_killed']['seconds_for_200_answers']} s; the new node served "
+            f"{f['node_killed']['seconds_until_a_new_node_serves']} s after it was started",
+        ),
+        (
+            "a replica's process crashed (SIGSEGV) under load",
+            f["replica_crashed"]["requests"],
+            f["replica_crashed"]["failed"],
+            f"it served again after {f['replica_crashed']['seconds_until_it_serves']} s",
+        ),
+        (
+            "a host crashed (SIGSEGV) under load",
+            f["host_crashed"]["requests"],
+            f["host_crashed"]["failed"],
+            f"its replica had another after {f['host_crashed']['seconds_until_it_serves']} s",
+        ),
+        (
+            "a swap under load",
+            f["swap"]["requests"],
+            f["swap"]["failed"],
+            f"{f['swap']['of_the_model']} answers of that model, each by the generation that it names",
+        ),
+        (
+            f"a new model that {f['stale']['with_an_old_view']} of {f['stale']['nodes']} nodes do not see",
+            f["stale"]["requests"],
+            f["stale"]["failed"],
+            "all answered by the third",
+        ),
+        (
+            "two gateways, the same models, 12 clients",
+            f["two_gateways"]["requests"],
+            f["two_gateways"]["failed"],
+            f"copies of the {f['two_gateways']['models']} models: {per_node(f['two_gateways']['copies'])}",
+        ),
+        (
+            "another gateway's settings replace all replicas under load",
+            f["replaced"]["requests"],
+            f["replaced"]["failed"],
+            "both gateways go on with the new ones",
+        ),
+        (
+            "60 requests at once for a replica that takes 1, with 2 that may wait",
+            f["back_pressure"]["requests"],
+            0,
+            f"{f['back_pressure']['answered']} answered, {f['back_pressure']['refused']} times 429 with `Retry-After`",
+        ),
+    ]
+    return "\n".join("| " + " | ".join(str(cell) for cell in row) + " |" for row in rows)
+
+
+BLOCK: Final = re.compile(r"(<!-- ray: make test-ray -->\n).*(<!-- /ray -->)", re.DOTALL)
+PAGE: Final = Path(__file__).parents[2] / "docs/scale.md"
+
+if __name__ == "__main__":
+    seen = json.loads(REPORT.read_text())
+    written = BLOCK.sub(lambda found: f"{found[1]}{table(seen)}\n{found[2]}", PAGE.read_text())
+    if "--write" in sys.argv:
+        PAGE.write_text(written)
+    else:
+        print(table(seen))

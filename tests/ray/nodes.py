@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import subprocess
 import sys
 from pathlib import Path
@@ -14,13 +15,16 @@ RESOURCE: Final = "device"
 
 
 class Nodes:
+    """`environment` is what a process has to have that is let in."""
+
     def __init__(self, count: int) -> None:
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        self.environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         self._process = subprocess.Popen(
             [sys.executable, str(ROOT / "scripts/ray_local.py"), "--nodes", str(count)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": path},
+            env=os.environ | {"PYTHONPATH": path} | self.environment,
             cwd=ROOT,
         )
         begun = self._answer()

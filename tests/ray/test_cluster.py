@@ -31,7 +31,8 @@ async def all_up(gateway: RunningGateway, count: int = NODES) -> None:
 async def test_as_many_models_as_there_is_room_for_are_balanced_and_sticky(gateway: RunningGateway) -> None:
     await all_up(gateway)
     for model in HOT:
-        await gateway.embed(TEXTS, model)
+        _, generation = await gateway.embed(TEXTS, model)
+        await gateway.wait_for_log("generation_loaded", generation=generation)
     where = await figures.held(gateway)
     counts = figures.per_device(where)
     assert len(counts) == NODES
@@ -41,9 +42,10 @@ async def test_as_many_models_as_there_is_room_for_are_balanced_and_sticky(gatew
     random.Random(1).shuffle(order)
     answers = await asyncio.gather(*(gateway.try_embed(TEXTS, model) for model in order))
     assert Counter(status for status, _ in answers) == {200: len(order)}
+    assert await figures.held(gateway) == where
+    await figures.heard(gateway, begin)
     loads = [each for each in gateway.log[begin:] if each.get("event") == "generation_loaded"]
     assert loads == [], "each went where its model was"
-    assert await figures.held(gateway) == where
     figures.write("sticky", models=len(HOT), requests=len(order), loads=len(loads), per_node=sorted(counts.values()))
 
 
@@ -61,10 +63,11 @@ async def test_mixed_load_over_three_times_what_fits(gateway: RunningGateway) ->
 
     await asyncio.gather(*(client() for _ in range(12)))
     seconds = time.monotonic() - began
+    counts = figures.per_device(await figures.held(gateway))
+    await figures.heard(gateway, begin)
     loads = [each for each in gateway.log[begin:] if each.get("event") == "generation_loaded"]
     where = Counter((each["generation"], each["device"]) for each in loads)
     places = Counter(generation for generation, _ in where)
-    counts = figures.per_device(await figures.held(gateway))
     assert max(counts.values()) - min(counts.values()) <= 1, counts
     assert max(counts.values()) <= PER_NODE
     figures.write(
