@@ -30,9 +30,10 @@ Number = Callable[[float], str]
 
 
 def blocks(report: Mapping[str, Any]) -> dict[str, str]:
-    """Name of a block -> its text, of the parts that were run."""
+    """Name of a block -> its text; of a part that was not run, that it was not."""
     parts = report["parts"]
-    made = {"machine": machine(report)}
+    made = dict.fromkeys(("sizes", "gateways", "deaths", "crowd", "choosing", "devices"), "Not simulated.\n")
+    made["machine"] = machine(report)
     made |= {name: compared(parts[name]) for name in ("sizes", "gateways") if name in parts}
     made |= {name: stormed(parts[name]) for name in ("deaths", "crowd") if name in parts}
     if "choosing" in parts:
@@ -148,7 +149,7 @@ def pictures(report: Mapping[str, Any]) -> dict[str, str]:
             _panel(sizes, Panel("Waiting, 99th percentile", "seconds", AXIS, (), {}, True), "wait_p99"),
             _panel(sizes, Panel("Imbalance", "busiest device over the mean", AXIS, (), {}), "imbalance"),
         ]
-        made["scale-sizes.svg"] = picture("From ten devices to a thousand", panels)
+        made["scale-sizes.svg"] = picture("More devices, more models", panels)
     panels = []
     for part, axis in (("alphas", "Zipf's exponent"), ("loads", "share of the devices' time that is asked for")):
         if rows := parts.get(part):
