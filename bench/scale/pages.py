@@ -19,7 +19,7 @@ PAGE: Final = "scale.md"
 FIGURES: Final = "scale.json"
 PREFIX: Final = "simulated "  # of the blocks: the page has others
 PICTURES: Final = {  # what each shows, for those who cannot see it
-    "scale-sizes.svg": "Hit rate, mean wait and imbalance of each policy, from ten to a thousand devices",
+    "scale-sizes.svg": "Hit rate, longest waits and imbalance of each policy, over the number of devices and models",
     "scale-alphas.svg": "Wait and loads over how uneven the popularity of models is, and over how busy the devices are",
     "scale-crowd.svg": "The longest waits after half of all clients turn to one model, over the pace of its copies",
     "scale-choosing.svg": "Microseconds of the gateway's own time for a choice, over the number of devices",
