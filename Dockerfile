@@ -5,8 +5,8 @@
 #     docker build -t dropgate-trainer:0.1.0 --target trainer .
 #     docker build -t dropgate-baked --target baked --build-context model=models/finetuned/mine --build-arg MODEL=finetuned/mine .
 #
-# Every package but torch is of the version in requirements.lock, or the build fails. Without a Docker engine, and behind
-# a mirror of packages: scripts/build-image-offline.sh.
+# Every package but torch is of the version in deploy/image/packages.lock, the part of requirements.lock that images need,
+# or the build fails. Without a Docker engine, and behind a mirror of packages: scripts/build-image-offline.sh.
 
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 
@@ -45,22 +45,22 @@ ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
 ARG PIP_FIND_LINKS
 ARG PIP_CERT
-COPY requirements.lock ./
+COPY deploy/image/packages.lock ./
 COPY --from=wanted /wanted/gateway.txt wanted.txt
-RUN /opt/installer/bin/pip install --quiet --prefix /packages -c requirements.lock -r wanted.txt
+RUN /opt/installer/bin/pip install --quiet --prefix /packages -c packages.lock -r wanted.txt
 COPY deploy/image/installed.py ./
-RUN /opt/dropgate/bin/python installed.py requirements.lock /packages
+RUN /opt/dropgate/bin/python installed.py packages.lock /packages
 
 FROM installer AS trainer-packages
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
 ARG PIP_FIND_LINKS
 ARG PIP_CERT
-COPY requirements.lock ./
+COPY deploy/image/packages.lock ./
 COPY --from=wanted /wanted/trainer.txt wanted.txt
-RUN /opt/installer/bin/pip install --quiet --prefix /packages -c requirements.lock -r wanted.txt
+RUN /opt/installer/bin/pip install --quiet --prefix /packages -c packages.lock -r wanted.txt
 COPY deploy/image/installed.py ./
-RUN /opt/dropgate/bin/python installed.py requirements.lock /packages
+RUN /opt/dropgate/bin/python installed.py packages.lock /packages
 
 FROM installer AS source
 ARG PIP_INDEX_URL

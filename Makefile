@@ -116,9 +116,10 @@ embed-serve: $(RUN_STAMP)  ## serve one directory: MODEL=models/mine PORT=8000 H
 demo-train: $(TRAIN_STAMP)  ## in minutes: docstring pairs, LoRA, evaluation, a gate, and a gateway that serves the better model
 	$(BIN)/python scripts/demo_train.py --work '$(DEMO_TRAIN)' --url 'http://$(HOST):$(PORT)' --models-dir '$(MODELS)' $(ARGS)
 
-lock: $(DEV_STAMP)  ## write what is installed to requirements.lock; torch is left out, its build is each machine's own
+lock: $(DEV_STAMP)  ## write what is installed to requirements.lock, and the images' part of it; torch is left out, its build is each machine's own
 	$(PIP) freeze --exclude-editable | grep -E '^[A-Za-z0-9._-]+==' | grep -viE '^(torch|triton|nvidia-.*|cuda-.*)==' > requirements.lock.new
 	mv requirements.lock.new requirements.lock
+	$(BIN)/python deploy/image/lock.py --write
 
 clean:  ## remove what was installed and built; models/ and state/ stay
 	rm -rf $(VENV) $(CLIENTS) build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -27,7 +27,15 @@ from bench.rounds import rounded, told
 from bench.setting import Setting
 
 PARTS: Final = ("limit", "inprocess", "http", "peers", "models", "loads", "overload", "memory")
-ASKED_FOR: Final = ("adapters", "registered", "knowledge", "ingestion", "training", "generating")  # run only when named
+ASKED_FOR: Final = (
+    "devices",
+    "adapters",
+    "registered",
+    "knowledge",
+    "ingestion",
+    "training",
+    "generating",
+)  # run only when named
 BUSY: Final = 0.5  # a load average above which the machine is not ours
 TITLES: Final = {"limit": "what the machine can do", "many models": "models", "idle": "what it takes"}
 

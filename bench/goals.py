@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from bench import generating, overload, spoken, swapping
+from bench import devices, generating, overload, spoken, swapping
 from bench.http import BATCHES, GATEWAY, RUNTIME, SINGLE
 from bench.inprocess import ENCODE
 from bench.rounds import Cell, median, ratio
@@ -50,6 +50,7 @@ def verdicts(report: Mapping[str, Any]) -> list[Verdict]:
     rows = [*_http(parts.get("http")), *_peers(parts.get("peers")), *_models(parts.get("models"))]
     return [
         *rows,
+        *_devices(parts.get("devices")),
         *_adapters(parts.get("adapters")),
         *_registered(parts.get("registered")),
         *_loads(parts.get("loads")),
@@ -110,6 +111,16 @@ def _models(part: Parts | None) -> Iterator[Verdict]:
         note = ", ".join(f"{count}: {value:.2f}" for count, value in found.items())
         title = f"4. models in turn over one model, {shape.removesuffix(', json')}, the least"
         yield Verdict(title, min(found.values(), default=None), "at least", 0.95, note=note)
+
+
+def _devices(part: Parts | None) -> Iterator[Verdict]:
+    """Told only where it was asked for."""
+    if part is None:
+        return
+    over = ratio(part["cells"][devices.SHAPE.name], devices.TWO, devices.ONE)
+    best = ratio(part["cells"][devices.CEILING], devices.TWO, devices.ONE)
+    note = f"two bare processes over one on these {part['cores']} cores: {best:.2f}"
+    yield Verdict("4. mixed models on two devices, over one", over, "at least", 1.8, note=note)
 
 
 def _adapters(part: Parts | None) -> Iterator[Verdict]:

@@ -6,8 +6,8 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from bench import devices, swapping
 from bench import generating as spoken_of
-from bench import swapping
 from bench.goals import verdicts
 from bench.http import GATEWAY, RUNTIME
 from bench.inprocess import ENCODE
@@ -15,6 +15,7 @@ from bench.rounds import Cell, median, ratio, ratios, widest
 from bench.spoken import TOKENS
 from bench.training import OURS, PLAIN, SPEED
 
+CORES: Final = ("server_cores", "generator_cores")
 NOTHING: Final = "Not measured.\n"
 Report = Mapping[str, Any]
 Part = Mapping[str, Any]
@@ -314,6 +315,21 @@ def ingestion(part: Part) -> str:
     return f"{made}\nOver the embedding alone, the middle of the rounds: {over:.2f}.\n"
 
 
+def on_devices(part: Part) -> str:
+    rows = [
+        (
+            name,
+            *(f"{median(cell[side], 'texts_per_second'):,.1f}" for side in (devices.ONE, devices.TWO)),
+            f"{ratio(cell, devices.TWO, devices.ONE):.2f}",
+            f"{min(over := ratios(cell, devices.TWO, devices.ONE)):.2f} to {max(over):.2f}",
+            *(f"{median(cell[devices.TWO], key):.2f}" if key in cell[devices.TWO][0] else "" for key in CORES),
+        )
+        for name, cell in part["cells"].items()
+    ]
+    head = ("texts/s", devices.ONE, devices.TWO, "ratio", "its rounds", "cores of the server", "of the generator")
+    return f"{table(head, rows)}\n{part['models']} models in turn, on a machine of {part['cores']} cores.\n"
+
+
 def adapters(part: Part) -> str:
     """Two tables: through HTTP, and in one process."""
     through = {name: cell for name, cell in part["cells"].items() if name != swapping.CELL}
@@ -384,6 +400,7 @@ BLOCKS: Final[dict[str, tuple[str, Callable[[Part], str]]]] = {
     "through http": ("http", http),
     "peers": ("peers", peers),
     "many models": ("models", models),
+    "devices": ("devices", on_devices),
     "adapters": ("adapters", adapters),
     "registered": ("registered", registered),
     "loads": ("loads", loads),

@@ -27,23 +27,27 @@ from gateway.ask.knowledge import Knowledge
 from gateway.ask.roster import Roster
 from gateway.catalog.bucket_aliases import BucketAliasFile
 from gateway.catalog.catalog import Catalog
+from gateway.catalog.disk import Disk
 from gateway.catalog.warm import Warm
 from gateway.cluster import extra as cluster
 from gateway.cluster.engine import RayEngine
 from gateway.engine.engine import Engine
+from gateway.engine.fetching import Fetching
 from gateway.engine.process import ProcessEngine
 from gateway.engine.supervisor import HOST_COMMAND, HostProcess
 from gateway.history import History
 from gateway.model import Generation, ModelId
+from gateway.parsing import BUCKET
 from gateway.runs.runs import Runs
 from gateway.service import Service
-from gateway.settings import BUCKET, Settings
+from gateway.settings import Settings
 from gateway.telemetry import Metrics
 from gateway.tenants.audit import Audit, AuditFile
 from gateway.tenants.keyring import Keyring
 from gateway.tenants.usage import Keeper, Usage, UsageFile
 from gateway.tracing import Tracer
 from gateway.volume.bucket import BucketVolume
+from gateway.volume.directory import Directory
 from gateway.volume.follower import Follower
 from gateway.volume.generations import Store
 from gateway.volume.pulls import Pulls
@@ -154,6 +158,19 @@ class Gateway:
             weight=self._weight,
         )
         self.engine: Engine = Elsewhere(local, self._annexes) if self._annexes else local
+        self.disk: Disk | None = None
+        if isinstance(volume, BucketVolume) and settings.disk_budget:
+            self.disk = Disk(
+                volume,
+                self._store,
+                tell,
+                budget=settings.disk_budget,
+                sources=self._sources,
+                needed=lambda: local.residences().keys() | self.catalog.needed(),
+                names=self._models_of,
+                spawn=self.spawn,
+            )
+            self.engine = Fetching(self.engine, self.disk)
         self.follower = Follower(settings, tell, self._served, self._reconcile, volume)
         self.catalog = Catalog(
             settings,
@@ -224,6 +241,9 @@ class Gateway:
     def _owners_of(self, digest: str) -> tuple[str, ...]:
         return self.catalog.owners(digest)
 
+    def _sources(self) -> Mapping[str, Directory]:
+        return self.catalog.sources()
+
     def _has_looked(self) -> bool:
         return self.catalog.looked.is_set()
 
@@ -264,6 +284,9 @@ class Gateway:
         await self.catalog.restore()
         await self.keeper.restore()
         self._store.sweep()
+        if self.disk is not None:
+            self.disk.begin()
+            self.spawn(self.disk.follow())
         for host in self.hosts:
             self.spawn(host.supervise())
         if self._cluster is not None:

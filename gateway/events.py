@@ -390,6 +390,16 @@ class GenerationQuarantined(Event, frozen=True, kw_only=True):
     retry_after: float
 
 
+class GenerationThinned(Event, frozen=True, kw_only=True):
+    """The weights of a generation that is not in memory were let go from the disk, within `--disk-budget`: they are
+    fetched from the bucket when it is asked for."""
+
+    name = "generation_thinned"
+    generation: str
+    models: tuple[str, ...]
+    bytes: int
+
+
 class HostStarted(Event, frozen=True, kw_only=True):
     """`budget` in bytes of device memory."""
 

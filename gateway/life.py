@@ -27,7 +27,8 @@ from gateway.cluster import extra as cluster
 from gateway.engine.devices import find_devices
 from gateway.engine.supervisor import HOST_COMMAND
 from gateway.log import Log
-from gateway.settings import BUCKET, Settings, SettingsError
+from gateway.parsing import BUCKET
+from gateway.settings import Settings, SettingsError
 from gateway.tenants.audit import AuditFile
 from gateway.tenants.keyring import Keyring, opened
 from gateway.tracing import Tracer
@@ -122,6 +123,8 @@ def _devices(settings: Settings) -> list[str]:
 def _volume(settings: Settings, tell: events.Events, stack: AsyncExitStack) -> Volume:
     """Raises SettingsError where it cannot be had. A bucket is asked nothing yet: it may be away for now."""
     if not settings.models_dir.startswith(BUCKET):
+        if settings.disk_budget:
+            raise SettingsError("--disk-budget needs a bucket to fetch from again, and --models-dir is a directory")
         return FileVolume(settings)
     loop = asyncio.get_running_loop()
 

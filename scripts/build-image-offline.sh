@@ -14,7 +14,11 @@ usage: scripts/build-image-offline.sh VERB
                            exec, embeds with it, and stops it: exit 0 if all of that went well
   check-baked NAMESPACE/NAME
                            the same for the image with a model in it, which needs no volume of models
-  compose DIR              the same for docker-compose.local.yml, with podman-compose
+  check-trainer DIR        fine-tunes the model of DIR for a moment in the trainer's image, with every restriction on, and
+                           serves what that has published onto the volume with the gateway's
+  bucket                   localhost/dropgate-bucket:dev, moto's S3-compatible server: it stands in for SeaweedFS in `compose`
+  compose DIR              what `check` does, for docker-compose.local.yml, with podman-compose; with its profile `bucket`, if there is
+                           an image of `bucket`: a knowledge base is put into it and searched
 
 As root, with what Debian has: apt install buildah podman crun mmdebstrap. A build takes minutes, and a few GB of disk.
 
@@ -23,15 +27,18 @@ variables
   PIP_FIND_LINKS     a folder of wheels on this machine (torch's, say), read before anything is fetched
   SOURCES            sources of the Debian packages of `base`; this machine's own if it is Debian
   BUILD_ARGS         further options of buildah, such as '--build-arg EXTRAS=ask'
-  PORT               of the checks and of `compose`, 18001 if unset
+  PORT, BUCKET_PORT  of the checks and of `compose`, 18001 and 18333 if unset
 TEXT
 }
 
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
 PYTHON_IMAGE=docker.io/library/python:3.11-slim-bookworm
 PORT=${PORT:-18001}
+BUCKET_PORT=${BUCKET_PORT:-18333}
 NAME=dropgate-check-$$
 # what a machine without systemd, and without the right to raise limits, needs of podman
+WORK=''
+RESTRICTED=(--read-only --read-only-tmpfs=false --tmpfs /tmp:size=1g --cap-drop ALL --security-opt no-new-privileges --user 10001:10001)
 RUN_HERE=(--network host --cgroups=disabled --ulimit nofile=1024:1024 --ulimit nproc=4096:4096 --no-healthcheck)
 
 fail() { echo "build-image-offline: $*" >&2; exit 1; }
@@ -69,10 +76,12 @@ make_base() (  # a process of its own, whose end removes the packages
   echo "$PYTHON_IMAGE stands in for the published one"
 )
 
-build() {  # build TARGET TAG [OPTION...]
+build() { build_in "$ROOT" "$@"; }  # build TARGET TAG [OPTION...]
+
+build_in() {  # build_in FOLDER TARGET TAG [OPTION...]
   need buildah
-  local target=$1 tag=$2 name
-  shift 2
+  local folder=$1 target=$2 tag=$3 name
+  shift 3
   buildah inspect --type image "$PYTHON_IMAGE" >/dev/null 2>&1 || fail "no $PYTHON_IMAGE here: $0 base"
   local options=(--pull-never --isolation chroot --network host --format docker --layers)
   for name in PIP_INDEX_URL PIP_EXTRA_INDEX_URL; do
@@ -86,8 +95,29 @@ build() {  # build TARGET TAG [OPTION...]
   fi
   options+=(--build-arg "REVISION=$(git -C "$ROOT" rev-parse --short HEAD 2>/dev/null || echo unknown)")
   # shellcheck disable=SC2086  # BUILD_ARGS is several words on purpose
-  buildah bud "${options[@]}" ${BUILD_ARGS:-} "$@" --target "$target" --tag "$tag" "$ROOT"
+  buildah bud "${options[@]}" ${BUILD_ARGS:-} "$@" --target "$target" --tag "$tag" "$folder"
 }
+
+build_bucket() (
+  need buildah
+  local folder
+  folder=$(mktemp -d)
+  trap 'rm -rf "$folder"' EXIT
+  cp "$ROOT/requirements.lock" "$folder/"
+  cat >"$folder/Dockerfile" <<TEXT
+FROM $PYTHON_IMAGE AS bucket
+ARG PIP_INDEX_URL
+ARG PIP_EXTRA_INDEX_URL
+ARG PIP_FIND_LINKS
+ARG PIP_CERT
+COPY requirements.lock /
+RUN python3 -m venv /opt/moto && /opt/moto/bin/pip install --quiet --no-cache-dir -c /requirements.lock 'moto[s3]' flask flask-cors
+USER 10001:10001
+ENV HOME=/tmp
+ENTRYPOINT ["/opt/moto/bin/moto_server"]
+TEXT
+  build_in "$folder" bucket localhost/dropgate-bucket:dev
+)
 
 bake() {
   model_in "${1:-}"
@@ -129,12 +159,17 @@ drop() {  # drop CONTAINER DIR: what `kubectl cp` does
   tar -C "$(dirname "$2")" -cf - "$(basename "$2")" | podman exec -i "$1" tar -xmf - -C /app/models/finetuned
 }
 
+clean_up() {
+  podman rm --force --volumes "$NAME" "$NAME-trainer" >/dev/null 2>&1 || true
+  podman volume rm --force "$NAME-models" "$NAME-state" >/dev/null 2>&1 || true
+  [[ -z $WORK ]] || rm -rf "$WORK"
+}
+
 start_restricted() {  # start_restricted IMAGE [OPTION...]: read-only, without rights, its state in a volume of its own
   local image=$1
   shift
-  trap 'podman rm --force --volumes "$NAME" >/dev/null 2>&1 || true; podman volume rm --force "$NAME-models" "$NAME-state" >/dev/null 2>&1 || true' EXIT
-  podman run --detach --name "$NAME" "${RUN_HERE[@]}" --read-only --read-only-tmpfs=false --tmpfs /tmp:size=256m \
-    --cap-drop ALL --security-opt no-new-privileges --user 10001:10001 --volume "$NAME-state:/app/state" \
+  trap clean_up EXIT
+  podman run --detach --name "$NAME" "${RUN_HERE[@]}" "${RESTRICTED[@]}" --volume "$NAME-state:/app/state" \
     --env DROPGATE_INSECURE=true --env DROPGATE_HOST=127.0.0.1 --env "DROPGATE_PORT=$PORT" "$@" "$image" >/dev/null
   until_true 120 "ready" status_is 200 /readyz
   [[ $(podman exec "$NAME" id -u) == 10001 ]] || fail "it does not run as 10001"
@@ -174,6 +209,30 @@ check_baked() {
   stop_well
 }
 
+check_trainer() {
+  need podman crun curl python3
+  model_in "${1:-}"
+  own_cgroups check-trainer "$@"
+  local directory model
+  directory=$(cd "$1" && pwd) && model=$(basename "$directory")
+  WORK=$(mktemp -d)
+  trap clean_up EXIT
+  mkdir -p "$WORK"/data "$WORK"/runs "$WORK"/models/base "$WORK"/models/finetuned
+  cp -r "$directory" "$WORK/models/base/"
+  python3 "$ROOT/scripts/docstring_pairs.py" --train 64 --held-out 24 "$WORK/data"
+  chmod -R a+rX "$WORK"
+  chown -R 10001:10001 "$WORK/runs" "$WORK/models"
+  podman run --name "$NAME-trainer" "${RUN_HERE[@]}" "${RESTRICTED[@]}" --env HF_HUB_OFFLINE=1 --env HF_HOME=/app/runs/.hub \
+    --volume "$WORK/models:/app/models" --volume "$WORK/data:/app/data:ro" --volume "$WORK/runs:/app/runs" \
+    localhost/dropgate-trainer:dev finetune --data data/train.jsonl --validation data/held_out.jsonl \
+    --base-model "models/base/$model" --lora --epochs 1 --batch-size 8 --max-seq-length 32 --output runs/first \
+    --publish finetuned/checked --models-dir models
+  start_restricted localhost/dropgate:dev --volume "$WORK/models:/app/models"
+  until_true 120 "what was published is listed" listed finetuned/checked
+  until_true 120 "it embeds" embeds finetuned/checked
+  stop_well
+}
+
 # What compose.yml asks of an engine with systemd and bridges, taken out; the rest stays as it is.
 without_engine() {  # without_engine MODELS_DIR
   cat <<TEXT
@@ -185,33 +244,71 @@ services:
     pids_limit: !reset null
     healthcheck: !override {disable: true}
     ulimits: {nofile: 1024, nproc: 4096}
-    environment: {DROPGATE_HOST: 127.0.0.1, DROPGATE_PORT: "$PORT"}
     volumes: ["$1:/app/models"]
+    environment:
+      DROPGATE_HOST: 127.0.0.1
+      DROPGATE_PORT: "$PORT"
 TEXT
+}
+
+with_bucket() {  # what is added to it for the profile `bucket`
+  cat <<TEXT
+      DROPGATE_KNOWLEDGE_DIR: s3://dropgate/knowledge
+      AWS_ENDPOINT_URL: http://127.0.0.1:$BUCKET_PORT
+  bucket:
+    image: localhost/dropgate-bucket:dev
+    command: !override [-H, 127.0.0.1, -p, "$BUCKET_PORT"]
+    network_mode: host
+    ports: !reset []
+    deploy: !reset {}
+    ulimits: {nofile: 1024, nproc: 4096}
+TEXT
+}
+
+finds_knowledge() {
+  curl --silent --fail --json '{"query": "When was the beam lost?"}' "http://127.0.0.1:$PORT/kb/ring/search" \
+    | grep -q "lost twice in March"
+}
+
+keeps_knowledge() {  # in the bucket, and finds it there
+  local url=http://127.0.0.1:$PORT
+  curl --silent --fail --request PUT "http://127.0.0.1:$BUCKET_PORT/dropgate" >/dev/null
+  curl --silent --fail --json '{"embedding_model": "'"$1"'", "documents": [{"name": "ring.md", "content": "The beam was lost twice in March."}]}' \
+    "$url/kb/ring/documents" >/dev/null
+  finds_knowledge || fail "the knowledge base does not find what was put into it"
+  curl --silent --fail "http://127.0.0.1:$BUCKET_PORT/dropgate?list-type=2" | grep -q "<Key>knowledge/" \
+    || fail "nothing of the knowledge base lies in the bucket"
+  echo "a knowledge base is kept in the bucket, and searched"
 }
 
 compose() {
   need podman crun curl podman-compose
   model_in "${1:-}"
   own_cgroups compose "$@"
-  local directory model work
+  local directory model work profiles=()
   directory=$(cd "$1" && pwd) && model=$(basename "$directory")
   work=$(mktemp -d)
   mkdir -p "$work/models/finetuned"
   chmod 755 "$work" "$work/models" "$work/models/finetuned"
   without_engine "$work/models" >"$work/compose.yml"
+  if podman image exists localhost/dropgate-bucket:dev; then
+    profiles=(--with bucket)
+    with_bucket >>"$work/compose.yml"
+  fi
   printf '[containers]\ncgroups = "disabled"\n' >"$work/containers.conf"
   export CONTAINERS_CONF=$work/containers.conf COMPOSE_OVERRIDE=$work/compose.yml COMPOSE_PROJECT_NAME=$NAME
   export ENGINE=podman DROPGATE_PORT=$PORT
   # shellcheck disable=SC2064  # what $work is now
-  trap "'$ROOT/scripts/local-dev.sh' down >/dev/null 2>&1 || true; podman volume rm --force '${NAME}_state' >/dev/null 2>&1 || true; rm -rf '$work'" EXIT
-  "$ROOT/scripts/local-dev.sh" up
+  trap "'$ROOT/scripts/local-dev.sh' down >/dev/null 2>&1 || true; podman volume rm --force '${NAME}_state' '${NAME}_bucket' >/dev/null 2>&1 || true; rm -rf '$work'" EXIT
+  "$ROOT/scripts/local-dev.sh" up "${profiles[@]}"
   cp -r "$directory" "$work/models/finetuned/"
   chmod -R a+rX "$work/models"
   until_true 120 "$model embeds" embeds "finetuned/$model"
+  [[ ${#profiles[@]} == 0 ]] || keeps_knowledge "finetuned/$model"
   "$ROOT/scripts/local-dev.sh" health
   "$ROOT/scripts/local-dev.sh" restart
   until_true 120 "$model embeds after a restart" embeds "finetuned/$model"
+  [[ ${#profiles[@]} == 0 ]] || until_true 120 "its knowledge base is found after a restart" finds_knowledge
 }
 
 main() {
@@ -227,6 +324,8 @@ main() {
     baked) bake "$@" ;;
     check) check "$@" ;;
     check-baked) check_baked "$@" ;;
+    check-trainer) check_trainer "$@" ;;
+    bucket) build_bucket ;;
     compose) compose "$@" ;;
     *) usage >&2; exit 2 ;;
   esac

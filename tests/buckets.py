@@ -24,8 +24,10 @@ DEADLINE: Final = 120.0  # only ends a test that hangs
 class Cloud:
     """A server with one bucket, and what was put there: a server that comes back after a kill has it again."""
 
-    def __init__(self, bucket: str = "models") -> None:
+    def __init__(self, bucket: str = "models", **variables: str) -> None:
+        """`variables` are of the server's environment."""
         self.bucket = bucket
+        self._variables = variables
         self.port = _free_port()
         self.endpoint = f"http://127.0.0.1:{self.port}"
         self.environment = {**KEYS, "AWS_ENDPOINT_URL": self.endpoint, "NO_PROXY": "*", "no_proxy": "*"}
@@ -48,7 +50,8 @@ class Cloud:
 
     def start(self) -> None:
         command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
-        self._server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        environment = os.environ | self._variables
+        self._server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
         deadline = time.monotonic() + DEADLINE
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         while True:

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -64,7 +65,7 @@ def test_all_that_the_dockerfile_copies_is_there_and_let_in() -> None:
     copied = {
         source for line in re.findall(r"^COPY (?!--)(.+)$", DOCKERFILE, re.MULTILINE) for source in line.split()[:-1]
     }
-    assert {"gateway", "trainer", "requirements.lock"} <= copied
+    assert {"gateway", "trainer", "deploy/image/packages.lock"} <= copied
     for source in copied:
         assert (ROOT / source).exists(), source
         assert any(f"!{part}" in ignore for part in (source, str(Path(source).parent))), f"{source} is ignored"
@@ -124,8 +125,8 @@ def test_a_new_revision_builds_no_layer_anew() -> None:
         ("cpu", "", True, ["torch==2.13.0+cpu"]),
         ("cpu", "", False, ["torch==2.13.0+cpu", f"--index-url {TORCH}/cpu torch==2.13.0+cpu"]),
         ("cpu", "https://mirror", False, ["torch==2.13.0+cpu", "--index-url https://mirror torch==2.13.0+cpu"]),
-        ("cuda", "", True, ["torch==2.13.0"]),
-        ("cuda", "https://mirror", True, ["--index-url https://mirror torch==2.13.0"]),
+        ("cuda", "", True, ["torch===2.13.0"]),
+        ("cuda", "https://mirror", True, ["--index-url https://mirror torch===2.13.0"]),
         ("cu126", "", False, ["torch==2.13.0+cu126", f"--index-url {TORCH}/cu126 torch==2.13.0+cu126"]),
     ],
 )
@@ -137,6 +138,29 @@ def test_a_flavour_is_a_build_of_torch(flavor: str, index: str, there: bool, ask
     done = subprocess.run(["sh", IMAGE / "torch.sh", flavor, "2.13.0", index, pip], capture_output=True, check=False)
     assert done.returncode == 0
     assert (tmp_path / "asked").read_text().splitlines() == asked
+
+
+@pytest.mark.parametrize(("flavor", "build"), [("cpu", "2.13.0+cpu"), ("cuda", "2.13.0"), ("cu126", "2.13.0+cu126")])
+def test_of_a_folder_of_wheels_each_flavour_takes_its_own(flavor: str, build: str, tmp_path: Path) -> None:
+    """By the real pip, which takes the build for CPUs where it is asked for 2.13.0 and both are there."""
+    for version in ("2.13.0", "2.13.0+cpu", "2.13.0+cu126"):
+        _empty_wheel(tmp_path, "torch", version)
+    pip = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--no-deps", "--no-index"]
+    command = ["sh", IMAGE / "torch.sh", flavor, "2.13.0", "", *pip, "--find-links", tmp_path]
+    environment = {"PATH": BIN, "PIP_CONFIG_FILE": os.devnull}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert f"Would install torch-{build}\n" in done.stdout
+
+
+def _empty_wheel(folder: Path, name: str, version: str) -> None:
+    told = f"{name}-{version}.dist-info"
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
+        wheel.writestr(f"{told}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        wheel.writestr(
+            f"{told}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        wheel.writestr(f"{told}/RECORD", "")
 
 
 @pytest.mark.parametrize("flavor", ["", "gpu", "CUDA", "cu", "cuda12"])
@@ -202,9 +226,9 @@ def test_a_package_of_another_version_than_locked_fails_the_build(installed: Mod
     same = {"aiohttp": "3.14.5", "pyyaml": "6.0.3", "ruamel-yaml": "0.19", **dict.fromkeys(own, "1")}
     assert list(installed.differences(locked, same)) == []
     (told,) = installed.differences(locked, same | {"aiohttp": "3.15"})
-    assert told == "aiohttp==3.15 is installed, and requirements.lock says 3.14.5"
+    assert told == "aiohttp==3.15 is installed, and packages.lock says 3.14.5"
     (told,) = installed.differences(locked, same | {"left-pad": "1"})
-    assert told.startswith("left-pad==1 is installed, and requirements.lock does not name it")
+    assert told.startswith("left-pad==1 is installed, and packages.lock does not name it")
 
 
 def test_every_direct_dependency_of_the_images_is_locked(installed: ModuleType) -> None:
@@ -213,6 +237,46 @@ def test_every_direct_dependency_of_the_images_is_locked(installed: ModuleType) 
     direct = {installed.normal(name) for name in re.findall(r'^    "([A-Za-z0-9._-]+)[\[=<>]', text, re.MULTILINE)}
     assert len(direct) > 30
     assert direct - locked.keys() - {"torch", "dropgate"} == set()
+
+
+def test_the_images_lock_is_the_part_of_the_lock_that_images_need(installed: ModuleType) -> None:
+    done = subprocess.run([sys.executable, IMAGE / "lock.py"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    ours = installed.read((IMAGE / "packages.lock").read_text())
+    assert ours.items() < installed.read((ROOT / "requirements.lock").read_text()).items()
+    assert {"aiohttp", "sentence-transformers", "lancedb", "peft", "boto3", "sympy"} <= ours.keys()
+    assert not {"ruff", "mypy", "pytest", "hypothesis", "moto", "torch"} & ours.keys()
+
+
+@pytest.mark.parametrize(
+    ("package", "counts"), [("ruff", False), ("pytest", False), ("aiohttp", True), ("sympy", True)]
+)
+def test_a_version_that_only_development_wants_builds_no_layer_anew(
+    package: str, counts: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = _module("lock")
+    before = lock.made()
+    assert (IMAGE / "packages.lock").read_text() == before
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    changed, count = re.subn(
+        rf"^{package}==.*$", f"{package}==99", (ROOT / "requirements.lock").read_text(), flags=re.M
+    )
+    assert count == 1
+    (tmp_path / "requirements.lock").write_text(changed)
+    monkeypatch.setattr(lock, "ROOT", tmp_path)
+    assert (lock.made() != before) == counts
+
+
+def test_a_package_that_images_want_and_nobody_has_locked_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = _module("lock")
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    text = (ROOT / "requirements.lock").read_text()
+    (tmp_path / "requirements.lock").write_text("".join(e for e in text.splitlines(True) if "aiohttp==" not in e))
+    monkeypatch.setattr(lock, "ROOT", tmp_path)
+    with pytest.raises(LookupError, match="lacks aiohttp"):
+        lock.made()
 
 
 async def test_the_image_is_healthy_while_the_gateway_answers_and_not_after(tmp_path: Path) -> None:

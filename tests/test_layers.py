@@ -14,7 +14,7 @@ ROOT: Final = Path(__file__).parents[1]
 
 # docs/architecture.md shows this order, folder by folder.
 ORDER: Final = [
-    *("errors", "wish", "shares", "model", "events", "settings", "lane", "heap"),
+    *("errors", "wish", "shares", "model", "events", "parsing", "settings", "lane", "heap"),
     *("tenants.caller", "tenants.keys", "tenants.limits", "tenants.keyring", "tenants.audit"),
     *("tenants.usage",),
     *("volume.reasons", "volume.files", "volume.documents", "volume.mounts", "volume.directory", "volume.source"),
@@ -25,7 +25,7 @@ ORDER: Final = [
     *("volume.prompts", "volume.modules", "volume.heads", "volume.bases", "volume.adapters", "volume.fitting"),
     *("volume.conversation", "volume.overlay", "volume.metadata", "volume.manifest"),
     *("volume.pagecache", "volume.nesting", "volume.record", "volume.copying", "volume.generations"),
-    *("volume.objects", "volume.outline", "volume.parts", "volume.bucket"),
+    *("volume.objects", "volume.outline", "volume.parts", "volume.bucket", "volume.thin"),
     *("volume.order", "volume.selection", "volume.staging", "volume.hub", "volume.pull", "volume.pulls"),
     *("host.wire", "host.link", "host.recorder", "host.offline", "host.library", "host.cuda", "host.threads"),
     *("host.memory", "host.pooling", "host.tensors", "host.stages"),
@@ -44,6 +44,7 @@ ORDER: Final = [
     *("host.host", "host.__main__"),
     *(
         "engine.engine",
+        "engine.fetching",
         "engine.placement",
         "engine.devices",
         "engine.quarantine",
@@ -66,6 +67,7 @@ ORDER: Final = [
         "catalog.recall",
         "catalog.retention",
         "catalog.holdings",
+        "catalog.disk",
     ),
     *(
         "catalog.aliases",

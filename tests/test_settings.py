@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import settings
-from gateway.settings import CHOICES, PARSERS, Settings, SettingsError, environment_names, flag, load, parse_bytes
+from gateway.parsing import PARSERS, parse_bytes
+from gateway.settings import CHOICES, Settings, SettingsError, environment_names, flag, load
 
 NAMES = [spec.name for spec in fields(Settings)]
 # a text of every kind and its value, and a text that is none of its kind
@@ -250,6 +251,15 @@ def test_what_needs_a_file_system_is_refused_of_a_bucket(name: str, text: str) -
     message = refusal({"models_dir": "s3://bucket", name: text}, {})
     assert "--" + name.replace("_", "-") in message
     assert "s3://bucket" in message
+
+
+@pytest.mark.parametrize(
+    ("others", "named"),
+    [({}, "--ray-models-dir"), ({"ray_models_dir": "/mnt/models", "disk_budget": "1GB"}, "--disk-budget")],
+)
+def test_nodes_of_a_cluster_read_a_bucket_by_a_folder(others: dict[str, str], named: str) -> None:
+    assert named in refusal({"models_dir": "s3://bucket", "engine": "ray", **others}, {})
+    load({"models_dir": "s3://bucket", "engine": "ray", "ray_models_dir": "/mnt/models"}, {})
 
 
 def test_a_state_directory_that_a_link_leads_into_the_models_directory_is_refused(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from bench.scale.hosts import Ledger
 from bench.scale.world import Cell
 
 WINDOW: Final = 1.0  # seconds in which loads are counted together
-AFTER: Final = 10.0  # seconds after a death that are its storm
+AFTER: Final = 10.0  # seconds after a death, or the coming of a crowd, that are its storm
 STUDENT: Final = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # t of 95%, by the number of seeds
 
 Figures = dict[str, float]
@@ -44,10 +44,11 @@ class Seen:
         self.hits += hit
 
 
-def figures(cell: Cell, seen: Seen, ledger: Ledger, outcomes: Counter[str], died: float) -> Figures:
+def figures(cell: Cell, seen: Seen, ledger: Ledger, outcomes: Counter[str], turn: float) -> Figures:
     """Times in seconds. `wait` is what a request takes beside its own computing: the queue, and a load. `imbalance` is
-    the busiest device over the mean, `spread` the standard deviation over the mean. `storm` is the most loads that
-    began in one second after a death, over all devices, and `piled` the most of them on one device."""
+    the busiest device over the mean, `spread` the standard deviation over the mean. `turn` is when
+    devices died or a crowd came: `storm` is the most loads that began in one of the seconds after it, over all devices,
+    and `piled` the most of them on one."""
     seconds = seen.ended - seen.began
     loads = [load for load in ledger.loads if seen.began <= load[0] < seen.ended]
     busy = np.array(seen.busy)
@@ -64,18 +65,19 @@ def figures(cell: Cell, seen: Seen, ledger: Ledger, outcomes: Counter[str], died
         "imbalance": float(busy.max() / busy.mean()) if busy.mean() else 0.0,
         "spread": float(busy.std() / busy.mean()) if busy.mean() else 0.0,
         "most_over_budget": ledger.most / cell.budget,
+        "work_per_second": float(busy.sum()) / seconds,
         "seconds": seconds,
     }
-    if cell.deaths:
-        found |= _storm(seen, ledger, died)
+    if cell.deaths or cell.crowd:
+        found |= _storm(seen, ledger, turn)
     return found
 
 
-def _storm(seen: Seen, ledger: Ledger, died: float) -> Figures:
-    after = [load for load in ledger.loads if died <= load[0] < died + AFTER]
-    windows = Counter(int((when - died) / WINDOW) for when, _, _ in after)
-    piles = Counter((int((when - died) / WINDOW), device) for when, device, _ in after)
-    waits = [wait for asked, wait in zip(seen.asked, seen.waits, strict=True) if died <= asked < died + AFTER]
+def _storm(seen: Seen, ledger: Ledger, turn: float) -> Figures:
+    after = [load for load in ledger.loads if turn <= load[0] < turn + AFTER]
+    windows = Counter(int((when - turn) / WINDOW) for when, _, _ in after)
+    piles = Counter((int((when - turn) / WINDOW), device) for when, device, _ in after)
+    waits = [wait for asked, wait in zip(seen.asked, seen.waits, strict=True) if turn <= asked < turn + AFTER]
     return {
         "storm": float(max(windows.values(), default=0)),
         "piled": float(max(piles.values(), default=0)),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, NamedTuple, cast
 
@@ -25,11 +25,12 @@ from gateway.host.backlog import Hold
 from gateway.host.batcher import Batcher
 from gateway.host.host import CPU_QUEUE, LEAST_CPU_BATCH, Host
 from gateway.host.link import Link
+from gateway.host.loader import Loader
 from gateway.host.pool import Pool
 from gateway.host.recorder import Recorder
 from gateway.host.reports import Reports
 from gateway.host.slot import Runtime
-from gateway.host.work import Call, TokenIds, Vectors
+from gateway.host.work import Call, Embedder, TokenIds, Vectors
 from gateway.model import Generation
 
 NUMBERS: Final = np.zeros((1 << 16, 1), np.float32)  # of which every answer is a part
@@ -77,10 +78,13 @@ class Loaded:
         self.bytes = size
         self.work = work
 
-    def embed(self, rows: object, prompt_tokens: object) -> Vectors:
+    def embed(self, rows: Sequence[TokenIds], prompt_tokens: Sequence[int]) -> Vectors:
         raise AssertionError("a simulated device computes nothing")
 
-    embed_mixed = embed
+    def embed_mixed(
+        self, rows: Sequence[TokenIds], prompt_tokens: Sequence[int], embedders: Sequence[Embedder]
+    ) -> Vectors:
+        return self.embed(rows, prompt_tokens)
 
 
 class Disk:
@@ -133,7 +137,7 @@ class SimulatedHost(Host):
         self._recorder = recorder
         self._send = send
         self._lane = asyncio.Lock()
-        self._loader = Wishes()
+        self._loader = cast(Loader, Wishes())
         self.reports = Reports(send, self._residency, loop.time)
         self._disks = disks = [Disk(index, ground, recorder, each) for each in (budget, small)]
         self.pool = Pool(disks[0], self.reports, budget, limit, loop.time)

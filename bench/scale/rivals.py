@@ -11,8 +11,10 @@ from typing import Any, Final
 
 from bench.scale.hosts import Process
 from gateway import events
-from gateway.engine.placement import Site, place
+from gateway.engine.placement import Site
 from gateway.engine.process import ProcessEngine
+from gateway.engine.replicas import Replicas
+from gateway.engine.sites import Sites
 from gateway.engine.supervisor import HostProcess
 from gateway.model import Generation
 from gateway.wish import AUTO, Wish
@@ -25,11 +27,16 @@ WISH: Final = Wish(AUTO, AUTO)
 class Engine(ProcessEngine):
     """The gateway's own, on simulated hosts."""
 
-    def __init__(self, hosts: Sequence[Process], size: Callable[[Generation], int], **options: Any) -> None:
-        clock = hosts[0]._clock
-        super().__init__(
-            hosts, events.Events(), lambda digest: (), size, wish=lambda generation: WISH, clock=clock, **options
-        )
+    def __init__(
+        self,
+        hosts: Sequence[Process],
+        size: Callable[[Generation], int],
+        *,
+        tell: events.Events | None = None,
+        **options: Any,
+    ) -> None:
+        told, clock = tell or events.Events(), hosts[0]._clock
+        super().__init__(hosts, told, lambda digest: (), size, wish=lambda generation: WISH, clock=clock, **options)
 
 
 class Still(Engine):
@@ -60,18 +67,34 @@ class Random(Engine):
 
 
 class Earlier(Engine):
-    """The gateway's own rule as it was before it was simulated: what a host told last is taken as it is, and what it
-    was promised since then is not counted."""
+    """The gateway's own rules as they were before they were simulated. Every request asks about every device; what a
+    host told last is taken as it is, what it was promised since then is not counted, and copies come one by one."""
+
+    def __init__(self, hosts: Sequence[Process], size: Callable[[Generation], int], **options: Any) -> None:
+        super().__init__(hosts, size, **{"busy": 1.0} | options)
+        self._sites = Sites(self._hosts, self._demand, stale=60.0)
+        self._replicas = OneByOne(
+            self._hosts,
+            self._events,
+            names=self._names,
+            sites=self._sites,
+            load=self._load_on,
+            most=0,
+            busy=1.0,
+            clock=hosts[0]._clock,
+        )
+        for host in self._hosts:
+            host.on_state = self._sites.told
 
     def _place(self, generation: Generation) -> HostProcess:
         generation = generation.base or generation
         digest, size = generation.digest, self._predict(generation)
         self._replicas.look(generation, size)
-        holders = [index for index in self._sites.holding(digest) if self._hosts[index].up]
+        loaded = [index for index, host in enumerate(self._hosts) if host.up and _loaded(host, digest)]
+        holders = loaded or [index for index in self._sites.holding(digest) if self._hosts[index].up]
         if holders:
-            loaded = self._sites.answering(digest)
-            return self._hosts[min(loaded or holders, key=self._demand.load)]
-        index = place([self._told(index, host) for index, host in enumerate(self._hosts)], size)
+            return self._hosts[min(holders, key=self._demand.load)]
+        index = earlier([self._told(index, host) for index, host in enumerate(self._hosts)], size)
         self._sites.assign(digest, index, size)
         return self._hosts[index]
 
@@ -80,6 +103,24 @@ class Earlier(Engine):
         idlest = max((each.idle_seconds for each in residents), default=0.0)
         free = host.residency.budget - host.residency.used
         return Site(index, host.up, holds=False, free=free, load=self._demand.load(index), idle_seconds=idlest)
+
+
+class OneByOne(Replicas):
+    def _spread(self, digest: str, size: int, holders: Sequence[Site], most: int) -> list[int]:
+        return super()._spread(digest, size, holders, 1)
+
+
+def _loaded(host: HostProcess, digest: str) -> bool:
+    return digest in host.residents and host.residents[digest].state == "loaded"
+
+
+def earlier(sites: Sequence[Site], size: int) -> int:
+    """Where nobody holds it: room and the least to do, else the device whose idlest model has been idle longest."""
+    candidates = [site for site in sites if site.up] or list(sites)
+    roomy = [site for site in candidates if site.free >= size]
+    if roomy:
+        return min(roomy, key=lambda site: (site.load, -site.free)).index
+    return max(candidates, key=lambda site: site.idle_seconds).index
 
 
 class Ring(Still):
@@ -94,11 +135,15 @@ class Ring(Still):
     def _place(self, generation: Generation) -> HostProcess:
         digest = (generation.base or generation).digest
         start = bisect.bisect(self._keys, _hash(digest))
+        self._look()
         for step in range(len(self._ring)):
             index = self._ring[(start + step) % len(self._ring)][1]
             if self._hosts[index].up and self._takes(index):
                 return self._hosts[index]
         return self._hosts[self._ring[start % len(self._ring)][1]]
+
+    def _look(self) -> None:
+        """Before a choice."""
 
     def _takes(self, index: int) -> bool:
         return True
@@ -108,10 +153,12 @@ class Bounded(Ring):
     """The same with bounded loads (Mirrokni, Thorup, Zadimoghaddam 2018): a device with more than its share of what is
     asked now passes on to the next of the ring."""
 
-    def _takes(self, index: int) -> bool:
+    def _look(self) -> None:
         count = len(self._hosts)
-        everything = sum(self._demand.load(each) for each in range(count))
-        return self._demand.load(index) <= BOUND * everything / count
+        self._most = BOUND * sum(self._demand.load(each) for each in range(count)) / count
+
+    def _takes(self, index: int) -> bool:
+        return self._demand.load(index) <= self._most
 
 
 def _hash(text: str) -> int:
@@ -119,12 +166,16 @@ def _hash(text: str) -> int:
 
 
 OURS: Final = "Dropgate"
+BEFORE: Final = "Dropgate, as it was"
+RANDOM: Final = "random placement"
+HASHING: Final = "consistent hashing"
+BOUNDED: Final = "hashing, bounded loads"
 COUNT: Final = "LRU by count"
 POLICIES: Final[dict[str, type[Engine]]] = {
     OURS: Engine,
-    "Dropgate, as it was": Earlier,
-    "random placement": Random,
+    BEFORE: Earlier,
+    RANDOM: Random,
     COUNT: Engine,
-    "consistent hashing": Ring,
-    "hashing, bounded loads": Bounded,
+    HASHING: Ring,
+    BOUNDED: Bounded,
 }

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from bench.scale import clock
 from bench.scale.costs import Costs
 from bench.scale.figures import Figures, Seen, figures
+from bench.scale.gateways import FRONTS
 from bench.scale.hosts import Ground, Ledger, Process, failed
 from bench.scale.rivals import COUNT, POLICIES, Engine
 from bench.scale.world import Asked, Cell, World
@@ -27,17 +28,19 @@ AT_ONCE: Final = 4  # loads for each device before the clock counts
 
 
 class Trial:
-    """`policy` is a name of `rivals.POLICIES`; `options` are the engine's."""
+    """`policy` is a name of `rivals.POLICIES` or of `gateways.FRONTS`; `options` are the engine's."""
 
     def __init__(self, cell: Cell, policy: str, seed: int, costs: Costs, **options: Any) -> None:
         self.cell = cell
         self.world = World(cell, seed, costs)
         self.ledger = Ledger(cell.devices)
         limit = _limit(self.world) if policy == COUNT else 0
-        self.told = events.Events()
+        self.bus = events.Events()
         ground = Ground(self.world, costs, self.ledger)
-        self.hosts = [Process(index, ground, self.told, limit) for index in range(cell.devices)]
-        self.engine: Engine = POLICIES[policy](self.hosts, self.world.size, limit=limit, **options)
+        self.hosts = [Process(index, ground, self.bus, limit) for index in range(cell.devices)]
+        self.engine: Engine = (POLICIES | FRONTS)[policy](
+            self.hosts, self.world.size, tell=self.bus, limit=limit, **options
+        )
         self.seen = Seen()
         self.tokens = 0
         self.outcomes: Counter[str] = Counter()
@@ -69,7 +72,8 @@ class Trial:
         self._check(len(trace))
         for host in self.hosts:
             host.close()
-        return figures(self.cell, self.seen, self.ledger, self.outcomes, start + self.cell.dies * self.world.seconds)
+        turn = self.cell.dies if self.cell.deaths else self.cell.crowd_from
+        return figures(self.cell, self.seen, self.ledger, self.outcomes, start + turn * self.world.seconds)
 
     def _spawn(self, asked: Asked) -> None:
         task = asyncio.get_running_loop().create_task(self._ask(asked, counted=self.seen.counting))
@@ -78,7 +82,7 @@ class Trial:
 
     async def _ask(self, asked: Asked, *, counted: bool) -> None:
         loop = asyncio.get_running_loop()
-        began, ids = loop.time(), self.world.texts(asked.rows)
+        began, ids = loop.time(), cast(list[list[int]], self.world.texts(asked.rows))  # they are only counted
         try:
             answer = await self.engine.embed(self.world.models[asked.number], ids, PLAIN)
         except GatewayError as error:

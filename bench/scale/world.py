@@ -12,8 +12,8 @@ from bench.scale.costs import KINDS, Costs, Kind
 from gateway.host.work import TokenIds
 from gateway.model import Generation, Manifest
 
-MEAN_ROWS: Final = 4.0  # texts of a request, geometrically distributed
-MOST_ROWS: Final = 64
+MEAN_ROWS: Final = 16.0  # texts of a request, geometrically distributed
+MOST_ROWS: Final = 256
 SIBLINGS: Final = 50  # adapters of one base, on average
 MANIFEST: Final = Manifest(
     kind="encoder",
@@ -44,9 +44,9 @@ class Cell:
     devices: int
     models: int
     alpha: float = 1.0
-    busy: float = 0.6
+    busy: float = 0.5
     requests: int = 10_000
-    budget: int = 2_000_000_000
+    budget: int = 6_000_000_000
     swaps: float = 0.0
     deaths: int = 0
     dies: float = 0.3
@@ -85,7 +85,7 @@ class World:
             raise ValueError("no model that adapters could be of")
         small = [number for number in plain if cell.kinds[chosen[number]].work == 1.0] or plain
         bases = small[: max(1, cell.models // SIBLINGS)]
-        self.kinds = [cell.kinds[kind] for kind in chosen]
+        self.kinds: list[Kind] = [cell.kinds[kind] for kind in chosen]
         self.models: list[Generation] = [_generation(number, 0) for number in range(cell.models)]
         for number in numbers:
             if self.kinds[number].adapter:
@@ -119,7 +119,8 @@ class World:
 
     def any_popular(self) -> int:
         """Number of a model, chosen as requests choose."""
-        return int(min(np.searchsorted(self._edges, self._chance.random()), self.cell.models - 1))
+        found = int(np.searchsorted(self._edges, self._chance.random()))
+        return min(found, self.cell.models - 1)
 
     def renew(self, number: int, version: int) -> Generation | None:
         """New content of a model; None for one that others stand on, or that stands on one."""

@@ -1,6 +1,6 @@
-"""Fails an image's build that has a package which requirements.lock does not name, or in another version.
+"""Fails an image's build that has a package which packages.lock does not name, or in another version.
 
-    python installed.py requirements.lock [PREFIX]
+    python installed.py packages.lock [PREFIX]
 
 PREFIX has the packages that are laid over this interpreter's own. torch, and what it brings for CUDA, is each flavour's
 own; pip and the project itself are not locked.
@@ -52,9 +52,9 @@ def differences(locked: dict[str, str], found: dict[str, str]) -> Iterable[str]:
         if OWN.fullmatch(name):
             continue
         if name not in locked:
-            yield f"{name}=={version} is installed, and requirements.lock does not name it: `make lock`"
+            yield f"{name}=={version} is installed, and packages.lock does not name it: `make lock`"
         elif locked[name] != version:
-            yield f"{name}=={version} is installed, and requirements.lock says {locked[name]}"
+            yield f"{name}=={version} is installed, and packages.lock says {locked[name]}"
 
 
 def normal(name: str) -> str:

@@ -20,7 +20,8 @@ case $flavor in
 esac
 
 if [ "$flavor" = cuda ]; then
-  exec "$@" ${index:+--index-url "$index"} "torch==$version"
+  # three equals signs: with two, a folder of wheels that has the build for CPUs would win, since its version is longer
+  exec "$@" ${index:+--index-url "$index"} "torch===$version"
 fi
 # a mirror or a folder of wheels may have it; then torch's own index is not asked
 "$@" "torch==$version+$flavor" || exec "$@" --index-url "$index" "torch==$version+$flavor"

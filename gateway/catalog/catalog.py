@@ -30,6 +30,7 @@ from gateway.errors import InvalidAlias, ModelNotFound, VolumeUnwritable
 from gateway.model import Generation, ModelId, ModelRef
 from gateway.settings import Settings
 from gateway.tenants.caller import Caller
+from gateway.volume.directory import Directory
 from gateway.volume.generations import Store
 from gateway.volume.settle import Observation, Snapshot
 from gateway.volume.source import Ignored
@@ -193,6 +194,22 @@ class Catalog:
         """Every directory there is, with the inode of the one that its content came from: so settling knows an update
         in place."""
         return {version.model: version.inode for entry in self._entries.values() for version in entry.versions.values()}
+
+    def sources(self) -> dict[str, Directory]:
+        """By digest, a directory of the volume that holds exactly this content now."""
+        return {
+            version.content.digest: version.directory
+            for entry in self._entries.values()
+            for version in entry.versions.values()
+            if version.content is not None and version.directory is not None and version.holds_what_it_held
+        }
+
+    def needed(self) -> set[str]:
+        """Digests of what may be loaded at any time by itself (pins and their bases), or asked for when its directory
+        holds something else."""
+        pinned = [entry.live for entry in self._entries.values() if entry.pinned and entry.live is not None]
+        kept = {each.digest for live in pinned for each in (live, live.base) if each is not None}
+        return kept | {*self._holdings.held(), *self._named()}
 
     @property
     def usable(self) -> bool:

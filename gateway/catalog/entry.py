@@ -80,6 +80,12 @@ class Version:
         return bool(self.waiting) or self.judging is not None
 
     @property
+    def holds_what_it_held(self) -> bool:
+        """Whether the directory still is what `content` was copied from, as far as has been seen."""
+        settled = not self.waiting and self.judging is None and not self.reasons
+        return settled and self.directory is not None and self.directory.fingerprint == self.fingerprint
+
+    @property
     def waits_for_base(self) -> bool:
         """An adapter whose base is not on the volume, or is not served."""
         return any(reason.code in WAITING for reason in self.reasons)

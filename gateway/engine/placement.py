@@ -10,14 +10,16 @@ import msgspec
 HOT: Final = 0.1  # seconds that texts wait on a device which cannot keep up
 COLD: Final = 0.02  # seconds that they wait on one with time to spare
 SHARE: Final = 0.25  # of what is asked of a device, for a generation to be what keeps it busy
-STALE: Final = 60.0  # seconds after which an idle model may make room for a second copy of a busy one
+STALE: Final = 10.0  # seconds after which an idle model may make room for a second copy of a busy one
+ALIKE: Final = 0.5  # of the longest time that anything has been idle: what has been idle for so long may go as well
 
 
 class Site(msgspec.Struct, frozen=True):
     """A device as placement sees it, with regard to one generation. `holds`: the generation is there or on its way, and
     `loaded` that it can answer; `load` in characters that were asked of the device and are not answered yet, of which
-    the generation has the part `own`; `wait` in seconds until what the device has is computed; `idle_seconds` of its
-    idlest model; `stale` in bytes of models that have been idle for STALE seconds."""
+    the generation has the part `own`; `wait` in seconds until what the device has is computed; `idle_seconds` of what
+    was used last of all that would have to go, 0 if something busy would; `stale` in bytes of models that have been
+    idle for STALE seconds. `free` in bytes is less than nothing where more was promised than there is."""
 
     index: int
     up: bool
@@ -33,8 +35,8 @@ class Site(msgspec.Struct, frozen=True):
 
 def place(sites: Sequence[Site], size: int) -> int:
     """The index of the best site for a generation of `size` bytes: one that holds it already, and rather one where it
-    is loaded, else one with room and the least to do, else the one whose least recently used model has been idle
-    longest. A host that is down is taken only when all are."""
+    is loaded, else one with room and the least to do, else the one with the least to do of those where what has to go
+    has been idle for long. A host that is down is taken only when all are."""
     candidates = [site for site in sites if site.up] or list(sites)
     holders = [site for site in candidates if site.loaded] or [site for site in candidates if site.holds]
     if holders:
@@ -42,7 +44,9 @@ def place(sites: Sequence[Site], size: int) -> int:
     roomy = [site for site in candidates if site.free >= size]
     if roomy:
         return min(roomy, key=lambda site: (site.load, -site.free)).index
-    return max(candidates, key=lambda site: site.idle_seconds).index
+    longest = max(site.idle_seconds for site in candidates)
+    idle = [site for site in candidates if site.idle_seconds >= ALIKE * longest]
+    return min(idle, key=lambda site: (site.load, -site.idle_seconds, -site.free)).index
 
 
 def crowded(holders: Sequence[Site]) -> bool:
@@ -54,14 +58,17 @@ def crowded(holders: Sequence[Site]) -> bool:
 def spread(sites: Sequence[Site], size: int) -> int | None:
     """The index of the site that should hold a generation too, if one should: wherever it is texts wait, a good part of
     them for it, while elsewhere there is time, and room: free, or of models that nobody has asked for in a while."""
+    return next(iter(spreads(sites, size, 1)), None)
+
+
+def spreads(sites: Sequence[Site], size: int, most: int) -> list[int]:
+    """As `spread`, the best so many sites."""
     up = [site for site in sites if site.up]
-    holders = [site for site in up if site.holds]
-    if not crowded(holders):
-        return None
+    if not crowded([site for site in up if site.holds]):
+        return []
     others = [site for site in up if not site.holds and site.wait <= COLD and site.free + site.stale >= size]
-    if not others:
-        return None
-    return min(others, key=lambda site: (site.free < size, site.load, -site.free)).index
+    others.sort(key=lambda site: (site.free < size, site.load, -site.free))
+    return [site.index for site in others[:most]]
 
 
 def surplus(sites: Sequence[Site]) -> int | None:

@@ -95,7 +95,11 @@ class ProcessEngine(Commands):
 
     async def _load_on(self, generation: Generation, host: HostProcess) -> None:
         self._offer(generation, host)
-        await host.call(lambda number: wire.Load(number, generation.digest), generation.digest)
+        self._sites.promise(generation.digest, self._sites.index(host), self._predict(generation))
+        try:
+            await host.call(lambda number: wire.Load(number, generation.digest), generation.digest)
+        finally:
+            self._sites.settled(generation.digest, host)
 
     async def unload(self, digest: str) -> None:
         for host in self._hosts:
@@ -218,6 +222,8 @@ class ProcessEngine(Commands):
                     raise HostFailed("the host process died in the middle of the answer", retry_after=1.0) from death
                 strikes += death.suspect
                 convicted = strikes >= STRIKES and death.sole
+            finally:
+                self._sites.settled((generation.base or generation).digest, host)
             if convicted:
                 raise HostFailed("the host process died twice while it worked on this request", retry_after=FIRST)
             self._quarantine.refuse(generation)
@@ -270,7 +276,7 @@ class ProcessEngine(Commands):
         if loaded:  # as `place` would say, which is told much more than that
             return self._hosts[min(loaded, key=self._demand.load)]
         holders = [site for site in self._sites.holders(digest) if site.up]
-        index = place(holders or self._sites.all(digest, size), size)
+        index = place(holders or self._sites.some(digest, size), size)
         self._sites.assign(digest, index, size)
         return self._hosts[index]
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from gateway import events
 from gateway.engine.demand import Lasting
-from gateway.engine.placement import crowded, spread, surplus
+from gateway.engine.placement import Site, crowded, spreads, surplus
 from gateway.engine.sites import Sites
 from gateway.engine.supervisor import Death, HostProcess
 from gateway.errors import GatewayError
@@ -18,7 +18,7 @@ from gateway.host import wire
 from gateway.model import Generation
 
 LOOK: Final = 0.1  # seconds between two looks at a generation; what hosts report is not newer
-BUSY: Final = 1.0  # seconds for which texts have to wait before another device gets a copy
+BUSY: Final = 0.3  # seconds for which texts have to wait before another device gets a copy
 CALM: Final = 30.0  # seconds without waiting after which a copy goes
 
 
@@ -62,10 +62,12 @@ class Replicas:
             return
         self._looked[digest] = now
         holders = self._sites.holders(digest)
-        pressed = len(holders) < self._most and crowded(holders)
-        target = spread(self._sites.all(digest, size), size) if pressed else None
-        if self._pressed.seconds(digest, target is not None) >= self._busy and target is not None:
-            self._add(generation, self._hosts[target], min(site.wait for site in holders))
+        more = min(
+            len(holders), self._most - len(holders)
+        )  # twice as many each time: a crowd does not wait for its turn
+        targets = self._spread(digest, size, holders, more) if more and crowded(holders) else []
+        if self._pressed.seconds(digest, bool(targets)) >= self._busy and targets:
+            self._add(generation, [self._hosts[target] for target in targets], min(site.wait for site in holders))
 
     def keep(self, known: Container[str]) -> None:
         """Only these are remembered."""
@@ -73,10 +75,18 @@ class Replicas:
         self._pressed.keep(known)
         self._eased.keep(known)
 
-    def _add(self, generation: Generation, host: HostProcess, wait: float) -> None:
+    def _spread(self, digest: str, size: int, holders: Sequence[Site], most: int) -> list[int]:
+        held = {site.index for site in holders}
+        others = [site for site in self._sites.some(digest, size) if site.index not in held]
+        return spreads([*holders, *others], size, most)
+
+    def _add(self, generation: Generation, hosts: Sequence[HostProcess], wait: float) -> None:
         digest = generation.digest
 
         async def load() -> None:
+            await asyncio.gather(*(load_on(host) for host in hosts))
+
+        async def load_on(host: HostProcess) -> None:
             with contextlib.suppress(GatewayError, Death):  # told as an event by whoever noticed
                 await self._load(generation, host)
 
@@ -86,9 +96,10 @@ class Replicas:
             self._watch()
 
         names = self._names(digest)
-        self._events.emit(
-            events.GenerationReplicated(generation=digest[:12], models=names, device=host.device, wait_seconds=wait)
-        )
+        for host in hosts:
+            self._events.emit(
+                events.GenerationReplicated(generation=digest[:12], models=names, device=host.device, wait_seconds=wait)
+            )
         task = self._coming[digest] = asyncio.get_running_loop().create_task(load())
         task.add_done_callback(loaded)
 

@@ -6,12 +6,18 @@ as it is, so it is aged here, and what it was promised since then is counted.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Collection, Iterator, Sequence
+from typing import Final
 
 from gateway.engine.demand import Demand
 from gateway.engine.placement import HOT, STALE, Site
 from gateway.engine.supervisor import HostProcess
 from gateway.host import wire
+
+ENOUGH: Final = (
+    64  # devices that are looked at for one without a copy: the best of them is among the best 5% of any number
+)
 
 
 class Shelf:
@@ -41,9 +47,10 @@ class Shelf:
 class Sites:
     """By digest. `hosts` by index; an index is what everything here answers with."""
 
-    def __init__(self, hosts: Sequence[HostProcess], demand: Demand) -> None:
+    def __init__(self, hosts: Sequence[HostProcess], demand: Demand, stale: float = STALE) -> None:
         self._hosts = hosts
         self._demand = demand
+        self._stale = stale
         self._indices = {id(host): index for index, host in enumerate(hosts)}
         self._where: dict[str, set[int]] = {}  # on a device, on its way there, or behind it
         self._told: list[set[str]] = [set() for _ in hosts]
@@ -51,6 +58,7 @@ class Sites:
         self._assigned: dict[str, int] = {}  # digest -> host that was told to load it, before its report says so
         self._promised: list[dict[str, int]] = [{} for _ in hosts]  # and the bytes of those, by host
         self._leaving: set[tuple[int, str]] = set()
+        self._chance = random.Random(0)  # which of many devices are looked at: nobody gains by guessing it
         for host in hosts:
             self.told(host)
 
@@ -76,8 +84,17 @@ class Sites:
     def assign(self, digest: str, index: int, size: int) -> None:
         """That host is about to be asked for it, and will load it."""
         self._assigned[digest] = index
+        self.promise(digest, index, size)
+
+    def promise(self, digest: str, index: int, size: int) -> None:
+        """As `assign`, of a copy beside others."""
         if index not in self._where.get(digest, ()):
             self._promised[index][digest] = size
+
+    def settled(self, digest: str, host: HostProcess) -> None:
+        """A request that it was assigned for has an answer: it has been loaded, and told, or it was not for want of
+        something else."""
+        self._promised[self.index(host)].pop(digest, None)
 
     def dismiss(self, digest: str) -> None:
         """It is not on its way any more."""
@@ -125,9 +142,12 @@ class Sites:
         """The devices that have it; `idle_seconds` and room are not asked there."""
         return [self._site(index, digest, 0) for index in self.holding(digest)]
 
-    def all(self, digest: str, size: int) -> list[Site]:
-        """How the devices stand to a generation of so many bytes."""
-        return [self._site(index, digest, size) for index in range(len(self._hosts))]
+    def some(self, digest: str, size: int) -> list[Site]:
+        """How the devices stand to a generation of so many bytes: all that are up, or as many of them as it takes to
+        find one that is nearly the best; where none is up, all."""
+        up = [index for index, host in enumerate(self._hosts) if host.up] or list(range(len(self._hosts)))
+        chosen = up if len(up) <= ENOUGH else self._chance.sample(up, ENOUGH)
+        return [self._site(index, digest, size) for index in chosen]
 
     def _site(self, index: int, digest: str, size: int) -> Site:
         host = self._hosts[index]
@@ -149,7 +169,7 @@ class Sites:
             self._answers(index, digest),
             self._demand.share(index, digest),
             wait,
-            shelf.stale(STALE - age),
+            shelf.stale(self._stale - age),
         )
 
     def _shelf(self, index: int) -> Shelf:

@@ -17,7 +17,7 @@ from itertools import islice
 from typing import Final
 
 from gateway.model import NAME, ModelId
-from gateway.settings import BUCKET
+from gateway.parsing import BUCKET
 from gateway.volume.directory import is_apart
 
 MARKS: Final = ("training_progress.json", "training_metrics.jsonl", "resolved_config.json", "lineage.json")

@@ -16,7 +16,7 @@ import os
 import secrets
 import shutil
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Final, Literal
 
@@ -43,7 +43,7 @@ from gateway.volume.writers import Writer
 PERIOD: Final = 5.0
 READ: Final = (".json", ".txt", ".model", ".jinja", ".codes", ".xml", ".md")  # what is read to reach a verdict
 SMALL: Final = 64 * 1024  # and whatever has no more bytes than this
-HEAD: Final = 256 * 1024  # of weights; more where their header says so
+HEAD: Final = 64 * 1024  # of weights; more where their header says so
 LARGEST_HEAD: Final = 16 * 1024**2
 ALIASES: Final = "aliases.toml"
 ALIASES_CAP: Final = 1024**2
@@ -175,6 +175,10 @@ class BucketVolume:
         with self._translated(directory):
             found = self._object(self._origin(directory.path), name)
             return found.size, self._parts.link(found, target)
+
+    def let_go(self, digests: Collection[str]) -> None:
+        """Forgets what was fetched and has one of these SHA-256, unless the store is made of it."""
+        self._parts.forget(digests)
 
     def digest(self, directory: Directory, name: str, *, fetch: bool) -> str | None:
         """The SHA-256 of a file of what is open. Raises Changed and Refused."""

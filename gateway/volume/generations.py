@@ -40,6 +40,7 @@ DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 FILES: Final = "files"
 RUNTIMES: Final = "runtimes"
 RECORD: Final = "generation.json"
+THIN: Final = "thin"  # the mark of one whose weights are away: they are fetched before it is loaded
 NOTES: Final = "metadata"
 LONGEST_NOTE: Final = 1024**2  # bytes
 SPARE_BYTES: Final = 16 * 1024**2  # for the record, folders, and what the file system itself needs
@@ -179,8 +180,10 @@ class Store:
         if record.path is not None and record.place is not None:
             return Generation(digest, record.path, record.manifest, record.place, base) if stands(record) else None
         folder = os.path.join(self._base, digest, FILES)
+        away = record.manifest.weights if os.path.lexists(os.path.join(self._base, digest, THIN)) else ()
+        here = (file for file in record.files if file.path not in away)
         try:
-            whole = all(os.stat(os.path.join(folder, file.path)).st_size == file.size for file in record.files)
+            whole = all(os.stat(os.path.join(folder, file.path)).st_size == file.size for file in here)
         except OSError:
             return None
         return Generation(digest, folder, record.manifest, base=base) if whole else None
@@ -223,6 +226,10 @@ class Store:
 
     def _note(self, digest: str, model: str) -> str:
         return os.path.join(self._base, digest, NOTES, hashlib.sha256(model.encode()).hexdigest()[:32] + ".json")
+
+    def folder(self, digest: str) -> str:
+        """Where a generation lies, if there is one."""
+        return os.path.join(self._base, digest)
 
     def digests(self) -> set[str]:
         """Every generation in the store, whole or not."""
@@ -377,7 +384,7 @@ class Store:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
             there = self.open(digest)
-            if there is not None and there.place is None:
+            if there is not None and there.place is None and not os.path.lexists(os.path.join(path, THIN)):
                 return  # equal content is there already; ours is erased
             self.remove(digest)  # damaged: somebody was in there; or a record alone, where the content may have changed
             os.rename(staging, path)

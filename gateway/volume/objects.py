@@ -12,7 +12,8 @@ from typing import Any, Final
 
 import msgspec
 
-from gateway.settings import BUCKET, SettingsError, variable
+from gateway.parsing import BUCKET
+from gateway.settings import SettingsError, variable
 
 MOST: Final = 200_000  # objects of a listing
 BLOCK: Final = 1024**2

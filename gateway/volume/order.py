@@ -13,7 +13,7 @@ import msgspec
 
 from gateway.errors import GatewayError, Internal, InvalidModelId, VolumeUnwritable, leaves
 from gateway.model import HUB_CACHE, NAME, PREFIX, SUBMODULE, ModelId
-from gateway.settings import BUCKET
+from gateway.parsing import BUCKET
 from gateway.volume.directory import IN_PROGRESS, is_apart
 
 REVISION: Final = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")

@@ -139,6 +139,15 @@ class Parts:
                         self._known.pop(entry.name.partition(".")[0], None)
                         os.unlink(entry.path)
 
+    def forget(self, digests: Collection[str]) -> None:
+        """Objects with one of these SHA-256 that nothing else is a name of."""
+        for found, digest in list(self._known.items()):
+            path = os.path.join(self._folder, f"{found}.{digest}")
+            with suppress(OSError):
+                if digest in digests and os.stat(path).st_nlink == 1:
+                    self._known.pop(found, None)
+                    os.unlink(path)
+
     def _fill(self, descriptor: int, wanted: Object, tell: Tell) -> str:
         """Goes on from what is there, as often as some of the rest comes."""
         digest, size = _hashed(descriptor, wanted.size)

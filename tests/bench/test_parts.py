@@ -10,6 +10,7 @@ import pytest
 
 from bench import __main__ as command
 from bench import (
+    devices,
     directories,
     generating,
     goals,
@@ -194,3 +195,14 @@ def test_random_weights_of_a_larger_shape_are_a_model_that_the_gateway_accepts(t
     verdict = judge(str(path))
     assert isinstance(verdict, Accepted), verdict
     assert verdict.manifest.dim == 96
+
+
+def test_two_devices_and_two_bare_processes_are_held_against_one(setting: Setting) -> None:
+    found = devices.run(setting)
+    assert set(found["cells"]) == {devices.SHAPE.name, devices.CEILING}
+    for cell in found["cells"].values():
+        assert all(figures["texts_per_second"] > 0 for side in cell.values() for figures in side)
+    assert {figures["broken"] for side in found["cells"][devices.SHAPE.name].values() for figures in side} == {0}
+    (verdict,) = [each for each in goals.verdicts({"parts": {"devices": found}}) if "two devices" in each.goal]
+    assert verdict.measured is not None
+    assert devices.CEILING in tables.on_devices(found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from bench.scale.hosts import Disk, Ground, Ledger
 from bench.scale.rivals import OURS, POLICIES
 from bench.scale.trial import Trial, run
 from bench.scale.world import Cell, World
+from gateway import events
 from gateway.host.host import LEAST_CPU_BATCH
 from gateway.host.recorder import Recorder
 
@@ -134,6 +136,26 @@ def test_an_interval_over_seeds_is_students() -> None:
     assert mean == 2.0
     assert half == pytest.approx(4.30 / 3**0.5, rel=0.01)
     assert over_seeds([{"x": 1.0}])["x"] == (1.0, 0.0)
+
+
+def test_copies_of_what_a_crowd_asks_for_double_each_time() -> None:
+    cell = Cell(16, 40, busy=0.6, requests=2500, kinds=MINILM, rows=8.0, crowd=0.8)
+    came: list[float] = []
+
+    async def story() -> None:
+        trial = Trial(cell, OURS, 1, COSTS)
+
+        def told(event: events.Event) -> None:
+            if isinstance(event, events.GenerationReplicated) and event.generation == busiest:
+                came.append(asyncio.get_running_loop().time())
+
+        asked = Counter(each.number for each in World(cell, 1, COSTS).asked())
+        busiest = trial.world.models[asked.most_common(1)[0][0]].short
+        trial.bus.subscribe(told)
+        await trial.run()
+
+    clock.run(story())
+    assert list(Counter(came).values())[:3] == [1, 2, 4]
 
 
 def test_a_device_more_does_more() -> None:

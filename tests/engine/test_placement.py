@@ -7,7 +7,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.engine.placement import COLD, HOT, SHARE, Site, place, spread, surplus
+from gateway.engine.placement import ALIKE, COLD, HOT, SHARE, Site, place, spread, spreads, surplus
 
 SIZE = 100
 
@@ -44,7 +44,14 @@ def test_a_device_without_room_is_passed_over_and_room_is_enough_to_the_byte() -
 
 
 def test_with_room_nowhere_the_device_whose_model_was_idle_longest_is_taken() -> None:
-    assert place([site(0, free=0, idle_seconds=1.0), site(1, free=0, idle_seconds=9.0)], SIZE) == 1
+    assert place([site(0, free=0, idle_seconds=1.0), site(1, free=0, idle_seconds=9.0, load=99)], SIZE) == 1
+
+
+def test_of_devices_whose_models_were_idle_about_as_long_the_least_busy_makes_room() -> None:
+    idle = [site(0, free=0, idle_seconds=9.0, load=7), site(1, free=0, idle_seconds=5.0, load=3)]
+    assert place(idle, SIZE) == 1
+    assert place([*idle, site(2, free=0, idle_seconds=4.0)], SIZE) == 1
+    assert place([site(0, free=-50), site(1, free=-20)], SIZE) == 1  # nothing is idle: where less was promised
 
 
 def test_a_device_that_is_down_is_taken_only_when_all_are() -> None:
@@ -66,7 +73,10 @@ def test_no_rule_is_ever_broken(drawn: list[Site], size: int) -> None:
         assert chosen.free >= size
         assert chosen.load == min(each.load for each in roomy)
     else:
-        assert chosen.idle_seconds == max(each.idle_seconds for each in candidates)
+        longest = max(each.idle_seconds for each in candidates)
+        idle = [each for each in candidates if each.idle_seconds >= ALIKE * longest]
+        assert chosen in idle
+        assert chosen.load == min(each.load for each in idle)
 
 
 @given(sites(), st.integers(0, 200), st.randoms(use_true_random=False))
@@ -92,6 +102,13 @@ def test_a_generation_whose_texts_wait_everywhere_goes_to_a_device_with_time_and
     assert spread([busy(0), site(1, free=SIZE - 1), site(2, load=9)], SIZE) == 2
     assert spread([busy(0), site(1, free=40, stale=60)], SIZE) == 1
     assert spread([busy(0), site(1, free=40, stale=60), site(2, load=9)], SIZE) == 2  # evicting nobody is better
+
+
+def test_several_copies_at_once_go_to_the_best_so_many_and_no_further_than_there_is_room() -> None:
+    sites = [busy(0), site(1, load=3), site(2, load=2), site(3, free=0), site(4, load=9)]
+    assert spreads(sites, SIZE, 2) == [2, 1]
+    assert spreads(sites, SIZE, 9) == [2, 1, 4]
+    assert spreads([busy(0, wait=0.0), *sites[1:]], SIZE, 2) == []
 
 
 def test_it_stays_where_it_is_while_one_that_holds_it_keeps_up() -> None:

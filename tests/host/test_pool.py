@@ -351,6 +351,34 @@ async def test_unpinning_lets_it_be_evicted_again() -> None:
     assert device.names == ["/b", "/c"]
 
 
+async def test_who_waits_for_room_for_what_is_withdrawn_is_answered_still_and_then_it_goes() -> None:
+    """A swap while somebody waits for the old content: that one asked before."""
+    device = Device()
+    pool, told, _ = make(device, budget=40)
+    device.gates["/a"] = asyncio.Event()
+    first, second = (asyncio.create_task(use(pool, wanted)) for wanted in (A, B))
+    await asyncio.sleep(0)
+    pool.keep(frozenset({A.digest, C.digest}), frozenset())
+    device.gates["/a"].set()
+    await asyncio.gather(first, second)
+    await until(lambda: ("/b", "retired") in told.unloads)
+    assert device.peak <= 40
+
+
+async def test_what_is_withdrawn_and_nobody_waits_for_is_not_loaded_any_more() -> None:
+    device = Device()
+    pool, _, _ = make(device, budget=40)
+    device.gates["/a"] = asyncio.Event()
+    first, second = (asyncio.create_task(use(pool, wanted)) for wanted in (A, B))
+    await asyncio.sleep(0)
+    second.cancel()
+    await asyncio.gather(second, return_exceptions=True)
+    pool.keep(frozenset({A.digest}), frozenset())
+    device.gates["/a"].set()
+    await first
+    assert not device.loads["/b"]
+
+
 async def test_what_is_not_live_any_more_is_retired_after_its_last_lease() -> None:
     device = Device()
     pool, told, _ = make(device)

@@ -24,23 +24,33 @@ needs_haproxy: Final = pytest.mark.skipif(
 
 
 class RunningProxy:
-    """`async with RunningProxy(folder, [url, ...])`: gateway-1 is at the first of the URLs, and so on. To clients it is
-    what a `RunningGateway` is: `url`, `session`, `try_embed`. What comes back has its models again within two seconds,
-    not thirty."""
+    """`async with RunningProxy(folder, [url, ...])`: gateway-1 is at the first of the URLs, and so on, unless there is
+    a `config` of another kind. To clients it is what a `RunningGateway` is: `url`, `session`, `try_embed`. What comes
+    back has its models again within two seconds, not thirty."""
 
-    def __init__(self, folder: Path, urls: Sequence[str], default_model: str = "", balance: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        urls: Sequence[str] = (),
+        *,
+        default_model: str = "",
+        balance: int = 0,
+        config: str = "",
+        environment: dict[str, str] | None = None,
+    ) -> None:
         folder.mkdir(parents=True)
         self.url = f"http://127.0.0.1:{free_port()}"
         self.numbers = f"http://127.0.0.1:{free_port()}/metrics"
         self.log = folder / "log"
         self._config = folder / "haproxy.cfg"
-        self._config.write_text(at(urls))
+        self._config.write_text(config or at(urls))
         self._environment = {
             **os.environ,
             "DROPGATE_PROXY_BIND": self.url.removeprefix("http://"),
             "DROPGATE_PROXY_METRICS_BIND": self.numbers.removeprefix("http://").removesuffix("/metrics"),
             "DROPGATE_DEFAULT_MODEL": default_model,
             "DROPGATE_BALANCE": str(balance),
+            **(environment or {}),
         }
 
     async def __aenter__(self) -> Self:

@@ -14,7 +14,10 @@ import pytest
 
 from gateway import settings
 from tests.cluster.manifests import DEPLOY, Object, containers, render_with, validate
-from tests.proxy.haproxy import CONFIG, needs_haproxy
+from tests.proxy.fleet import MODELS, OPTIONS
+from tests.proxy.haproxy import CONFIG, RunningProxy, free_port, needs_haproxy
+from tests.proxy.names import NameServer
+from tests.running import RunningGateway
 
 IN_CLUSTER = DEPLOY / "components" / "proxy" / "haproxy.cfg"
 GATEWAYS, PROXY = {"app.kubernetes.io/name": "dropgate"}, {"app.kubernetes.io/name": "dropgate-proxy"}
@@ -126,3 +129,46 @@ def test_the_gateways_are_left_before_they_stop_and_have_the_time_to_finish(foun
     pod = named(found, "StatefulSet", "dropgate")["spec"]["template"]["spec"]
     wait = float(pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][1])
     assert pod["terminationGracePeriodSeconds"] >= wait + chosen.drain_delay + chosen.drain_timeout + 10
+
+
+@needs_haproxy
+async def test_gateways_are_found_by_name_missing_ones_get_nothing_and_a_new_address_is_followed(
+    tmp_path: Path, made: list[str]
+) -> None:
+    """Two gateways of six. Then the second has another address, as a pod that was moved has."""
+    port = free_port()
+    volume = tmp_path / "models"
+    for number, model in enumerate(MODELS[:6]):
+        shutil.copytree(made[number], volume / model)
+
+    def name(number: int) -> str:
+        return f"dropgate-{number}.dropgate-gateways.models.svc.cluster.local"
+
+    def gateway(number: int, host: str) -> RunningGateway:
+        found = RunningGateway(volume, tmp_path / f"state-{number}", *OPTIONS, f"--host={host}")
+        found.command[found.command.index("--port=0")] = f"--port={port}"
+        return found
+
+    async with (
+        NameServer({name(0): "127.0.0.21", name(1): "127.0.0.22"}) as names,
+        gateway(0, "127.0.0.21") as first,
+        gateway(1, "127.0.0.22") as second,
+    ):
+        config = IN_CLUSTER.read_text().replace("slowstart 30s", "slowstart 2s").replace(':8001"', f':{port}"')
+        config = config.replace("    parse-resolv-conf\n", f"    nameserver ours {names.address}\n")
+        for each in (first, second):
+            for model in MODELS[:6]:
+                await each.wait_for(f"huggingface:{model}", "ready")
+        proxy = RunningProxy(tmp_path / "proxy", config=config, environment={"POD_NAMESPACE": "models"})
+        async with proxy:
+            await proxy.until_up("gateway-1", "gateway-2")
+            by = {model: (await proxy.try_embed(["x"], model))[1]["by"] for model in MODELS[:6]}
+            assert set(by.values()) == {"gateway-1", "gateway-2"}
+            await second.stop()
+            await proxy.until_up("gateway-1")
+            async with gateway(1, "127.0.0.23"):
+                names.known[name(1)] = "127.0.0.23"
+                await proxy.until_up("gateway-1", "gateway-2")
+                for model, place in by.items():
+                    status, body = await proxy.try_embed(["x"], model)
+                    assert (status, body["by"]) == (200, place)

@@ -89,6 +89,27 @@ async def test_what_a_gateway_had_when_it_died_is_computed_by_another_unless_tha
             assert (status, by, body["error"]["code"]) == (502, None, "gateway_lost")
 
 
+async def test_a_gateway_that_hangs_is_left_what_it_has_waits_and_it_comes_back_by_itself(
+    tmp_path: Path, made: list[str]
+) -> None:
+    model = FEW[0]
+    async with running(tmp_path, made, models=FEW[:3]) as fleet:
+        place = (await fleet.places([model]))[model]
+        gateway = fleet.gateways[number_of(place)]
+        os.kill(gateway.pid, signal.SIGSTOP)
+        held = asyncio.create_task(fleet.proxy.try_embed(TEXTS, model))
+        await fleet.proxy.until(lambda found: found[place]["sessions"] == 1)
+        await fleet.proxy.until(lambda found: not found[place]["up"])
+        status, body = await fleet.proxy.try_embed(TEXTS, model)
+        assert status == 200
+        assert body["by"] != place
+        os.kill(gateway.pid, signal.SIGCONT)
+        status, body = await held
+        assert (status, body["by"]) == (200, place)
+        await fleet.proxy.until_up(*fleet.names)
+        assert (await fleet.places([model]))[model] == place
+
+
 async def test_a_gateway_that_is_told_to_stop_is_left_first_and_no_request_fails(
     tmp_path: Path, made: list[str]
 ) -> None:

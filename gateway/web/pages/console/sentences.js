@@ -37,6 +37,7 @@ const WORDS = {
   pull_failed: (of) => of.message,
   generation_loaded: (of) => `${of.generation} loaded on ${of.device} in ${seconds(of.seconds)}, ${bytes(of.bytes)}${of.returned ? ", from host memory" : ""}`,
   generation_unloaded: (of) => `${of.generation} unloaded from ${of.device}: ${String(of.why).replaceAll("_", " ")}`,
+  generation_thinned: (of) => `${of.generation} let go from the disk, ${bytes(of.bytes)}: fetched when it is asked for`,
   load_failed: (of) => `${of.message}; not tried again for ${seconds(of.retry_after)}`,
   generation_quarantined: (of) => `${of.message}; for ${seconds(of.retry_after)}`,
   runtime_fell_back: (of) => of.message,
