@@ -91,8 +91,8 @@ def table(figures: dict[str, dict[str, Any]]) -> str:
             f["mixed"]["requests"],
             f["mixed"]["failed"],
             f"{per_node(f['mixed']['per_node'])} models on the nodes; {f['mixed']['loads']} loads; "
-            f"of the {f['mixed']['models_loaded']} models that were loaded, {f['mixed']['models_on_one_node']} always on "
-            "the same node",
+            f"of the {f['mixed']['models_loaded']} models that were loaded "
+            f"{f['mixed']['models_on_one_node']} always on the same node",
         ),
         (
             "a node killed (SIGKILL of its raylet) under load, later a new one added",
