@@ -63,6 +63,7 @@ async def test_a_drop_a_swap_under_load_broken_content_its_healing_and_a_removal
         watched = await running.wait_for_log("volume_watched")
         assert (watched["place"], watched["way"], watched["kind"]) == (VOLUME, "polling", "s3")
         await running.wait_for(MODEL, "ready", "loaded")
+        assert (await running.models())[MODEL]["path"] == f"{VOLUME}/{PATH}"
         vectors, first = await running.embed(TEXTS, PATH)
         assert least_cosine(vectors, reference(made[0], TEXTS)) > 0.9999
         async with Clients(running, [PATH] * 4) as clients:
@@ -233,3 +234,18 @@ async def test_what_writes_works_in_a_bucket_or_says_that_it_does_not(
         async with one.session.post("/models/pull", json={"model": "acme/x"}) as answer:
             assert (answer.status, (await answer.json())["error"]["code"]) == (507, "volume_unwritable")
         assert json.loads(await (await one.session.get("/readyz")).text())["ready"] is True
+
+
+async def test_a_bucket_that_hangs_holds_up_neither_requests_nor_a_stop(
+    cloud: Cloud, tmp_path: Path, made: list[str]
+) -> None:
+    cloud.upload(made[0], KEY)
+    async with gateway(cloud, tmp_path / "state") as running:
+        await running.wait_for(MODEL, "ready", "loaded")
+        async with Clients(running, [PATH] * 2) as clients:
+            cloud.hang()
+            await running.wait_for_log("volume_unreadable")
+            await clients.more(4)
+        assert clients.statuses() == {200}
+        await running.stop()  # with a look that hangs
+    cloud.go_on()
