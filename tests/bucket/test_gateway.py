@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests import making
-from tests.buckets import Cloud, Relay
-from tests.e2e.clients import TEXTS, Clients, Vectors, least_cosine, reference
+from tests import adapting, making
+from tests.buckets import Cloud, Relay, files
+from tests.e2e.clients import TEXTS, Clients, Vectors, least_cosine, reference, until
 from tests.running import RunningGateway
 
 MODEL = "huggingface:finetuned/m"
@@ -234,6 +234,32 @@ async def test_what_writes_works_in_a_bucket_or_says_that_it_does_not(
         async with one.session.post("/models/pull", json={"model": "acme/x"}) as answer:
             assert (answer.status, (await answer.json())["error"]["code"]) == (507, "volume_unwritable")
         assert json.loads(await (await one.session.get("/readyz")).text())["ready"] is True
+
+
+async def test_an_adapter_waits_for_its_base_in_the_bucket_and_says_what_that_lacks(
+    cloud: Cloud, tmp_path: Path
+) -> None:
+    base = making.encoder(tmp_path / "bert", seed=1)
+    lora = adapting.lora(tmp_path / "lora", base)
+    cloud.upload(lora, KEY)
+    async with gateway(cloud, tmp_path / "state") as running:
+        waiting = await running.wait_for(MODEL, "waiting_for_base")
+        assert [reason["code"] for reason in waiting["reasons"]] == ["base_missing"]
+        modules = Path(base, "modules.json").read_bytes()
+        for name in files(base):
+            if name != "modules.json":
+                cloud.put(f"all/base/bert/{name}", Path(base, name).read_bytes())
+        await running.wait_for("huggingface:base/bert", "rejected")
+
+        async def told() -> bool:
+            return "modules.json is missing" in (await running.models())[MODEL]["reasons"][0]["message"]
+
+        await until(told)
+        assert (await running.models())[MODEL]["reasons"][0]["code"] == "base_not_ready"
+        cloud.put("all/base/bert/modules.json", modules)
+        await running.wait_for(MODEL, "ready", "loaded")
+        vectors, _ = await running.embed(TEXTS, PATH)
+        assert least_cosine(vectors, adapting.reference(base, lora, TEXTS)) > 0.9999
 
 
 async def test_a_bucket_that_hangs_holds_up_neither_requests_nor_a_stop(
