@@ -175,4 +175,4 @@ def test_the_page_and_its_pictures_are_those_of_the_report_beside_it() -> None:
     assert {found[2] for found in BLOCK.finditer(page)} >= set(pages.blocks(report))
     for name, text in pages.pictures(report).items():
         assert (pages.DOCS / "pictures" / name).read_text(encoding="utf-8") == text
-    assert set(pages.pictures(report)) == set(pages.PICTURES)
+    assert set(pages.pictures(report)) <= set(pages.PICTURES)
