@@ -3,12 +3,13 @@
     python -m bench.scale [--quick] [--seeds 3] [--parts sizes,crowd] [--out reports/scale.json]
     python -m bench.scale --write-docs reports/scale.json
 
-A report that is there already keeps the parts that are not run again.
+A report that is there already keeps what is not run again.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import sys
@@ -25,7 +26,7 @@ from bench.machine import describe
 from bench.rounds import rounded
 from bench.scale import choosing, pages
 from bench.scale.costs import measured
-from bench.scale.figures import over_seeds
+from bench.scale.figures import Figures, over_seeds
 from bench.scale.grid import Job, jobs, play
 
 PARTS: Final = (*dict.fromkeys(job.part for job in jobs()), "choosing")
@@ -37,10 +38,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         pages.write(json.loads(options.write_docs.read_text(encoding="utf-8")))
         return 0
     report = simulated(options)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    before = json.loads(options.out.read_text(encoding="utf-8"))["parts"] if options.out.exists() else {}
-    report["parts"] = before | report["parts"]
-    options.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print("\n".join(pages.blocks(report).values()))
     return 0
 
@@ -51,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--quick", action="store_true", help="few devices, few requests")
     top.add_argument("--seeds", type=int, default=3)
+    top.add_argument("--share", type=float, default=1.0, help="of the requests of each run")
     top.add_argument("--parts", default=",".join(PARTS), help=f"some of {','.join(PARTS)}")
     top.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="runs at a time")
     top.add_argument("--out", type=Path, default=Path("reports/scale.json"))
@@ -59,34 +57,44 @@ def parser() -> argparse.ArgumentParser:
 
 
 def simulated(options: argparse.Namespace) -> dict[str, Any]:
-    """The whole report."""
+    """The whole report, which is written as it grows: row by row, since all of them take long."""
     began, costs, parts = time.monotonic(), measured(), options.parts.split(",")
-    chosen = [job for job in jobs(quick=options.quick) if job.part in parts]
-    runs = [(job, seed) for job in chosen for seed in range(1, options.seeds + 1)]
-    found: dict[str, list[dict[str, Any]]] = {}
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    before = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else {"parts": {}}
+    found: dict[str, list[dict[str, Any]]] = before["parts"]
+    chosen = [job for job in jobs(quick=options.quick, share=options.share) if job.part in parts]
+    report: dict[str, Any] = {}
+
+    def write() -> None:
+        about = {"date": time.strftime("%Y-%m-%d"), "seconds": time.monotonic() - began, "seeds": options.seeds}
+        report.update(rounded(about | {"costs": asdict(costs), "machine": describe(), "parts": found}))
+        options.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
     with ProcessPoolExecutor(options.workers, get_context("spawn")) as pool:
-        figures = list(pool.map(partial(play, costs), runs))
-    for number, job in enumerate(chosen):
-        of = figures[number * options.seeds : (number + 1) * options.seeds]
-        first = next(index for index, each in enumerate(chosen) if (each.part, each.row) == (job.part, job.row))
-        beside = figures[first * options.seeds : (first + 1) * options.seeds]
-        for own, others in zip(of, beside, strict=True):  # seeds differ by more than policies do
-            own["wait_over_first"] = own["wait_mean"] / others["wait_mean"] if others["wait_mean"] else 0.0
-        row = {"row": job.row, "policy": job.label or job.policy, "cell": _about(job), "figures": over_seeds(of)}
-        found.setdefault(job.part, []).append(row)
+        for (part, row), group in itertools.groupby(chosen, lambda job: (job.part, job.row)):
+            beside = list(group)
+            runs = [(job, seed) for job in beside for seed in range(1, options.seeds + 1)]
+            figures = list(pool.map(partial(play, costs), runs))
+            others = [each for each in found.get(part, []) if each["row"] != row]
+            found[part] = others + _rows(beside, figures, options.seeds)
+            write()
     if "choosing" in parts:
         found["choosing"] = choosing.measured(quick=options.quick)
-    report: dict[str, Any] = rounded(
-        {
-            "date": time.strftime("%Y-%m-%d"),
-            "seconds": time.monotonic() - began,
-            "seeds": options.seeds,
-            "costs": asdict(costs),
-            "machine": describe(),
-            "parts": found,
-        }
-    )
+        write()
     return report
+
+
+def _rows(beside: list[Job], figures: list[Figures], seeds: int) -> list[dict[str, Any]]:
+    """Of one world: each policy, and what it waits over the first one of the same seed, since seeds differ by more than
+    policies do."""
+    of = [figures[number * seeds : (number + 1) * seeds] for number in range(len(beside))]
+    for runs in of[::-1]:
+        for own, first in zip(runs, of[0], strict=True):
+            own["wait_over_first"] = own["wait_mean"] / first["wait_mean"] if first["wait_mean"] else 0.0
+    return [
+        {"row": job.row, "policy": job.label or job.policy, "cell": _about(job), "figures": over_seeds(runs)}
+        for job, runs in zip(beside, of, strict=True)
+    ]
 
 
 def _about(job: Job) -> dict[str, Any]:

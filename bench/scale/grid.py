@@ -25,8 +25,7 @@ SIZES: Final = {  # ten models for each device, or a hundred, of which most do n
     "1,000 devices, 10,000 models": Cell(1000, 10_000, requests=5000, budget=SMALL),
     "1,000 devices, 100,000 models": Cell(1000, 100_000, requests=5000, budget=SMALL),
 }
-MANY: Final = 1000  # devices from which on asking all of them with each request takes too long to be simulated
-MOST: Final = 10_000  # models up to which all policies are: beyond, loading what is popular takes minutes
+MANY: Final = 1000  # devices from which on not all policies are: a run takes a minute
 ALPHAS: Final = (0.6, 0.8, 1.0, 1.2)
 LOADS: Final = (0.3, 0.5, 0.7)
 DEATHS: Final = Cell(20, 2000, requests=1500, deaths=4, dies=0.5, back=0.8, swaps=0.2, rows=8.0)
@@ -50,20 +49,18 @@ class Job(NamedTuple):
     label: str = ""
 
 
-def jobs(*, quick: bool = False) -> list[Job]:
-    """All of them; `quick`: those of few devices, with few requests."""
+def jobs(*, quick: bool = False, share: float = 1.0) -> list[Job]:
+    """All of them, with a `share` of their requests; `quick`: those of few devices, with a tenth."""
     found = [*_sizes(), *_alphas(), *_loads(), *_deaths(), *_crowd(), *_fronts(), *_two()]
     if quick:
-        found = [job for job in found if job.cell.devices <= 24 and job.part != "alphas"]
-        return [job._replace(cell=replace(job.cell, requests=max(300, job.cell.requests // 10))) for job in found]
-    return found
+        found, share = [job for job in found if job.cell.devices <= 24 and job.part != "alphas"], share / 10
+    return [job._replace(cell=replace(job.cell, requests=max(300, int(job.cell.requests * share)))) for job in found]
 
 
 def _sizes() -> Iterator[Job]:
     for name, cell in SIZES.items():
         for policy in (OURS, BEFORE, RANDOM, COUNT, HASHING, BOUNDED):
-            few = (OURS, RANDOM, BOUNDED) if cell.models > MOST else (OURS, RANDOM, COUNT, HASHING, BOUNDED)
-            if cell.devices < MANY or policy in few:
+            if cell.devices < MANY or policy in (OURS, RANDOM, BOUNDED):
                 yield Job("sizes", name, policy, cell, {})
 
 

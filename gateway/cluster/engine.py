@@ -170,10 +170,10 @@ class RayEngine(Commands):
             try:
                 async with asyncio.timeout_at(until):
                     reply, payload = await self._send(generation, request(strikes > 0, 0), avoid, until - now(), told)
-            except TimeoutError:
-                raise self._late(last) from None
-            except Lost as lost:
-                reply, payload, last = None, b"", lost
+            except (Lost, TimeoutError) as gone:  # the second may be of something in between, long before the deadline
+                reply, payload, last = None, b"", gone if isinstance(gone, Lost) else last or gone
+                if now() >= until:
+                    raise self._late(last) from None
             if isinstance(reply, wire.Done):
                 return reply, payload
             if told is not None and told.some:  # what was said cannot be taken back, and more would be something else
@@ -189,7 +189,7 @@ class RayEngine(Commands):
                     raise HostFailed("the host process died twice while it worked on this request", retry_after=FIRST)
                 await self._look_once()  # whether it is the generation's fault
             tries += 1
-            if not avoid or isinstance(last, Lost):
+            if not avoid or reply is None:
                 await _pause(min(LONGEST_PAUSE, PAUSE * 2 ** min(tries, 10)), until, now())
 
     async def _send(
@@ -222,18 +222,18 @@ class RayEngine(Commands):
 
     async def follow(self) -> None:
         """Joins the cluster, and knows what its replicas do, for ever. To be run once, as a task."""
-        joined, was_joined = False, False
+        joined, was_joined, told = False, False, ""
         while True:
             try:
                 if not joined:
                     await self._fleet.join(again=was_joined)
-                    joined = was_joined = True
+                    joined, was_joined, told = True, True, ""
                 await self._look()
             except Lost as error:
-                if not joined:
-                    self._events.emit(events.Notice(code="cluster_unreachable", message=str(error)[:500]))
-                joined = self.ready  # with no replica left, what was deployed may be something else by now
+                if not joined and told != (told := str(error)[:500]):
+                    self._events.emit(events.Notice(code="cluster_unreachable", message=told))
                 await asyncio.sleep(0.0 if joined else AGAIN)
+                joined = False  # with no replica left, what is deployed may be something else by now
             except TimeoutError:
                 pass  # nobody answers: that shows in what is ready
             await asyncio.sleep(LOOK)

@@ -11,7 +11,7 @@ import contextlib
 import functools
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -83,11 +83,24 @@ class RayFleet:
         self._config = msgspec.json.encode(config, order="sorted")
         self._thread = Lane("ray")  # also since Ray takes over SIGTERM where it is joined from the main thread
         self._handle: Any = None
+        self._named = ""
+        self._replaced: asyncio.Future[None] | None = None  # done when what is deployed has become something else
 
     async def join(self, *, again: bool = False) -> None:
         """Joins the cluster, and has replicas deployed unless they are; `again`, those that somebody has deployed since
         are as good. Raises Lost."""
-        await self._run(functools.partial(self._join, again))
+        before = self._named
+        try:
+            await self._run(functools.partial(self._join, again))
+        except Lost:
+            await self._run(ray.shutdown)  # the next try begins anew: it may be another cluster by then
+            self._handle, self._named = None, ""
+            raise
+        finally:
+            if self._named != before or self._replaced is None:
+                if self._replaced is not None:
+                    self._replaced.set_result(None)
+                self._replaced = asyncio.get_running_loop().create_future()
 
     async def call(
         self, digest: str, size: int, avoid: Sequence[str], frame: bytes, seconds: float
@@ -96,9 +109,8 @@ class RayFleet:
         with _ours():
             response = self._ready().call.remote(digest, size, list(avoid), frame)
             try:
-                async with asyncio.timeout(seconds):
-                    header, payload = await response
-            except (TimeoutError, asyncio.CancelledError):
+                header, payload = await self._first(response, seconds)
+            except (Lost, TimeoutError, asyncio.CancelledError):
                 response.cancel()
                 raise
         return header, payload
@@ -111,9 +123,10 @@ class RayFleet:
             pieces = self._ready().options(stream=True).stream.remote(digest, size, list(avoid), frame)
             try:
                 async with asyncio.timeout(seconds):
+                    yield await self._first(anext(pieces), seconds)
                     async for piece in pieces:
                         yield piece
-            except (TimeoutError, asyncio.CancelledError, GeneratorExit):
+            except (Lost, TimeoutError, asyncio.CancelledError, GeneratorExit):
                 pieces.cancel()
                 raise
 
@@ -129,10 +142,24 @@ class RayFleet:
 
     async def leave(self) -> None:
         """The replicas stay: they are other gateways' too, and this one's when it comes back."""
-        if self._handle is not None:
-            with contextlib.suppress(Lost):
-                await self._run(ray.shutdown)
+        with contextlib.suppress(Lost):
+            await self._run(ray.shutdown)
         self._thread.close(wait=False)
+
+    async def _first(self, answer: Awaitable[Any], seconds: float) -> Any:
+        """What comes, unless what is deployed is replaced meanwhile: what no replica has taken yet would wait for ever.
+        Raises Lost, and TimeoutError."""
+        assert self._replaced is not None, "there is a handle"
+        coming = asyncio.ensure_future(_awaited(answer))
+        try:
+            await asyncio.wait({coming, self._replaced}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if coming.done():
+                return coming.result()
+            if self._replaced.done():
+                raise Lost("the replicas have been replaced")
+            raise TimeoutError
+        finally:
+            coming.cancel()
 
     def _ready(self) -> Any:
         if self._handle is None:
@@ -140,11 +167,10 @@ class RayFleet:
         return self._handle
 
     async def _run(self, work: Any) -> None:
-        with _ours():
-            try:
-                await self._thread.run(work)
-            except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
-                raise Lost(str(error)) from error
+        try:
+            await self._thread.run(work)
+        except Exception as error:  # whatever the parts of Ray raise: none of it is a reason to end
+            raise Lost(f"{type(error).__name__}: {error}") from error
 
     async def _all(self, method: str, *arguments: Any) -> list[Any]:
         """What each replica answers, or how it failed. One that hangs takes nothing from what the others say, which is
@@ -173,7 +199,9 @@ class RayFleet:
             logging.getLogger("ray.serve").setLevel(logging.ERROR)  # whatever concerns us comes out as an error
         found = self._found()
         running = self._name() if self._name() in found else found[0] if found and again else self._deploy()
-        self._handle = serve.get_deployment_handle(running, self._shape.app)
+        if running != self._named:
+            self._handle = serve.get_deployment_handle(running, self._shape.app)
+            self._named = running
 
     def _found(self) -> list[str]:
         """The names of what is deployed."""
@@ -181,7 +209,8 @@ class RayFleet:
         return [name for name in (app.deployments if app else {}) if name.startswith(PREFIX)]
 
     def _name(self) -> str:
-        return PREFIX + hashlib.sha256(self._config + msgspec.json.encode(self._shape)).hexdigest()[:12]
+        shape = msgspec.structs.replace(self._shape, address="")  # each gateway has its own way there
+        return PREFIX + hashlib.sha256(self._config + msgspec.json.encode(shape)).hexdigest()[:12]
 
     def _deploy(self) -> str:
         needs = {"num_gpus": 1} if self._resource() == GPU else {"resources": {self._resource(): 1}}
@@ -219,6 +248,10 @@ class RayFleet:
                 min_replicas=1, max_replicas=MOST, upscale_delay_s=1.0, downscale_delay_s=1.0, policy=policy
             )
         }
+
+
+async def _awaited(answer: Awaitable[Any]) -> Any:
+    return await answer
 
 
 @contextlib.contextmanager

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 from collections import Counter
 
 import numpy as np
 import pytest
 
-from bench.scale import clock
+from bench.pages import BLOCK
+from bench.scale import clock, pages
 from bench.scale.costs import KINDS, Costs, measured
 from bench.scale.figures import over_seeds
 from bench.scale.hosts import Disk, Ground, Ledger
@@ -164,3 +166,13 @@ def test_a_device_more_does_more() -> None:
     one = run(cell, OURS, 7, COSTS)
     two = run(dataclasses.replace(cell, devices=2, busy=0.65), OURS, 7, COSTS)
     assert two["wait_p50"] < one["wait_p50"] / 5
+
+
+def test_the_page_and_its_pictures_are_those_of_the_report_beside_it() -> None:
+    report = json.loads((pages.DOCS / pages.FIGURES).read_text(encoding="utf-8"))
+    page = (pages.DOCS / pages.PAGE).read_text(encoding="utf-8")
+    assert pages.filled(page, report) == page
+    assert {found[2] for found in BLOCK.finditer(page)} >= set(pages.blocks(report))
+    for name, text in pages.pictures(report).items():
+        assert (pages.DOCS / "pictures" / name).read_text(encoding="utf-8") == text
+    assert set(pages.pictures(report)) == set(pages.PICTURES)
