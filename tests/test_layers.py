@@ -25,7 +25,7 @@ ORDER: Final = [
     *("volume.prompts", "volume.modules", "volume.heads", "volume.bases", "volume.adapters", "volume.fitting"),
     *("volume.conversation", "volume.overlay", "volume.metadata", "volume.manifest"),
     *("volume.pagecache", "volume.nesting", "volume.record", "volume.copying", "volume.generations"),
-    *("volume.objects", "volume.outline", "volume.parts", "volume.bucket", "volume.thin"),
+    *("volume.objects", "volume.outline", "volume.parts", "volume.proofs", "volume.bucket", "volume.thin"),
     *("volume.order", "volume.selection", "volume.staging", "volume.hub", "volume.pull", "volume.pulls"),
     *("host.wire", "host.link", "host.recorder", "host.offline", "host.library", "host.cuda", "host.threads"),
     *("host.memory", "host.pooling", "host.tensors", "host.stages"),

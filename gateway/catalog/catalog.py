@@ -60,6 +60,7 @@ class Catalog:
         volume = volume or FileVolume(settings)
         self._keep = settings.keep_generations
         self._root = settings.models_dir
+        self._place, self._folder = volume.place, volume.root
         self._store = store
         self._engine = engine
         self._events = tell
@@ -133,7 +134,7 @@ class Catalog:
         residences = self._engine.residences()
         entries = (self._entries.get(model) for model in models)
         return [
-            show(entry, residences, self._engine.quarantined(entry.live.digest) if entry.live else None)
+            self._placed(show(entry, residences, self._engine.quarantined(entry.live.digest) if entry.live else None))
             for entry in entries
             if entry is not None
         ]
@@ -142,7 +143,15 @@ class Catalog:
         """Raises ModelNotFound when it has gone meanwhile."""
         entry = self._entry(model)
         quarantine = self._engine.quarantined(entry.live.digest) if entry.live else None
-        return show(entry, self._engine.residences(), quarantine)
+        return self._placed(show(entry, self._engine.residences(), quarantine))
+
+    def _placed(self, row: dict[str, Any]) -> dict[str, Any]:
+        """A row of the listing with paths as an operator knows them: of a bucket, URLs."""
+        if self._place != self._folder:
+            for each in (row, *row["versions"]):
+                if each["path"]:
+                    each["path"] = self._place + each["path"].removeprefix(self._folder)
+        return row
 
     def trained(self) -> list[tuple[ModelId, dict[str, Any]]]:
         """The models that say what they were trained from, or what that came to, in order of their names."""

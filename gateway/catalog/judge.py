@@ -30,6 +30,7 @@ from gateway.volume.copying import Changed, Refused
 from gateway.volume.directory import Directory
 from gateway.volume.files import Folder
 from gateway.volume.generations import Store
+from gateway.volume.manifest import not_ready
 from gateway.volume.metadata import read_metadata, read_wish
 from gateway.volume.pagecache import read_ahead
 from gateway.volume.settle import Observation
@@ -141,7 +142,11 @@ class Judge:
         version.base, version.base_digest = found, None
         if found is not None:
             await self._arrival(found)
-        if found is None or (live := self._live(found)) is None:
+        if found is None:
+            return None
+        if (live := self._live(found)) is None:
+            if self._volume.place != self._volume.root:  # what the base is cannot be read from where it lies
+                raise Refused((not_ready(found.path, self._why_not(found)).reason,))
             return None
         version.base_digest = live.digest
         return Base(found, live)
@@ -155,6 +160,11 @@ class Judge:
         judging = [version.judging for version in entry.versions.values() if version.judging and version.base is None]
         if judging:
             await asyncio.wait(judging)
+
+    def _why_not(self, base: ModelId) -> str:
+        entry = self._entries.get(base.family)
+        reasons = entry.newest.reasons if entry and entry.newest else ()
+        return reasons[0].message if reasons else "it has not been taken in yet"
 
     def _live(self, model: ModelId) -> Generation | None:
         """What is served under that name; of one version, what it holds."""

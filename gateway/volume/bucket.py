@@ -16,6 +16,7 @@ import os
 import secrets
 import shutil
 import struct
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Final, Literal
@@ -32,13 +33,13 @@ from gateway.volume.files import TOKENIZER_CAP
 from gateway.volume.objects import Forbidden, Gone, Object, Objects, Unreachable
 from gateway.volume.outline import Outline
 from gateway.volume.parts import Parts
+from gateway.volume.proofs import FetchedSums, ListedEvidence, Progress
 from gateway.volume.reasons import Unfit
 from gateway.volume.settle import Evidence
 from gateway.volume.source import Scan, VolumeUnreadable, scan
 from gateway.volume.sums import NAME as SUMS
-from gateway.volume.sums import Checked, Sums, parse, unlisted
+from gateway.volume.sums import Sums, parse, unlisted
 from gateway.volume.watch import Watcher
-from gateway.volume.writers import Writer
 
 PERIOD: Final = 5.0
 READ: Final = (".json", ".txt", ".model", ".jinja", ".codes", ".xml", ".md")  # what is read to reach a verdict
@@ -48,6 +49,7 @@ LARGEST_HEAD: Final = 16 * 1024**2
 ALIASES: Final = "aliases.toml"
 ALIASES_CAP: Final = 1024**2
 REF: Final = "/refs/main"  # of a Hub cache: it says which snapshot is meant
+KEEP_SECONDS: Final = 600.0
 PARTS: Final = ".parts"
 OPENED: Final = ".opened"
 CLOUD: Final = "bucket"  # the folder of the state directory
@@ -73,8 +75,9 @@ class BucketVolume:
         self._outline = Outline(self.root)
         self._tell = tell
         self._allow_pickle = settings.allow_pickle
+        self._kept = 0.0  # monotonic: when what was fetched was last sifted
         self._origins: dict[str, str] = {}  # of what is open
-        self.sums: Sums = _Sums(self)
+        self.sums: Sums = FetchedSums(self.root, self.digest)
 
     def begin(self) -> None:
         """Before anything else: without what an earlier run left open, and what it had of another bucket. Raises
@@ -95,8 +98,9 @@ class BucketVolume:
         try:
             listed = self.objects.list()
             changed = self._outline.match(listed, self._content)
-            if changed:
+            if changed or time.monotonic() - self._kept > KEEP_SECONDS:
                 self._parts.keep(self._outline.objects)
+                self._kept = time.monotonic()
         except (Unreachable, Forbidden, Gone) as error:
             raise VolumeUnreadable(self.place, OSError(errno.EIO, str(error))) from error
         except OSError as error:  # of the node's own disk
@@ -106,7 +110,7 @@ class BucketVolume:
         return msgspec.structs.replace(found, ignored=(*found.ignored, *self._outline.refused))
 
     def evidence(self) -> Evidence:
-        return _Evidence(self)
+        return ListedEvidence(self.proven)
 
     def watcher(self, on_hint: Callable[[], None]) -> Watcher | None:
         """A bucket says nothing by itself."""
@@ -126,6 +130,14 @@ class BucketVolume:
             return directory
         place = os.path.join(self.root, OPENED, secrets.token_hex(8), os.path.basename(directory.path))
         self._origins[place] = directory.path
+        try:
+            self._fill(directory, place)
+        except BaseException:
+            del self._origins[place]
+            raise
+        return self._at(directory, place)
+
+    def _fill(self, directory: Directory, place: str) -> None:
         with self._translated(directory):
             wanted = {file.path: self._object(directory.path, file.path) for file in directory.files}
             small = {path: each for path, each in wanted.items() if self._is_read(path, each, wanted)}
@@ -138,7 +150,6 @@ class BucketVolume:
                     self._parts.link(each, target)
                 else:
                     self._hollow(each, target)
-        return self._at(directory, place)
 
     def shut(self, directory: Directory) -> None:
         """What `open` answered; the next look tidies up."""
@@ -166,7 +177,7 @@ class BucketVolume:
             missing = [each for each in wanted.values() if self._parts.digest(each) is None]
             total = sum(each.size for each in missing)
             if missing:
-                progress = _Progress(directory.model.path, total, self._tell)
+                progress = Progress(directory.model.path, total, self._tell)
                 self._parts.fetch_all(missing, progress)
 
     def take(self, directory: Directory, name: str, target: str) -> tuple[int, str]:
@@ -270,59 +281,6 @@ class BucketVolume:
             raise Refused((reasons.reason("bucket_unreachable", str(error)),)) from error
         except Forbidden as error:
             raise Refused((reasons.reason("bucket_forbids", str(error)),)) from error
-
-
-class _Sums(Sums):
-    """Digests of what is open: what is not here yet is fetched for them."""
-
-    def __init__(self, volume: BucketVolume) -> None:
-        super().__init__(volume.root)
-        self._volume = volume
-
-    def digest(self, directory: Directory, file: FileStat) -> str:
-        return self._volume.digest(directory, file.path, fetch=True) or ""
-
-    def known(self, directory: Directory, file: FileStat) -> str | None:
-        return self._volume.digest(directory, file.path, fetch=False)
-
-
-class _Evidence:
-    """An object is whole or not there, and whoever puts it there is never seen."""
-
-    def __init__(self, volume: BucketVolume) -> None:
-        self._volume = volume
-
-    def begin(self) -> None:
-        return
-
-    def hole(self, directory: Directory) -> str | None:
-        return None
-
-    def writer(self, directory: Directory, changed: float) -> Writer | None:
-        return None
-
-    def checked(self, directory: Directory) -> Checked:
-        return Checked(verified=self._volume.proven(directory))
-
-
-class _Progress:
-    """How much of a directory has come: told at the beginning, and with every tenth."""
-
-    def __init__(self, model: str, total: int, tell: Tell) -> None:
-        self._model = model
-        self._total = total
-        self._tell = tell
-        self._come = 0
-        self._say()
-
-    def __call__(self, count: int) -> None:
-        before = self._come * 10 // max(1, self._total)
-        self._come += count  # of several threads: one that is counted too late is told too late, and no more
-        if self._come * 10 // max(1, self._total) > before:
-            self._say()
-
-    def _say(self) -> None:
-        self._tell(events.ModelFetching(model=self._model, bytes=self._come, total=self._total))
 
 
 def _dated(file: FileStat) -> FileStat:

@@ -18,7 +18,7 @@ from gateway.settings import SettingsError, variable
 MOST: Final = 200_000  # objects of a listing
 BLOCK: Final = 1024**2
 CONNECT_SECONDS: Final = 3.0
-READ_SECONDS: Final = 15.0  # without a byte
+READ_SECONDS: Final = 10.0  # without a byte
 ATTEMPTS: Final = 2
 CONNECTIONS: Final = 16
 CHANGED: Final = {404, 409, 412, 416}  # statuses of an object that is another by now, or none

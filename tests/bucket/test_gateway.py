@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests import making
-from tests.buckets import Cloud, Relay
-from tests.e2e.clients import TEXTS, Clients, Vectors, least_cosine, reference
+from tests import adapting, making
+from tests.buckets import Cloud, Relay, files
+from tests.e2e.clients import TEXTS, Clients, Vectors, least_cosine, reference, until
 from tests.running import RunningGateway
 
 MODEL = "huggingface:finetuned/m"
@@ -63,6 +63,7 @@ async def test_a_drop_a_swap_under_load_broken_content_its_healing_and_a_removal
         watched = await running.wait_for_log("volume_watched")
         assert (watched["place"], watched["way"], watched["kind"]) == (VOLUME, "polling", "s3")
         await running.wait_for(MODEL, "ready", "loaded")
+        assert (await running.models())[MODEL]["path"] == f"{VOLUME}/{PATH}"
         vectors, first = await running.embed(TEXTS, PATH)
         assert least_cosine(vectors, reference(made[0], TEXTS)) > 0.9999
         async with Clients(running, [PATH] * 4) as clients:
@@ -233,3 +234,44 @@ async def test_what_writes_works_in_a_bucket_or_says_that_it_does_not(
         async with one.session.post("/models/pull", json={"model": "acme/x"}) as answer:
             assert (answer.status, (await answer.json())["error"]["code"]) == (507, "volume_unwritable")
         assert json.loads(await (await one.session.get("/readyz")).text())["ready"] is True
+
+
+async def test_an_adapter_waits_for_its_base_in_the_bucket_and_says_what_that_lacks(
+    cloud: Cloud, tmp_path: Path
+) -> None:
+    base = making.encoder(tmp_path / "bert", seed=1)
+    lora = adapting.lora(tmp_path / "lora", base)
+    cloud.upload(lora, KEY)
+    async with gateway(cloud, tmp_path / "state") as running:
+        waiting = await running.wait_for(MODEL, "waiting_for_base")
+        assert [reason["code"] for reason in waiting["reasons"]] == ["base_missing"]
+        modules = Path(base, "modules.json").read_bytes()
+        for name in files(base):
+            if name != "modules.json":
+                cloud.put(f"all/base/bert/{name}", Path(base, name).read_bytes())
+        await running.wait_for("huggingface:base/bert", "rejected")
+
+        async def told() -> bool:
+            return "modules.json is missing" in (await running.models())[MODEL]["reasons"][0]["message"]
+
+        await until(told)
+        assert (await running.models())[MODEL]["reasons"][0]["code"] == "base_not_ready"
+        cloud.put("all/base/bert/modules.json", modules)
+        await running.wait_for(MODEL, "ready", "loaded")
+        vectors, _ = await running.embed(TEXTS, PATH)
+        assert least_cosine(vectors, adapting.reference(base, lora, TEXTS)) > 0.9999
+
+
+async def test_a_bucket_that_hangs_holds_up_neither_requests_nor_a_stop(
+    cloud: Cloud, tmp_path: Path, made: list[str]
+) -> None:
+    cloud.upload(made[0], KEY)
+    async with gateway(cloud, tmp_path / "state") as running:
+        await running.wait_for(MODEL, "ready", "loaded")
+        async with Clients(running, [PATH] * 2) as clients:
+            cloud.hang()
+            await running.wait_for_log("volume_unreadable")
+            await clients.more(4)
+        assert clients.statuses() == {200}
+        await running.stop()  # with a look that hangs
+    cloud.go_on()

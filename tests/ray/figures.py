@@ -90,8 +90,9 @@ def table(figures: dict[str, dict[str, Any]]) -> str:
             f"all {f['mixed']['models']}, by Zipf's law, with room for {f['mixed']['fits']}; 12 clients",
             f["mixed"]["requests"],
             f["mixed"]["failed"],
-            f"{per_node(f['mixed']['per_node'])} models on the nodes; {f['mixed']['loads']} loads, of which each of "
-            f"{f['mixed']['models_on_one_node']} models of {f['mixed']['models_loaded']} had all its own on one node",
+            f"{per_node(f['mixed']['per_node'])} models on the nodes; {f['mixed']['loads']} loads; "
+            f"of the {f['mixed']['models_loaded']} models that were loaded "
+            f"{f['mixed']['models_on_one_node']} always on the same node",
         ),
         (
             "a node killed (SIGKILL of its raylet) under load, later a new one added",
