@@ -62,7 +62,8 @@ def _with(lines: list[str], key: str, value: str) -> str:
         lines += [*([""] if lines else []), "[aliases]"]
         start = len(lines) - 1
     end = next((number for number in range(start + 1, len(lines)) if ANY_HEADER.match(lines[number])), len(lines))
-    spelled = re.compile(rf"""\s*(?:"{re.escape(key)}"|'{re.escape(key)}'|{re.escape(key)})\s*=\s*""")
+    spellings = [each for each in (_string(key), f'"{key}"', f"'{key}'", key) if _is(f"{each} = 1", {key: 1})]
+    spelled = re.compile(rf"\s*(?:{'|'.join(map(re.escape, spellings))})\s*=\s*")
     for number in range(start + 1, end):
         if matched := spelled.match(lines[number]):
             lines[number] = matched[0] + value + _comment(lines[number])

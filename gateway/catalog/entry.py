@@ -81,9 +81,10 @@ class Version:
 
     @property
     def holds_what_it_held(self) -> bool:
-        """Whether the directory still is what `content` was copied from, as far as has been seen."""
-        settled = not self.waiting and self.judging is None and not self.reasons
-        return settled and self.directory is not None and self.directory.fingerprint == self.fingerprint
+        """Whether the directory still is what `content` was copied from, as far as has been seen: after a start, before
+        that has settled."""
+        judged = self.judging is None and not self.reasons
+        return judged and self.directory is not None and self.directory.fingerprint == self.fingerprint
 
     @property
     def waits_for_base(self) -> bool:

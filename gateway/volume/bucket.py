@@ -189,6 +189,7 @@ class BucketVolume:
 
     def let_go(self, digests: Collection[str]) -> None:
         """Forgets what was fetched and has one of these SHA-256, unless the store is made of it."""
+        self._tidy()  # what is shut has names of it too
         self._parts.forget(digests)
 
     def digest(self, directory: Directory, name: str, *, fetch: bool) -> str | None:

@@ -64,6 +64,12 @@ def test_whatever_is_written_reads_as_it_was_meant(there: dict[str, str], name: 
     assert made[found] == to
 
 
+@pytest.mark.parametrize("name", ['"', "\\", 'a"b\\', "\x7f"])
+def test_a_name_is_found_again_however_it_had_to_be_written(name: str) -> None:
+    text = edited(edited("", name, Pointer(A)), name, Pointer(B))
+    assert tomllib.loads(text) == {"aliases": {name: B}}
+
+
 async def test_a_canary_is_in_force_as_soon_as_it_is_written(world: World, made: list[str]) -> None:
     world.put(made[0], A)
     world.put(made[1], B)

@@ -71,7 +71,7 @@ async def start(pod: Pod, kube: KubeServer, *arguments: str | Path, **variables:
     environment = {**os.environ, **pod.environment, "KUBECONFIG": str(kube.kubeconfig), **variables}
     environment.pop("DROPGATE_URL")  # that is the pod's
     return await asyncio.create_subprocess_exec(
-        str(SCRIPT),
+        *("env", "--default-signal=INT", str(SCRIPT)),  # whoever runs the tests may have had it ignored
         *map(str, arguments),
         "--models-dir",
         str(pod.volume),

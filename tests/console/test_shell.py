@@ -64,7 +64,7 @@ async def test_the_theme_is_chosen_and_kept(visit: Visit) -> None:
     await page.get_by_role("button", name="Theme: dark").click()
     for scheme, shown in (("dark", dark), ("light", light)):  # and from now on it is the system's
         await page.emulate_media(color_scheme=scheme)
-        await page.wait_for_function(f"{background} === {shown!r}")
+        await expect(page.locator("body")).to_have_css("background-color", shown)
 
 
 async def test_the_page_connects_again_by_itself_when_the_gateway_was_away(chromium: Chromium, tmp_path: Path) -> None:
