@@ -44,6 +44,7 @@ ORDER: Final = [
     *("host.host", "host.__main__"),
     *(
         "engine.engine",
+        "engine.through",
         "engine.fetching",
         "engine.placement",
         "engine.devices",

@@ -18,7 +18,8 @@ from typing import Final
 
 from gateway.ask import frames, phrasing
 from gateway.ask.annex import Annex
-from gateway.engine.engine import DeviceState, Engine, Residence, Vectors
+from gateway.engine.engine import Engine, Residence
+from gateway.engine.through import Through
 from gateway.errors import (
     GatewayError,
     InputTooLong,
@@ -27,7 +28,7 @@ from gateway.errors import (
     ProviderModelNotFound,
     ProviderTimeout,
 )
-from gateway.host.wire import Ids, Options, Piece, Sampling, Token, Turn
+from gateway.host.wire import Piece, Sampling, Turn
 from gateway.lane import Lane
 from gateway.model import Generation
 
@@ -37,63 +38,17 @@ Say = Callable[[str], AsyncGenerator[frames.Chunk]]
 TOO_LONG: Final = "maximum context length"  # as vLLM says it
 
 
-class Elsewhere:
+class Elsewhere(Through):
     """`local` is the engine of this machine."""
 
     def __init__(self, local: Engine, annexes: Sequence[Annex]) -> None:
-        self._local = local
+        super().__init__(local)
         self._annexes = list(annexes)
         self._numbers = itertools.count(1)
         self._secret = secrets.token_bytes(32)
         self._disk = Lane("elsewhere")
         self._known: dict[str, Generation] = {}  # what is to be at some annex
         self._phrases: dict[str, tuple[phrasing.Habits, str]] = {}  # by digest
-
-    @property
-    def ready(self) -> bool:
-        return self._local.ready
-
-    async def embed(
-        self,
-        generation: Generation,
-        texts: list[str] | Ids,
-        options: Options,
-        deadline: float | None = None,
-        *,
-        flow: str = "",
-    ) -> Vectors:
-        return await self._local.embed(generation, texts, options, deadline, flow=flow)
-
-    async def rerank(
-        self,
-        generation: Generation,
-        query: str,
-        texts: list[str],
-        options: Options,
-        *,
-        raw: bool = False,
-        deadline: float | None = None,
-        flow: str = "",
-    ) -> Vectors:
-        return await self._local.rerank(generation, query, texts, options, raw=raw, deadline=deadline, flow=flow)
-
-    async def tokenize(
-        self,
-        generation: Generation,
-        texts: list[str],
-        *,
-        prompt: str = "",
-        add_special_tokens: bool = True,
-        flow: str = "",
-    ) -> list[list[Token]]:
-        return await self._local.tokenize(
-            generation, texts, prompt=prompt, add_special_tokens=add_special_tokens, flow=flow
-        )
-
-    async def decode(
-        self, generation: Generation, ids: Ids, *, skip_special_tokens: bool = True, flow: str = ""
-    ) -> list[str]:
-        return await self._local.decode(generation, ids, skip_special_tokens=skip_special_tokens, flow=flow)
 
     async def generate(
         self,
@@ -108,7 +63,7 @@ class Elsewhere:
     ) -> None:
         annex = self._annex(generation)
         if annex is None:
-            await self._local.generate(generation, text, turns, sampling, tell, deadline=deadline, flow=flow)
+            await self._engine.generate(generation, text, turns, sampling, tell, deadline=deadline, flow=flow)
             return
         known, template = await self._phrasing(generation)
         body = phrasing.body(text, turns, sampling, known) | {"cache_salt": self._salt(flow)}
@@ -121,12 +76,12 @@ class Elsewhere:
 
     async def load(self, generation: Generation) -> None:
         annex = self._annex(generation)
-        await (annex or self._local).load(generation)
+        await (annex or self._engine).load(generation)
 
     async def unload(self, digest: str) -> None:
         generation = self._known.get(digest)
         annex = self._annex(generation) if generation else None
-        await (annex or self._local).unload(digest)
+        await (annex or self._engine).unload(digest)
 
     def keep(self, live: Collection[Generation], pinned: Collection[Generation]) -> None:
         where = {each.digest: self._annex(each) for each in live}
@@ -135,16 +90,16 @@ class Elsewhere:
         pins = frozenset(each.digest for each in pinned)
         for annex in self._annexes:
             annex.keep({d: each for d, each in self._known.items() if where[d] is annex}, pins)
-        self._local.keep(
+        self._engine.keep(
             [each for each in live if each.digest not in self._known],
             [each for each in pinned if each.digest not in self._known],
         )
 
     def fits_beside(self, generation: Generation, digest: str) -> bool:
-        return self._annex(generation) is not None or self._local.fits_beside(generation, digest)
+        return self._annex(generation) is not None or self._engine.fits_beside(generation, digest)
 
     def residences(self) -> dict[str, list[Residence]]:
-        found = dict(self._local.residences())
+        found = dict(self._engine.residences())
         for digest, generation in self._known.items():
             if annex := self._annex(generation):
                 found[digest] = [annex.residence(generation), *found.get(digest, [])]
@@ -153,10 +108,7 @@ class Elsewhere:
     def quarantined(self, digest: str) -> float | None:
         generation = self._known.get(digest)
         annex = self._annex(generation) if generation else None
-        return annex.failing(digest) if annex else self._local.quarantined(digest)
-
-    def devices(self) -> list[DeviceState]:
-        return self._local.devices()
+        return annex.failing(digest) if annex else self._engine.quarantined(digest)
 
     async def _speak(self, annex: Annex, generation: Generation, say: Say, tell: Callable[[Piece], None]) -> None:
         """`say` takes the name of what is to speak. An upstream that has forgotten the adapter, since it was started
