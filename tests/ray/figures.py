@@ -140,7 +140,7 @@ def table(figures: dict[str, dict[str, Any]]) -> str:
         (
             "60 requests at once for a replica that takes 1, with 2 that may wait",
             f["back_pressure"]["requests"],
-            0,
+            f["back_pressure"]["requests"] - f["back_pressure"]["answered"] - f["back_pressure"]["refused"],
             f"{f['back_pressure']['answered']} answered, {f['back_pressure']['refused']} times 429 with `Retry-After`",
         ),
     ]
