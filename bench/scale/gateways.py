@@ -49,7 +49,8 @@ class Several(Still):
     def _asked(
         self, host: HostProcess, generation: Generation, inputs: Inputs
     ) -> contextlib.AbstractContextManager[None]:
-        return self._front.demand.of(self._sites.index(host), (generation.base or generation).digest, inputs)
+        base = generation.base or generation
+        return self._front.demand.of(self._sites.index(host), base.digest, self._seconds(generation, inputs))
 
 
 class Routed(Several):

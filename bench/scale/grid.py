@@ -14,6 +14,7 @@ from bench.scale.gateways import FRESH, HASHED, LATE, ROUTED
 from bench.scale.rivals import BEFORE, BOUNDED, COUNT, HASHING, OURS, RANDOM
 from bench.scale.trial import run
 from bench.scale.world import Cell
+from gateway.engine.placement import LOAD_WEIGHT
 from gateway.engine.replicas import BUSY
 
 SMALL: Final = 1_500_000_000  # bytes of a device, of a thousand: what is loaded beforehand takes the simulation longest
@@ -27,15 +28,16 @@ SIZES: Final = {  # ten models for each device, or a hundred, of which most do n
 }
 MANY: Final = 1000  # devices from which on not all policies are: a run takes a minute
 ALPHAS: Final = (0.6, 0.8, 1.0, 1.2)
-LOADS: Final = (0.3, 0.5, 0.7)
+DEMANDS: Final = (0.3, 0.5, 0.7)
 DEATHS: Final = Cell(20, 2000, requests=1500, deaths=4, dies=0.5, back=0.8, swaps=0.2, rows=8.0)
 CROWD: Final = Cell(20, 400, requests=3000, budget=2_000_000_000, rows=8.0, crowd=0.6, crowd_from=0.4, kinds=KINDS[:1])
 FRONTS: Final = Cell(24, 2400, requests=1200)
 TWO: Final = Cell(1, 8, busy=1.5, requests=1200, rows=4.0, kinds=KINDS[:1])
 
 
-PACES: Final = (BUSY, 0.1, 1.0, 3.0)  # seconds; the first is the gateway's own
-PACED: Final = "copies after "
+WEIGHTS: Final = (LOAD_WEIGHT, 1.0, 4.0, 8.0)  # of a load beside waiting as long; the first is the gateway's own
+WEIGHED: Final = "a load counts "
+NEVER: Final = 1e9  # times: nothing is worth a load
 
 
 class Job(NamedTuple):
@@ -51,7 +53,7 @@ class Job(NamedTuple):
 
 def jobs(*, quick: bool = False, share: float = 1.0) -> list[Job]:
     """All of them, with a `share` of their requests; `quick`: those of few devices, with a tenth."""
-    found = [*_sizes(), *_alphas(), *_loads(), *_deaths(), *_crowd(), *_fronts(), *_two()]
+    found = [*_sizes(), *_alphas(), *_loads(), *_weights(), *_deaths(), *_crowd(), *_fronts(), *_two()]
     if quick:
         found, share = [job for job in found if job.cell.devices <= 24 and job.part != "alphas"], share / 10
     return [job._replace(cell=replace(job.cell, requests=max(300, int(job.cell.requests * share)))) for job in found]
@@ -71,9 +73,20 @@ def _alphas() -> Iterator[Job]:
 
 
 def _loads() -> Iterator[Job]:
-    for busy in LOADS:
+    for busy in DEMANDS:
         for policy in (OURS, RANDOM, HASHING, BOUNDED):
             yield Job("loads", f"{busy:g}", policy, replace(SIZES["10 devices, 1,000 models"], busy=busy), {})
+
+
+def _weights() -> Iterator[Job]:
+    row = "10 devices, 1,000 models"
+    yield from _weighed("weights", row, SIZES[row])
+
+
+def _weighed(part: str, row: str, cell: Cell) -> Iterator[Job]:
+    for weight in WEIGHTS:
+        yield Job(part, row, OURS, cell, {"load_weight": weight}, f"{WEIGHED}{weight:g}")
+    yield Job(part, row, OURS, cell, {"load_weight": NEVER}, f"not weighed: copies after {BUSY:g} s")
 
 
 def _deaths() -> Iterator[Job]:
@@ -83,10 +96,10 @@ def _deaths() -> Iterator[Job]:
 
 def _crowd() -> Iterator[Job]:
     row = "60% of clients turn to one model"
-    for seconds in PACES:
-        yield Job("crowd", row, OURS, CROWD, {"busy": seconds}, f"{PACED}{seconds:g} s")
+    yield from _weighed("crowd", row, CROWD)
     yield Job("crowd", row, BEFORE, CROWD, {}, f"{BEFORE}: after 1 s, one by one")
     yield Job("crowd", row, HASHING, CROWD, {})
+    yield Job("crowd", row, BOUNDED, CROWD, {})
 
 
 def _fronts() -> Iterator[Job]:

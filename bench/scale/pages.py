@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from bench.chart import Panel, picture
 from bench.pages import BLOCK, DOCS
-from bench.scale.grid import PACED
+from bench.scale.grid import WEIGHED
 from bench.scale.rivals import BEFORE, OURS
 from bench.tables import table
 
@@ -21,7 +21,7 @@ PREFIX: Final = "simulated "  # of the blocks: the page has others
 PICTURES: Final = {  # what each shows, for those who cannot see it
     "scale-sizes.svg": "Hit rate, longest waits and imbalance of each policy, over the number of devices and models",
     "scale-alphas.svg": "Wait and loads over how uneven the popularity of models is, and over how busy the devices are",
-    "scale-crowd.svg": "The longest waits after half of all clients turn to one model, over the pace of its copies",
+    "scale-weights.svg": "Mean wait and loads, over what a load counts beside waiting as long",
     "scale-choosing.svg": "Microseconds of the gateway's own time for a choice, over the number of devices",
 }
 AXIS: Final = "devices / models"
@@ -32,9 +32,9 @@ Number = Callable[[float], str]
 def blocks(report: Mapping[str, Any]) -> dict[str, str]:
     """Name of a block -> its text; of a part that was not run, that it was not."""
     parts = report["parts"]
-    made = dict.fromkeys(("sizes", "gateways", "deaths", "crowd", "choosing", "devices"), "Not simulated.\n")
+    made = dict.fromkeys(("sizes", "weights", "gateways", "deaths", "crowd", "choosing", "devices"), "Not simulated.\n")
     made["machine"] = machine(report)
-    made |= {name: compared(parts[name]) for name in ("sizes", "gateways") if name in parts}
+    made |= {name: compared(parts[name]) for name in ("sizes", "weights", "gateways") if name in parts}
     made |= {name: stormed(parts[name]) for name in ("deaths", "crowd") if name in parts}
     if "choosing" in parts:
         made["choosing"] = chosen(parts["choosing"])
@@ -157,8 +157,8 @@ def pictures(report: Mapping[str, Any]) -> dict[str, str]:
             panels.append(_panel(rows, Panel("Loads", "a second", axis, (), {}), "loads_per_second"))
     if panels:
         made["scale-alphas.svg"] = picture("10 devices, 1,000 models", panels)
-    if crowd := parts.get("crowd"):
-        made["scale-crowd.svg"] = _crowd(crowd)
+    if (crowd := parts.get("crowd")) and (weights := parts.get("weights")):
+        made["scale-weights.svg"] = _weights(crowd, weights)
     if choosing := parts.get("choosing"):
         made["scale-choosing.svg"] = _choosing(choosing)
     return made
@@ -187,20 +187,30 @@ def _short(label: str) -> str:
     return " / ".join(word.split()[0].replace(",000", "k") for word in words)
 
 
-def _crowd(rows: Rows) -> str:
-    paced = {
-        float(row["policy"].removeprefix(PACED).removesuffix(" s")): row["figures"]
-        for row in rows
-        if PACED in row["policy"]
+def _weights(crowd: Rows, weights: Rows) -> str:
+    waits, loads = "wait_mean", "loads_per_second"
+    axis, turned, plain = "what a load counts", "most clients turn to one model", "10 devices, 1,000 models"
+    labels, of_crowd = _weighed(crowd)
+    _, of_plain = _weighed(weights)
+    panels = [
+        Panel(
+            title,
+            unit,
+            axis,
+            labels,
+            {turned: [each[key][0] for each in of_crowd], plain: [each[key][0] for each in of_plain]},
+        )
+        for title, unit, key in (("Waiting, mean", "seconds", waits), ("Loads", "a second", loads))
+    ]
+    return picture("What a load counts beside waiting as long", panels)
+
+
+def _weighed(rows: Rows) -> tuple[list[str], list[Mapping[str, Sequence[float]]]]:
+    """The weights of a load, and the figures of each."""
+    found = {
+        float(row["policy"].removeprefix(WEIGHED)): row["figures"] for row in rows if row["policy"].startswith(WEIGHED)
     }
-    labels, figures = [f"{seconds:g}" for seconds in sorted(paced)], [paced[seconds] for seconds in sorted(paced)]
-    series = {
-        "in the ten seconds after": [each["storm_p99"][0] for each in figures],
-        "of all requests": [each["wait_p99"][0] for each in figures],
-    }
-    axis = "seconds of waiting before copies are made"
-    panel = Panel("Waiting, 99th percentile", "seconds", axis, labels, series)
-    return picture("Most clients turn to one model", [panel])
+    return [f"{weight:g}" for weight in sorted(found)], [found[weight] for weight in sorted(found)]
 
 
 def _choosing(rows: Rows) -> str:

@@ -13,6 +13,8 @@ from bench.scale.hosts import Process
 from gateway import events
 from gateway.engine.placement import Site
 from gateway.engine.process import ProcessEngine
+from gateway.engine.refusals import Inputs
+from gateway.engine.refusals import size as characters
 from gateway.engine.replicas import Replicas
 from gateway.engine.sites import Sites
 from gateway.engine.supervisor import HostProcess
@@ -39,7 +41,14 @@ class Engine(ProcessEngine):
         super().__init__(hosts, told, lambda digest: (), size, wish=lambda generation: WISH, clock=clock, **options)
 
 
-class Still(Engine):
+class Counting(Engine):
+    """What is asked of a device is counted in characters, whatever they cost."""
+
+    def _seconds(self, generation: Generation, inputs: Inputs) -> float:
+        return characters(inputs)
+
+
+class Still(Counting):
     """No second copies."""
 
     def __init__(self, hosts: Sequence[Process], size: Callable[[Generation], int], **options: Any) -> None:
@@ -53,20 +62,13 @@ class Random(Engine):
         super().__init__(hosts, size, **options)
         self._chance = random.Random(0)
 
-    def _place(self, generation: Generation) -> HostProcess:
-        generation = generation.base or generation
-        digest = generation.digest
-        self._replicas.look(generation, self._predict(generation))
-        held = [index for index in self._sites.holding(digest) if self._hosts[index].up]
-        if held:
-            return self._hosts[min(held, key=self._demand.load)]
-        up = [index for index, host in enumerate(self._hosts) if host.up] or list(range(len(self._hosts)))
-        index = self._chance.choice(up)
-        self._sites.assign(digest, index, self._predict(generation))
-        return self._hosts[index]
+    def _first(self, digest: str, size: int) -> int:
+        return self._chance.choice(
+            [index for index, host in enumerate(self._hosts) if host.up] or range(len(self._hosts))
+        )
 
 
-class Earlier(Engine):
+class Earlier(Counting):
     """The gateway's own rules as they were before they were simulated. Every request asks about every device; what a
     host told last is taken as it is, what it was promised since then is not counted, and copies come one by one."""
 

@@ -153,6 +153,7 @@ class RayEngine(Commands):
         deadline: float | None = None,
         *,
         told: Told | None = None,
+        computes: bool = True,
     ) -> Answer:
         return await self._ask(generation, request, deadline, told)
 

@@ -56,8 +56,10 @@ class Commands(ABC):
         deadline: float | None = None,
         *,
         told: Told | None = None,
+        computes: bool = True,
     ) -> Answer:
-        """Has it done, over the deaths of hosts. Pieces of the answer are told meanwhile."""
+        """Has it done, over the deaths of hosts. Pieces of the answer are told meanwhile. `computes`: it takes the
+        device's time."""
 
     async def embed(
         self,
@@ -112,7 +114,7 @@ class Commands(ABC):
             weight = self._weight(digest)
             return wire.Tokenize(number, digest, texts, prompt, add_special_tokens, alone, flow, weight)
 
-        _, payload = await self._work(generation, texts, request, flow)
+        _, payload = await self._work(generation, texts, request, flow, computes=False)
         return wire.tokens.decode(payload)
 
     async def decode(
@@ -123,7 +125,7 @@ class Commands(ABC):
         def request(alone: bool, number: int) -> wire.Command:
             return wire.Decode(number, digest, ids, skip_special_tokens, alone, flow, self._weight(digest))
 
-        _, payload = await self._work(generation, ids, request, flow)
+        _, payload = await self._work(generation, ids, request, flow, computes=False)
         return wire.texts.decode(payload)
 
     async def generate(

@@ -3,40 +3,57 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 
-from gateway.engine.refusals import Inputs, size
+
+class Asked:
+    """What is asked now: how much, and by how many requests."""
+
+    __slots__ = ("amount", "requests")
+
+    def __init__(self) -> None:
+        self.amount = 0.0
+        self.requests = 0
+
+    def add(self, amount: float) -> None:
+        self.amount += amount
+        self.requests += 1
+
+    def take(self, amount: float) -> None:
+        self.requests -= 1
+        self.amount = self.amount - amount if self.requests else 0.0  # exactly, which a sum of many parts is not
 
 
 class Demand:
-    """In characters of what was asked and is not answered, by device and generation; token ids count as some each."""
+    """By device and generation, in seconds of the device's time for what was asked and is not answered."""
 
     def __init__(self) -> None:
-        self._of: Counter[tuple[int, str]] = Counter()
-        self._all: Counter[int] = Counter()
+        self._of: defaultdict[tuple[int, str], Asked] = defaultdict(Asked)
+        self._all: defaultdict[int, Asked] = defaultdict(Asked)
 
     @contextmanager
-    def of(self, index: int, digest: str, inputs: Inputs) -> Iterator[None]:
-        """As long as this lasts, the inputs are with that device."""
-        asked = size(inputs)
-        self._of[index, digest] += asked
-        self._all[index] += asked
+    def of(self, index: int, digest: str, amount: float) -> Iterator[None]:
+        """As long as this lasts, so much of the generation is with that device."""
+        own, all_of_it = self._of[index, digest], self._all[index]
+        own.add(amount)
+        all_of_it.add(amount)
         try:
             yield
         finally:
-            self._all[index] -= asked
-            self._of[index, digest] -= asked
-            if not self._of[index, digest]:
+            all_of_it.take(amount)
+            own.take(amount)
+            if not own.requests:
                 del self._of[index, digest]
 
-    def load(self, index: int) -> int:
-        return self._all[index]
+    def load(self, index: int) -> float:
+        return self._all[index].amount
 
     def share(self, index: int, digest: str) -> float:
         """The generation's part of all that is asked of the device, from 0 to 1."""
-        return self._of[index, digest] / self._all[index] if self._all[index] else 0.0
+        own, all_of_it = self._of.get((index, digest)), self._all[index].amount
+        return own.amount / all_of_it if own is not None and all_of_it else 0.0
 
 
 class Lasting:

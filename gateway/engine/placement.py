@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -11,26 +12,30 @@ HOT: Final = 0.1  # seconds that texts wait on a device which cannot keep up
 COLD: Final = 0.02  # seconds that they wait on one with time to spare
 SHARE: Final = 0.25  # of what is asked of a device, for a generation to be what keeps it busy
 STALE: Final = 10.0  # seconds after which an idle model may make room for a second copy of a busy one
+LOAD_WEIGHT: Final = 2.0  # what a load counts beside waiting as long: who waits takes nothing from anybody
+RESTED: Final = 1.0  # seconds after which a model may make room for a request that would have to wait elsewhere
 ALIKE: Final = 0.5  # of the longest time that anything has been idle: what has been idle for so long may go as well
 
 
 class Site(msgspec.Struct, frozen=True):
     """A device as placement sees it, with regard to one generation. `holds`: the generation is there or on its way, and
-    `loaded` that it can answer; `load` in characters that were asked of the device and are not answered yet, of which
-    the generation has the part `own`; `wait` in seconds until what the device has is computed; `idle_seconds` of what
-    was used last of all that would have to go, 0 if something busy would; `stale` in bytes of models that have been
-    idle for STALE seconds. `free` in bytes is less than nothing where more was promised than there is."""
+    `loaded` that it can answer; `load` in seconds that the device needs for what was asked of it and is not answered
+    yet, of which the generation has the part `own`; `wait` in seconds until what the device has is computed, as it told
+    it itself; `idle_seconds` of what was used last of all that would have to go, 0 if something busy would; `stale` in
+    bytes of models that have been idle for STALE seconds; `left` in seconds of a load that is under way. `free` in
+    bytes is less than nothing where more was promised than there is."""
 
     index: int
     up: bool
     holds: bool
     free: int
-    load: int
+    load: float
     idle_seconds: float
     loaded: bool = False
     own: float = 0.0
     wait: float = 0.0
     stale: int = 0
+    left: float = math.inf
 
 
 def place(sites: Sequence[Site], size: int) -> int:
@@ -69,6 +74,23 @@ def spreads(sites: Sequence[Site], size: int, most: int) -> list[int]:
     others = [site for site in up if not site.holds and site.wait <= COLD and site.free + site.stale >= size]
     others.sort(key=lambda site: (site.free < size, site.load, -site.free))
     return [site.index for site in others[:most]]
+
+
+def soonest(sites: Sequence[Site], size: int, load: float, weight: float = LOAD_WEIGHT) -> Site:
+    """The one that answers first, for a generation of `size` bytes that takes `load` seconds to load and that a site
+    which is up has: after what there is to do, and a load where it is not. A load counts `weight` times, and as much
+    again where something has to go, which somebody will want back."""
+
+    def until(site: Site) -> float:
+        if site.loaded:
+            return site.load
+        if site.holds:
+            return site.load + min(site.left, load)
+        if site.free >= size:
+            return site.load + weight * load
+        return site.load + 2 * weight * load if site.idle_seconds >= RESTED else math.inf
+
+    return min((site for site in sites if site.up), key=until)
 
 
 def surplus(sites: Sequence[Site]) -> int | None:

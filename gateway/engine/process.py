@@ -17,8 +17,9 @@ from gateway import events
 from gateway.engine.commands import Answer, Commands, Told, event_of
 from gateway.engine.demand import Demand
 from gateway.engine.engine import DeviceState, Residence
-from gateway.engine.placement import place
+from gateway.engine.placement import HOT, LOAD_WEIGHT, place
 from gateway.engine.quarantine import FIRST, STRIKES, Quarantine
+from gateway.engine.rates import Rates
 from gateway.engine.refusals import Inputs, Refusals
 from gateway.engine.replicas import BUSY, CALM, Replicas
 from gateway.engine.sites import Sites
@@ -35,8 +36,8 @@ class ProcessEngine(Commands):
     """`hosts` are started and stopped by the caller; `names` says which models a digest is, for the events;
     `limit` is how many generations a device may hold, 0 for as many as fit; `wish` says what a generation is to be
     computed with, and `weight` what share of its device a digest has beside others. A generation is on `replicas`
-    devices at most, 0 for all: on another one after `busy` seconds in which its texts wait, until they have not waited
-    for `calm` seconds."""
+    devices at most, 0 for all: on another one if a request is answered sooner there, though a load counts `load_weight`
+    times, and after `busy` seconds in which its texts wait; until they have not waited for `calm` seconds."""
 
     def __init__(
         self,
@@ -49,6 +50,7 @@ class ProcessEngine(Commands):
         replicas: int = 0,
         busy: float = BUSY,
         calm: float = CALM,
+        load_weight: float = LOAD_WEIGHT,
         wish: Callable[[Generation], Wish] = lambda generation: Wishes().of((), generation.manifest.wish),
         weight: Callable[[str], float] = lambda digest: 1.0,
         clock: Callable[[], float] = time.monotonic,
@@ -67,6 +69,7 @@ class ProcessEngine(Commands):
         self._preloads: dict[str, asyncio.Task[None]] = {}  # of pinned generations
         self._refusals = Refusals(clock)
         self._demand = Demand()
+        self._rates = Rates()
         self._sites = Sites(self._hosts, self._demand)
         self._replicas = Replicas(
             self._hosts,
@@ -77,6 +80,7 @@ class ProcessEngine(Commands):
             most=replicas,
             busy=busy,
             calm=calm,
+            load_weight=load_weight,
             clock=clock,
         )
         for host in self._hosts:
@@ -95,7 +99,7 @@ class ProcessEngine(Commands):
 
     async def _load_on(self, generation: Generation, host: HostProcess) -> None:
         self._offer(generation, host)
-        self._sites.promise(generation.digest, self._sites.index(host), self._predict(generation))
+        self._sites.assign(generation.digest, self._sites.index(host), self._predict(generation))
         try:
             await host.call(lambda number: wire.Load(number, generation.digest), generation.digest)
         finally:
@@ -114,6 +118,7 @@ class ProcessEngine(Commands):
         self._sites.keep(known)
         self._quarantine.keep(known)
         self._replicas.keep(known)
+        self._rates.keep(known)
         wishes = {digest: self._wish(generation) for digest, generation in (known | self._pins).items()}
         changed = [
             generation
@@ -187,6 +192,7 @@ class ProcessEngine(Commands):
         deadline: float | None = None,
         *,
         told: Told | None = None,
+        computes: bool = True,
     ) -> Answer:
         """What a host may refuse for want of room: to one flow, and not for that to another."""
         queue = generation.digest, flow
@@ -194,7 +200,7 @@ class ProcessEngine(Commands):
         self._refuse_too_early(generation, deadline)
         self._refusals.check(queue, inputs)
         try:
-            answer = await self._ask(generation, request, told, inputs)
+            answer = await self._ask(generation, request, told, inputs if computes else ())
         except Overloaded as refusal:
             self._refusals.remember(queue, inputs, refusal)
             raise
@@ -235,7 +241,12 @@ class ProcessEngine(Commands):
         """Counted as asked of that device, where there are others to be chosen."""
         if len(self._hosts) == 1:
             return contextlib.nullcontext()
-        return self._demand.of(self._sites.index(host), (generation.base or generation).digest, inputs)
+        base = generation.base or generation
+        return self._demand.of(self._sites.index(host), base.digest, self._seconds(generation, inputs))
+
+    def _seconds(self, generation: Generation, inputs: Inputs) -> float:
+        """Of a device's time."""
+        return self._rates.computing(generation, self._predict(generation.base or generation), inputs)
 
     def _offer(self, generation: Generation, host: HostProcess) -> None:
         for each in (generation.base, generation):
@@ -274,11 +285,18 @@ class ProcessEngine(Commands):
         self._replicas.look(generation, size)
         loaded = self._sites.answering(digest)
         if loaded:  # as `place` would say, which is told much more than that
-            return self._hosts[min(loaded, key=self._demand.load)]
+            index = min(loaded, key=self._demand.load)
+            if self._demand.load(index) > HOT and generation.manifest.kind != "generator":
+                index = self._replicas.soonest(generation, size, self._rates.loading(generation, size))
+            return self._hosts[index]
         holders = [site for site in self._sites.holders(digest) if site.up]
-        index = place(holders or self._sites.some(digest, size), size)
+        index = place(holders, size) if holders else self._first(digest, size)
         self._sites.assign(digest, index, size)
         return self._hosts[index]
+
+    def _first(self, digest: str, size: int) -> int:
+        """Where a generation goes that no device has."""
+        return place(self._sites.some(digest, size), size)
 
     def _load_pinned(self) -> None:
         for digest, generation in self._pins.items():
@@ -325,7 +343,10 @@ class ProcessEngine(Commands):
     def _reported(self, host: HostProcess, report: wire.Report) -> None:
         if isinstance(report, wire.Batch):
             self._quarantine.survived(report.digest)
+            self._rates.called(report)
+        elif isinstance(report, wire.Loaded):
+            self._rates.loaded(report)
         elif isinstance(report, wire.Unloaded | wire.LoadFailure):
-            self._sites.dismiss(report.digest)
+            self._sites.dismiss(report.digest, host)
         if (event := event_of(report, self._names, host.device)) is not None:
             self._events.emit(event)

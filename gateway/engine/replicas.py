@@ -10,7 +10,7 @@ from typing import Final
 
 from gateway import events
 from gateway.engine.demand import Lasting
-from gateway.engine.placement import Site, crowded, spreads, surplus
+from gateway.engine.placement import LOAD_WEIGHT, Site, crowded, soonest, spreads, surplus
 from gateway.engine.sites import Sites
 from gateway.engine.supervisor import Death, HostProcess
 from gateway.errors import GatewayError
@@ -19,12 +19,14 @@ from gateway.model import Generation
 
 LOOK: Final = 0.1  # seconds between two looks at a generation; what hosts report is not newer
 BUSY: Final = 0.3  # seconds for which texts have to wait before another device gets a copy
+GLANCE: Final = 0.005  # seconds between two looks at all devices for the sake of a single request
 CALM: Final = 30.0  # seconds without waiting after which a copy goes
 
 
 class Replicas:
     """`most` devices hold one generation. `sites` says how they stand to it, `load` has it loaded on one of them, and
-    `names` says which models a digest is. `busy` and `calm` are in seconds."""
+    `names` says which models a digest is. `busy` and `calm` are in seconds; a load counts `load_weight` times as much
+    as waiting as long."""
 
     def __init__(
         self,
@@ -37,6 +39,7 @@ class Replicas:
         most: int,
         busy: float = BUSY,
         calm: float = CALM,
+        load_weight: float = LOAD_WEIGHT,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._hosts = hosts
@@ -47,9 +50,11 @@ class Replicas:
         self._most = min(most or len(hosts), len(hosts))
         self._busy = busy
         self._calm = calm
+        self._load_weight = load_weight
         self._pressed = Lasting(clock)
         self._eased = Lasting(clock)
         self._looked: dict[str, float] = {}
+        self._looked_around = 0.0
         self._coming: dict[str, asyncio.Task[None]] = {}
         self._going: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -68,6 +73,35 @@ class Replicas:
         targets = self._spread(digest, size, holders, more) if more and crowded(holders) else []
         if self._pressed.seconds(digest, bool(targets)) >= self._busy and targets:
             self._add(generation, [self._hosts[target] for target in targets], min(site.wait for site in holders))
+
+    def soonest(self, generation: Generation, size: int, load: float) -> int:
+        """Where the generation, which is loaded somewhere but has to wait there, answers first, by what a load of so
+        many seconds costs: perhaps on one device more, which it is on its way to then."""
+        digest = generation.digest
+        sites = self._sites.holders(digest)
+        here = soonest(sites, size, load)
+        if (
+            here.load <= self._load_weight * load
+            or sum(site.up for site in sites) >= self._most
+            or not self._may_look()
+        ):
+            return here.index
+        held = {site.index for site in sites}
+        others = [site for site in self._sites.some(digest, size) if site.index not in held]
+        target = soonest([here, *others], size, load, self._load_weight).index
+        if target not in held:
+            self._sites.assign(digest, target, size)
+            self._tell(generation, self._hosts[target], here.load)
+            self._watch()
+        return target
+
+    def _may_look(self) -> bool:
+        """Looking at others costs more than most requests, where all devices are as busy."""
+        now = asyncio.get_running_loop().time()
+        if now - self._looked_around < GLANCE:
+            return False
+        self._looked_around = now
+        return True
 
     def keep(self, known: Container[str]) -> None:
         """Only these are remembered."""
@@ -95,13 +129,18 @@ class Replicas:
             self._pressed.seconds(digest, False)  # the next copy has to be wanted as long again
             self._watch()
 
-        names = self._names(digest)
         for host in hosts:
-            self._events.emit(
-                events.GenerationReplicated(generation=digest[:12], models=names, device=host.device, wait_seconds=wait)
-            )
+            self._tell(generation, host, wait)
         task = self._coming[digest] = asyncio.get_running_loop().create_task(load())
         task.add_done_callback(loaded)
+
+    def _tell(self, generation: Generation, host: HostProcess, wait: float) -> None:
+        names = self._names(generation.digest)
+        self._events.emit(
+            events.GenerationReplicated(
+                generation=generation.digest[:12], models=names, device=host.device, wait_seconds=wait
+            )
+        )
 
     def _watch(self) -> None:
         """Looks after the copies for as long as there are any."""

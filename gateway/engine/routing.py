@@ -74,7 +74,7 @@ class Choices:
         self._made: dict[str, Choice] = {}
         self._pressed = Lasting(clock)
 
-    def choose(self, told: Sequence[Told], loads: Sequence[int], own: Sequence[float], digest: str, size: int) -> int:
+    def choose(self, told: Sequence[Told], loads: Sequence[float], own: Sequence[float], digest: str, size: int) -> int:
         """As `route`, with what was chosen just now counted as held; and at times one more, to load it too, where its
         texts have waited for PRESSED seconds wherever it is. `loads` is what this gateway has asked of each and has no
         answer to, of which `own` is the generation's part."""
@@ -91,7 +91,7 @@ class Choices:
             self._made[digest] = Choice(told[index].name, size, self._clock())
         return index
 
-    def sites(self, told: Sequence[Told], loads: Sequence[int], own: Sequence[float], digest: str) -> list[Site]:
+    def sites(self, told: Sequence[Told], loads: Sequence[float], own: Sequence[float], digest: str) -> list[Site]:
         """How the replicas stand to a generation."""
         made = self._made.get(digest)
         promised = [sum(each.size for each in self._made.values() if each.name == replica.name) for replica in told]

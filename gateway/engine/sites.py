@@ -6,6 +6,7 @@ as it is, so it is aged here, and what it was promised since then is counted.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Collection, Iterator, Sequence
 from typing import Final
@@ -55,7 +56,7 @@ class Sites:
         self._where: dict[str, set[int]] = {}  # on a device, on its way there, or behind it
         self._told: list[set[str]] = [set() for _ in hosts]
         self._shelves: list[Shelf | None] = [None for _ in hosts]
-        self._assigned: dict[str, int] = {}  # digest -> host that was told to load it, before its report says so
+        self._assigned: dict[str, set[int]] = {}  # hosts that were told to load it, before their reports say so
         self._promised: list[dict[str, int]] = [{} for _ in hosts]  # and the bytes of those, by host
         self._leaving: set[tuple[int, str]] = set()
         self._chance = random.Random(0)  # which of many devices are looked at: nobody gains by guessing it
@@ -83,34 +84,37 @@ class Sites:
 
     def assign(self, digest: str, index: int, size: int) -> None:
         """That host is about to be asked for it, and will load it."""
-        self._assigned[digest] = index
-        self.promise(digest, index, size)
-
-    def promise(self, digest: str, index: int, size: int) -> None:
-        """As `assign`, of a copy beside others."""
+        self._assigned.setdefault(digest, set()).add(index)
         if index not in self._where.get(digest, ()):
             self._promised[index][digest] = size
 
     def settled(self, digest: str, host: HostProcess) -> None:
         """A request that it was assigned for has an answer: it has been loaded, and told, or it was not for want of
         something else."""
-        self._promised[self.index(host)].pop(digest, None)
+        index = self.index(host)
+        self._promised[index].pop(digest, None)
+        if len(self._assigned.get(digest, ())) > 1 and index not in self._where.get(digest, ()):
+            self._assigned[digest].discard(index)  # one has to stay, so that everybody asks the same
 
-    def dismiss(self, digest: str) -> None:
-        """It is not on its way any more."""
-        index = self._assigned.pop(digest, None)
-        if index is not None:
-            self._promised[index].pop(digest, None)
+    def dismiss(self, digest: str, host: HostProcess) -> None:
+        """It is not on its way there any more."""
+        index = self.index(host)
+        self._promised[index].pop(digest, None)
+        where = self._assigned.get(digest, set())
+        where.discard(index)
+        if not where:
+            self._assigned.pop(digest, None)
 
     def died(self, host: HostProcess) -> None:
         index = self.index(host)
-        for digest in [digest for digest, at in self._assigned.items() if at == index]:
-            self.dismiss(digest)
+        for digest in [digest for digest, where in self._assigned.items() if index in where]:
+            self.dismiss(digest, host)
 
     def keep(self, known: Collection[str]) -> None:
         """Only these are remembered."""
         for digest in [digest for digest in self._assigned if digest not in known]:
-            self.dismiss(digest)
+            for index in self._assigned.pop(digest):
+                self._promised[index].pop(digest, None)
 
     def leaving(self, index: int, digest: str, *, so: bool) -> None:
         """That host is about to give its copy away: nothing new goes there."""
@@ -120,9 +124,7 @@ class Sites:
 
     def holding(self, digest: str) -> list[int]:
         """Where it is, or behind, or told to be."""
-        found = sorted(self._where.get(digest, ()))
-        assigned = self._assigned.get(digest)
-        return found if assigned is None or assigned in found else sorted([*found, assigned])
+        return sorted(self._where.get(digest, set()) | self._assigned.get(digest, set()))
 
     def answering(self, digest: str) -> list[int]:
         """The hosts that can compute with it now, and go on to."""
@@ -162,7 +164,7 @@ class Sites:
         return Site(
             index,
             host.up,
-            index in self._where.get(digest, ()) or self._assigned.get(digest) == index,
+            index in self._where.get(digest, ()) or index in self._assigned.get(digest, ()),
             free,
             self._demand.load(index),
             youngest + age if youngest is not None else 0.0,
@@ -170,7 +172,14 @@ class Sites:
             self._demand.share(index, digest),
             wait,
             shelf.stale(self._stale - age),
+            self._left(host, digest),
         )
+
+    def _left(self, host: HostProcess, digest: str) -> float:
+        if digest in host.parked:  # it is back within milliseconds
+            return 0.0
+        resident = host.residents.get(digest)
+        return math.inf if resident is None else max(0.0, resident.seconds_left - host.age)
 
     def _shelf(self, index: int) -> Shelf:
         """Of the last report; made when it is asked for."""
