@@ -15,11 +15,11 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 
 from gateway import events
 from gateway.engine.commands import Answer, Commands, Told, event_of
+from gateway.engine.costs import Costs
 from gateway.engine.demand import Demand
 from gateway.engine.engine import DeviceState, Residence
 from gateway.engine.placement import HOT, LOAD_WEIGHT, place
 from gateway.engine.quarantine import FIRST, STRIKES, Quarantine
-from gateway.engine.rates import Rates
 from gateway.engine.refusals import Inputs, Refusals
 from gateway.engine.replicas import BUSY, CALM, Replicas
 from gateway.engine.sites import Sites
@@ -69,7 +69,7 @@ class ProcessEngine(Commands):
         self._preloads: dict[str, asyncio.Task[None]] = {}  # of pinned generations
         self._refusals = Refusals(clock)
         self._demand = Demand()
-        self._rates = Rates()
+        self._costs = Costs()
         self._sites = Sites(self._hosts, self._demand)
         self._replicas = Replicas(
             self._hosts,
@@ -118,7 +118,7 @@ class ProcessEngine(Commands):
         self._sites.keep(known)
         self._quarantine.keep(known)
         self._replicas.keep(known)
-        self._rates.keep(known)
+        self._costs.keep(known)
         wishes = {digest: self._wish(generation) for digest, generation in (known | self._pins).items()}
         changed = [
             generation
@@ -246,7 +246,7 @@ class ProcessEngine(Commands):
 
     def _seconds(self, generation: Generation, inputs: Inputs) -> float:
         """Of a device's time."""
-        return self._rates.computing(generation, self._predict(generation.base or generation), inputs)
+        return self._costs.computing(generation, self._predict(generation.base or generation), inputs)
 
     def _offer(self, generation: Generation, host: HostProcess) -> None:
         for each in (generation.base, generation):
@@ -287,7 +287,7 @@ class ProcessEngine(Commands):
         if loaded:  # as `place` would say, which is told much more than that
             index = min(loaded, key=self._demand.load)
             if self._demand.load(index) > HOT and generation.manifest.kind != "generator":
-                index = self._replicas.soonest(generation, size, self._rates.loading(generation, size))
+                index = self._replicas.soonest(generation, size, self._costs.loading(generation, size))
             return self._hosts[index]
         holders = [site for site in self._sites.holders(digest) if site.up]
         index = place(holders, size) if holders else self._first(digest, size)
@@ -343,9 +343,9 @@ class ProcessEngine(Commands):
     def _reported(self, host: HostProcess, report: wire.Report) -> None:
         if isinstance(report, wire.Batch):
             self._quarantine.survived(report.digest)
-            self._rates.called(report)
+            self._costs.called(report)
         elif isinstance(report, wire.Loaded):
-            self._rates.loaded(report)
+            self._costs.loaded(report)
         elif isinstance(report, wire.Unloaded | wire.LoadFailure):
             self._sites.dismiss(report.digest, host)
         if (event := event_of(report, self._names, host.device)) is not None:

@@ -131,8 +131,8 @@ class Sites:
         return [index for index in sorted(self._where.get(digest, ())) if self._answers(index, digest)]
 
     def several(self) -> list[str]:
-        """What is on more than one device."""
-        return [digest for digest, where in self._where.items() if len(where) > 1]
+        """What is on more than one device, or on its way to one more."""
+        return [digest for digest in self._where if len(self.holding(digest)) > 1]
 
     def residents(self, digest: str) -> Iterator[tuple[HostProcess, wire.Resident]]:
         for index in sorted(self._where.get(digest, ())):

@@ -7,23 +7,29 @@ import pytest
 from gateway.engine.demand import Demand, Lasting
 
 
-def test_texts_count_for_their_device_until_they_are_answered() -> None:
+def test_what_is_asked_counts_for_its_device_until_it_is_answered() -> None:
     demand = Demand()
-    with demand.of(0, "a", ["four", "four"]):
-        with demand.of(0, "b", ["24 characters, all in all"[:24]]), demand.of(1, "a", [[1, 2]]):
-            assert (demand.load(0), demand.share(0, "a")) == (32, 0.25)
-            assert demand.load(1) > 2  # a token stands for some characters
-            assert demand.share(1, "a") == 1.0
-            assert demand.share(1, "b") == 0.0
-        assert (demand.load(0), demand.share(0, "a"), demand.load(1)) == (8, 1.0, 0)
-    assert (demand.load(0), demand.share(0, "a")) == (0, 0.0)
+    with demand.of(0, "a", 0.5):
+        with demand.of(0, "b", 1.5), demand.of(1, "a", 3.0):
+            assert (demand.load(0), demand.share(0, "a")) == (2.0, 0.25)
+            assert (demand.load(1), demand.share(1, "a"), demand.share(1, "b")) == (3.0, 1.0, 0.0)
+        assert (demand.load(0), demand.share(0, "a"), demand.load(1)) == (0.5, 1.0, 0.0)
+    assert (demand.load(0), demand.share(0, "a")) == (0.0, 0.0)
 
 
 def test_what_fails_is_asked_of_nobody_any_more() -> None:
     demand = Demand()
-    with pytest.raises(ZeroDivisionError), demand.of(0, "a", ["four"]):
+    with pytest.raises(ZeroDivisionError), demand.of(0, "a", 1.0):
         raise ZeroDivisionError
-    assert demand.load(0) == 0
+    assert demand.load(0) == 0.0
+
+
+def test_nothing_is_left_of_parts_whose_sum_is_not_exact() -> None:
+    demand = Demand()
+    with demand.of(0, "a", 0.1), demand.of(0, "a", 0.2), demand.of(0, "b", 0.3):
+        pass
+    assert (demand.load(0), demand.share(0, "a")) == (0.0, 0.0)
+    assert not demand._of
 
 
 def test_what_lasts_is_measured_from_when_it_began_without_a_break() -> None:

@@ -7,7 +7,20 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.engine.placement import ALIKE, COLD, HOT, SHARE, Site, place, spread, spreads, surplus
+from gateway.engine.placement import (
+    ALIKE,
+    COLD,
+    HOT,
+    LOAD_WEIGHT,
+    RESTED,
+    SHARE,
+    Site,
+    place,
+    soonest,
+    spread,
+    spreads,
+    surplus,
+)
 
 SIZE = 100
 
@@ -125,6 +138,47 @@ def test_nothing_in_use_makes_room_for_a_replica_and_no_busy_device_takes_one() 
     assert spread([busy(0), site(1, free=40, stale=59)], SIZE) is None
     assert spread([busy(0), site(1, wait=COLD * 2)], SIZE) is None
     assert spread([busy(0), site(1, up=False)], SIZE) is None
+
+
+LOAD = 0.5  # seconds
+
+
+def test_a_request_goes_where_it_is_answered_first() -> None:
+    assert soonest([busy(0, load=3.0), busy(1, load=2.0)], SIZE, LOAD).index == 1
+    coming = site(1, holds=True, load=0.2, left=0.3)
+    assert soonest([busy(0, load=0.6), coming], SIZE, LOAD).index == 1
+    assert soonest([busy(0, load=0.4), coming], SIZE, LOAD).index == 0
+    assert soonest([busy(0, load=0.6), site(1, holds=True, load=0.2)], SIZE, LOAD).index == 0  # nobody knows how long
+    assert soonest([busy(0, load=0.8), site(1, holds=True, load=0.2)], SIZE, LOAD).index == 1  # a load, at most
+    assert soonest([busy(0, load=9.0), busy(1, load=1.0, up=False)], SIZE, LOAD).index == 0
+
+
+def test_a_load_is_worth_it_only_where_the_queue_is_that_much_longer() -> None:
+    there = site(1, load=0.25)
+    assert soonest([busy(0, load=0.25 + LOAD_WEIGHT * LOAD), there], SIZE, LOAD).index == 0
+    assert soonest([busy(0, load=0.26 + LOAD_WEIGHT * LOAD), there], SIZE, LOAD).index == 1
+    assert soonest([busy(0, load=0.26 + LOAD), there], SIZE, LOAD, weight=1.0).index == 1
+
+
+def test_what_has_to_go_for_it_counts_as_one_load_more_and_what_was_just_used_stays() -> None:
+    full = site(1, free=SIZE - 1, idle_seconds=RESTED)
+    assert soonest([busy(0, load=2 * LOAD_WEIGHT * LOAD), full], SIZE, LOAD).index == 0
+    assert soonest([busy(0, load=2.1 * LOAD_WEIGHT * LOAD), full], SIZE, LOAD).index == 1
+    assert soonest([busy(0, load=99.0), site(1, free=0, idle_seconds=RESTED / 2)], SIZE, LOAD).index == 0
+
+
+@given(sites(), st.integers(0, 200), st.floats(0.01, 5))
+def test_whoever_has_it_is_left_only_for_less_waiting(drawn: list[Site], size: int, load: float) -> None:
+    held = [busy(each.index, load=each.load) if each.holds and each.up else each for each in drawn]
+    holders = [each for each in held if each.up and each.loaded]
+    if not holders:
+        return
+    chosen, here = soonest(held, size, load), min(each.load for each in holders)
+    assert chosen.up
+    assert chosen.load <= here
+    if not chosen.holds:
+        assert chosen.load + LOAD_WEIGHT * load <= here
+        assert chosen.free >= size or chosen.idle_seconds >= RESTED
 
 
 def test_a_replica_is_one_too_many_once_its_texts_wait_nowhere() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
+
+import msgspec
 
 from gateway.engine.demand import Demand
 from gateway.engine.placement import STALE, place
@@ -76,7 +79,7 @@ def test_a_promise_ends_with_the_report_with_a_failure_and_with_the_host() -> No
     host.tell(resident("a", state="waiting"))
     sites.told(host)  # type: ignore[arg-type]  # as above
     assert sites.some("x", SIZE)[0].free == 0  # it waits for room, which is as good as taken
-    sites.dismiss("b")
+    sites.dismiss("b", host)  # type: ignore[arg-type]  # as above
     assert sites.some("x", SIZE)[0].free == SIZE
     sites.died(host)  # type: ignore[arg-type]  # as above
     assert sites.some("x", SIZE)[0].free == 2 * SIZE
@@ -132,3 +135,36 @@ def test_nothing_new_goes_to_a_copy_that_is_leaving() -> None:
     assert sites.answering("a") == [1]
     sites.leaving(0, "a", so=False)
     assert sites.answering("a") == [0, 1]
+
+
+def test_a_second_device_that_is_told_to_load_it_counts_as_one_that_has_it() -> None:
+    hosts = [Host(resident("a")), Host(), Host()]
+    sites = sites_of(*hosts)
+    sites.assign("a", 1, SIZE)
+    assert (sites.holding("a"), sites.answering("a"), sites.several()) == ([0, 1], [0], ["a"])
+    assert [site.left for site in sites.holders("a")] == [0.0, math.inf]
+    hosts[1].tell(msgspec.structs.replace(resident("a", state="loading"), seconds_left=3.0))
+    hosts[1].age = 1.0
+    assert [site.left for site in sites.holders("a")] == [0.0, 2.0]
+    sites.dismiss("a", hosts[1])  # type: ignore[arg-type]  # as above
+    assert sites.holding("a") == [0]
+
+
+def test_a_second_device_that_did_not_load_it_after_all_is_forgotten_and_the_last_one_is_not() -> None:
+    hosts = [Host(), Host()]
+    sites = sites_of(*hosts)
+    for index in (0, 1):
+        sites.assign("a", index, SIZE)
+    sites.settled("a", hosts[1])  # type: ignore[arg-type]  # as above
+    assert sites.holding("a") == [0]
+    sites.settled("a", hosts[0])  # type: ignore[arg-type]  # as above
+    assert sites.holding("a") == [0]
+    assert sites.some("x", SIZE)[0].free == 3 * SIZE
+    sites.keep({"b"})
+    assert sites.holding("a") == []
+
+
+def test_what_lies_in_host_memory_is_there_at_once() -> None:
+    host = Host()
+    host.parked = {"a": wire.Parked("a", SIZE, 1.0)}
+    assert [site.left for site in sites_of(host).holders("a")] == [0.0]

@@ -11,13 +11,14 @@ from gateway.host import wire
 from gateway.host.pace import Pace
 from gateway.model import Generation
 
+FULL: Final = 256  # tokens: a smaller call takes as long as its beginning and end, and says nothing of its tokens
 FADES: Final = 0.9  # of what a generation's device calls weigh, with each that follows
 ALL_FADE: Final = 0.99  # of all of them
-FIRST_RATE: Final = 1e-12  # seconds for a token and a byte of the model, before anything was computed: a CPU
+FIRST_COST: Final = 1e-12  # seconds for a token and a byte of the model, before anything was computed: a CPU
 
 
-class Rate:
-    """Seconds over what they were needed for, of which the last weighs most."""
+class Cost:
+    """Seconds for each unit of work, of which the last weighs most."""
 
     def __init__(self, fades: float, first: float = 0.0) -> None:
         self.value = first
@@ -31,12 +32,12 @@ class Rate:
         self.value = self._seconds / self._work
 
 
-class Rates:
+class Costs:
     """Of base models: an adapter computes as long as its base does, and is loaded in no time."""
 
     def __init__(self) -> None:
-        self._own: dict[str, Rate] = {}
-        self._all = Rate(ALL_FADE, FIRST_RATE)
+        self._own: dict[str, Cost] = {}
+        self._all = Cost(ALL_FADE, FIRST_COST)
         self._asked: dict[str, tuple[str, int]] = {}  # the base of whatever was asked for, and the base's bytes
         self._pace = Pace()
 
@@ -47,8 +48,8 @@ class Rates:
             self._asked[generation.digest] = base.digest, predicted
         longest = len(inputs) * base.manifest.max_tokens  # what is longer is cut off, or refused
         own = self._own.get(base.digest)
-        rate = own.value if own is not None else self._all.value * predicted
-        return min(size(inputs) / CHARACTERS, longest) * rate
+        token = own.value if own is not None else self._all.value * predicted
+        return min(size(inputs) / CHARACTERS, longest) * token
 
     def loading(self, base: Generation, predicted: int) -> float:
         """Seconds of a load."""
@@ -60,8 +61,9 @@ class Rates:
         if known is None or not call.tokens:
             return
         digest, predicted = known
-        self._own.setdefault(digest, Rate(FADES)).add(call.seconds, call.tokens)
-        self._all.add(call.seconds, call.tokens * predicted)
+        tokens = max(call.tokens, FULL)
+        self._own.setdefault(digest, Cost(FADES)).add(call.seconds, tokens)
+        self._all.add(call.seconds, tokens * predicted)
 
     def loaded(self, load: wire.Loaded) -> None:
         """A load has ended."""
@@ -71,5 +73,5 @@ class Rates:
 
     def keep(self, known: Container[str]) -> None:
         """Only these are remembered."""
-        self._own = {digest: rate for digest, rate in self._own.items() if digest in known}
+        self._own = {digest: cost for digest, cost in self._own.items() if digest in known}
         self._asked = {digest: asked for digest, asked in self._asked.items() if digest in known}
