@@ -180,7 +180,7 @@ async def test_of_many_versions_only_the_newest_are_copied(tmp_path: Path, made:
     world = World(tmp_path, keep=1)
     put(world, made, 0, 1, 2, 3)
     await world.look()
-    assert world.store.accepted == [f"{M}/2", f"{M}/3"]
+    assert sorted(world.store.accepted) == [f"{M}/2", f"{M}/3"]  # at the same time, in any order
     assert states(world) == {3: "ready", 2: "ready", 1: "not_kept", 0: "not_kept"}
     shutil.rmtree(world.root / M / "3")
     await world.look()
