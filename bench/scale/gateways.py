@@ -12,7 +12,8 @@ from typing import Any, Final
 from bench.scale.hosts import Process
 from bench.scale.rivals import BOUND, Ring, Still
 from gateway.engine.demand import Demand
-from gateway.engine.placement import STALE
+from gateway.engine.placement import RESTED
+from gateway.engine.process import ProcessEngine
 from gateway.engine.refusals import Inputs
 from gateway.engine.routing import Choices, Told
 from gateway.engine.sites import Shelf
@@ -72,10 +73,13 @@ class Routed(Several):
             each if each.up == host.up else Told(each.name, up=host.up)
             for each, host in zip(self._told, self._hosts, strict=True)
         ]
-        demand, digest = self._front.demand, generation.digest
-        loads = [demand.load(index) for index in range(len(told))]
-        own = [demand.share(index, digest) for index in range(len(told))]
-        return self._hosts[self._front.choices.choose(told, loads, own, digest, self._predict(generation))]
+        age, size = now - self._told_at, self._predict(generation)
+        works = [each.work(age, self._front.demand.load(index)) for index, each in enumerate(told)]
+        load = self._costs.loading(generation, size)
+        return self._hosts[self._front.choices.choose(told, works, generation.digest, size, load)]
+
+    def _seconds(self, generation: Generation, inputs: Inputs) -> float:
+        return ProcessEngine._seconds(self, generation, inputs)  # and not in characters
 
 
 class Fresh(Routed):
@@ -113,8 +117,8 @@ def _told(host: HostProcess) -> Told:
         loaded,
         shelf.free,
         host.residency.queue_seconds,
-        shelf.idle[0][0] + age if shelf.idle else 0.0,
-        shelf.stale(STALE - age),
+        shelf.stale(RESTED - age),
+        GATEWAYS,
     )
 
 

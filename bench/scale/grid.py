@@ -11,11 +11,10 @@ from bench.rounds import told
 from bench.scale.costs import KINDS, Costs
 from bench.scale.figures import Figures
 from bench.scale.gateways import FRESH, HASHED, LATE, ROUTED
-from bench.scale.rivals import BEFORE, BOUNDED, COUNT, HASHING, OURS, RANDOM
+from bench.scale.rivals import BEFORE, BOUNDED, COUNT, DOUBLING, HASHING, OURS, RANDOM
 from bench.scale.trial import run
 from bench.scale.world import Cell
 from gateway.engine.placement import LOAD_WEIGHT
-from gateway.engine.replicas import BUSY
 
 SMALL: Final = 1_500_000_000  # bytes of a device, of a thousand: what is loaded beforehand takes the simulation longest
 SIZES: Final = {  # ten models for each device, or a hundred, of which most do not fit
@@ -37,7 +36,6 @@ TWO: Final = Cell(1, 8, busy=1.5, requests=1200, rows=4.0, kinds=KINDS[:1])
 
 WEIGHTS: Final = (LOAD_WEIGHT, 1.0, 4.0, 8.0)  # of a load beside waiting as long; the first is the gateway's own
 WEIGHED: Final = "a load counts "
-NEVER: Final = 1e9  # times: nothing is worth a load
 
 
 class Job(NamedTuple):
@@ -86,7 +84,7 @@ def _weights() -> Iterator[Job]:
 def _weighed(part: str, row: str, cell: Cell) -> Iterator[Job]:
     for weight in WEIGHTS:
         yield Job(part, row, OURS, cell, {"load_weight": weight}, f"{WEIGHED}{weight:g}")
-    yield Job(part, row, OURS, cell, {"load_weight": NEVER}, f"not weighed: copies after {BUSY:g} s")
+    yield Job(part, row, DOUBLING, cell, {})
 
 
 def _deaths() -> Iterator[Job]:

@@ -23,6 +23,7 @@ from gateway.wish import AUTO, Wish
 
 POINTS: Final = 100  # of each device on the ring
 BOUND: Final = 1.5  # times the mean of what is asked of all devices: HAProxy's hash-balance-factor 150
+NEVER: Final = 1e9  # times a load: nothing is worth one
 WISH: Final = Wish(AUTO, AUTO)
 
 
@@ -39,6 +40,19 @@ class Engine(ProcessEngine):
     ) -> None:
         told, clock = tell or events.Events(), hosts[0]._clock
         super().__init__(hosts, told, lambda digest: (), size, wish=lambda generation: WISH, clock=clock, **options)
+
+
+class Doubling(Engine):
+    """Copies of what has waited for a while wherever it is, as the hosts tell it, twice as many each time: what the
+    gateway does for answers, whose length nobody knows, done for texts too."""
+
+    def __init__(self, hosts: Sequence[Process], size: Callable[[Generation], int], **options: Any) -> None:
+        super().__init__(hosts, size, load_weight=NEVER, **options)
+
+    def _place(self, generation: Generation) -> HostProcess:
+        base = generation.base or generation
+        self._replicas.look(base, self._predict(base))
+        return super()._place(generation)
 
 
 class Counting(Engine):
@@ -173,11 +187,13 @@ RANDOM: Final = "random placement"
 HASHING: Final = "consistent hashing"
 BOUNDED: Final = "hashing, bounded loads"
 COUNT: Final = "LRU by count"
+DOUBLING: Final = "copies after 0.3 s of waiting"
 POLICIES: Final[dict[str, type[Engine]]] = {
     OURS: Engine,
     BEFORE: Earlier,
     RANDOM: Random,
     COUNT: Engine,
+    DOUBLING: Doubling,
     HASHING: Ring,
     BOUNDED: Bounded,
 }

@@ -24,6 +24,7 @@ from gateway.cluster.messages import (
     Happened,
     HostDied,
     Lost,
+    Need,
     Offered,
     Reply,
     State,
@@ -33,6 +34,7 @@ from gateway.cluster.messages import (
 )
 from gateway.cluster.sight import Sight
 from gateway.engine.commands import Answer, Commands, Request, Told, event_of
+from gateway.engine.costs import Costs
 from gateway.engine.engine import DeviceState, Residence
 from gateway.engine.quarantine import FIRST, STRIKES, Quarantine
 from gateway.engine.refusals import Inputs
@@ -46,6 +48,7 @@ AGAIN: Final = 5.0  # seconds until the cluster is joined again, where that fail
 MARGIN: Final = 0.25  # seconds before the deadline, so that who waits hears why
 PAUSE: Final = 0.1  # seconds before another try, twice as long each time
 LONGEST_PAUSE: Final = 1.0
+NEVER: Final = 1e9  # seconds
 
 
 class Fleet(Protocol):
@@ -55,14 +58,10 @@ class Fleet(Protocol):
         """Joins the cluster, and has replicas deployed unless they are; `again`, those that somebody has deployed since
         are as good."""
 
-    async def call(
-        self, digest: str, size: int, avoid: Sequence[str], frame: bytes, seconds: float
-    ) -> tuple[bytes, wire.Payload]:
-        """Of a replica that the digest's requests go to; of those to `avoid` only where there is no other."""
+    async def call(self, need: Need, avoid: Sequence[str], frame: bytes, seconds: float) -> tuple[bytes, wire.Payload]:
+        """Of the replica that answers first; of those to `avoid` only where there is no other."""
 
-    def stream(
-        self, digest: str, size: int, avoid: Sequence[str], frame: bytes, seconds: float
-    ) -> AsyncIterator[bytes]: ...
+    def stream(self, need: Need, avoid: Sequence[str], frame: bytes, seconds: float) -> AsyncIterator[bytes]: ...
 
     async def follow(self, gateway: str, told: Mapping[str, int]) -> list[bytes]:
         """The states of those replicas that answer."""
@@ -101,6 +100,7 @@ class RayEngine(Commands):
         self._me = secrets.token_hex(8)
         self._sight = Sight()
         self._quarantine = Quarantine()
+        self._costs = Costs()
         self._live: tuple[int, tuple[str, ...], tuple[str, ...]] = (0, (), ())  # version, live and pinned
         self._pins: dict[str, Generation] = {}
         self._preloads: dict[str, asyncio.Task[None]] = {}
@@ -124,6 +124,7 @@ class RayEngine(Commands):
         self._pins = {generation.digest: generation for generation in pinned}
         known = {generation.digest for generation in live}
         self._quarantine.keep(known)
+        self._costs.keep(known)
         wanted = tuple(sorted(known)), tuple(sorted(self._pins))
         if self._live[1:] != wanted:
             self._live = self._live[0] + 1, *wanted
@@ -155,11 +156,17 @@ class RayEngine(Commands):
         told: Told | None = None,
         computes: bool = True,
     ) -> Answer:
-        return await self._ask(generation, request, deadline, told)
+        return await self._ask(generation, request, deadline, told, inputs if computes else ())
 
     async def _ask(
-        self, generation: Generation, request: Request, deadline: float | None = None, told: Told | None = None
+        self,
+        generation: Generation,
+        request: Request,
+        deadline: float | None = None,
+        told: Told | None = None,
+        inputs: Inputs = (),
     ) -> Answer:
+        need = self._need(generation, inputs)
         now = asyncio.get_running_loop().time
         until = (now() + self._patience if deadline is None else deadline) - MARGIN
         strikes, tries, avoid = 0, 0, set[str]()
@@ -170,7 +177,9 @@ class RayEngine(Commands):
                 raise self._late(last)
             try:
                 async with asyncio.timeout_at(until):
-                    reply, payload = await self._send(generation, request(strikes > 0, 0), avoid, until - now(), told)
+                    reply, payload = await self._send(
+                        need, generation, request(strikes > 0, 0), avoid, seconds=until - now(), told=told
+                    )
             except (Lost, TimeoutError) as gone:  # the second may be of something in between, long before the deadline
                 reply, payload, last = None, b"", gone if isinstance(gone, Lost) else last or gone
                 if now() >= until:
@@ -193,17 +202,31 @@ class RayEngine(Commands):
             if not avoid or reply is None:
                 await _pause(min(LONGEST_PAUSE, PAUSE * 2 ** min(tries, 10)), until, now())
 
+    def _need(self, generation: Generation, inputs: Inputs) -> Need:
+        base = generation.base or generation
+        size = self._predict(base)
+        computing = self._costs.computing(generation, size, inputs)
+        # how long an answer takes nobody knows, and so not whether a load would be worth it
+        loading = self._costs.loading(base, size) if base.manifest.kind != "generator" else NEVER
+        return Need(base.digest, size, computing, loading)
+
     async def _send(
-        self, generation: Generation, command: wire.Command, avoid: Collection[str], seconds: float, told: Told | None
+        self,
+        need: Need,
+        generation: Generation,
+        command: wire.Command,
+        avoid: Collection[str],
+        *,
+        seconds: float,
+        told: Told | None,
     ) -> tuple[Reply, wire.Payload]:
         chain = (generation,) if generation.base is None else (generation.base, generation)
         offers = tuple(Offered(each, self._wish(each), self._sources(each.digest)) for each in chain)
         frame = wire.encoder.encode(Asked(offers, command))
-        about = chain[0].digest, self._predict(chain[0]), sorted(avoid)
         if told is None or not isinstance(command, wire.Generate):
-            header, payload = await self._fleet.call(*about, frame, seconds)
+            header, payload = await self._fleet.call(need, sorted(avoid), frame, seconds)
             return replies.decode(header), payload
-        async for header in self._fleet.stream(*about, frame, seconds):
+        async for header in self._fleet.stream(need, sorted(avoid), frame, seconds):
             reply = streamed.decode(header)
             if not isinstance(reply, wire.Piece):
                 return reply, b""
@@ -284,6 +307,9 @@ class RayEngine(Commands):
             return
         if isinstance(what, wire.Batch):
             self._quarantine.survived(what.digest)
+            self._costs.called(what)
+        if isinstance(what, wire.Loaded):
+            self._costs.loaded(what)
         if (event := event_of(what, self._names, name)) is not None:
             self._events.emit(event)
 

@@ -21,7 +21,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouterConfig
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 
-from gateway.cluster.messages import Lost
+from gateway.cluster.messages import Lost, Need
 from gateway.cluster.replica import Config, Replica
 from gateway.cluster.router import STATS, Router
 from gateway.cluster.scaling import OnePerDevice
@@ -102,12 +102,10 @@ class RayFleet:
                     self._replaced.set_result(None)
                 self._replaced = asyncio.get_running_loop().create_future()
 
-    async def call(
-        self, digest: str, size: int, avoid: Sequence[str], frame: bytes, seconds: float
-    ) -> tuple[bytes, wire.Payload]:
+    async def call(self, need: Need, avoid: Sequence[str], frame: bytes, seconds: float) -> tuple[bytes, wire.Payload]:
         """Raises Lost, Overloaded, and TimeoutError."""
         with _ours():
-            response = self._ready().call.remote(digest, size, list(avoid), frame)
+            response = self._ready().call.remote(tuple(need), list(avoid), frame)
             try:
                 header, payload = await self._first(response, seconds)
             except (Lost, TimeoutError, asyncio.CancelledError):
@@ -115,12 +113,10 @@ class RayFleet:
                 raise
         return header, payload
 
-    async def stream(
-        self, digest: str, size: int, avoid: Sequence[str], frame: bytes, seconds: float
-    ) -> AsyncIterator[bytes]:
+    async def stream(self, need: Need, avoid: Sequence[str], frame: bytes, seconds: float) -> AsyncIterator[bytes]:
         """Raises as `call`."""
         with _ours():
-            pieces = self._ready().options(stream=True).stream.remote(digest, size, list(avoid), frame)
+            pieces = self._ready().options(stream=True).stream.remote(tuple(need), list(avoid), frame)
             try:
                 async with asyncio.timeout(seconds):
                     yield await self._first(anext(pieces), seconds)

@@ -44,6 +44,11 @@ class Keeps:
     def version(self, gateway: str) -> int:
         return self._wanted[gateway][0] if gateway in self._wanted else -1
 
+    @property
+    def gateways(self) -> int:
+        """How many are there, and at least whoever asks."""
+        return max(1, len(self._wanted))
+
     def use(self, digest: str) -> None:
         """Something was asked of it: whoever asked wants it, whether its word about that has come or not."""
         self._used[digest] = self._clock()

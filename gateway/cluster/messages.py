@@ -7,7 +7,7 @@ that has just been started.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -19,6 +19,16 @@ from gateway.wish import Wish
 
 class Lost(Exception):
     """The replica, its node, or the way to it is gone. What it was asked may be asked of another."""
+
+
+class Need(NamedTuple):
+    """What a request is about, for who chooses a replica: the digest of what has to be loaded, its bytes, and the
+    seconds of a device's time for `computing` what is asked and for `loading`. It travels as a tuple."""
+
+    digest: str
+    size: int
+    computing: float
+    loading: float
 
 
 class Offered(msgspec.Struct, frozen=True):

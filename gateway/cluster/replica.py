@@ -22,7 +22,7 @@ from gateway.cluster.keeps import Keeps, Kept
 from gateway.cluster.messages import Asked, Died, Event, Happened, HostDied, Offered, State, asked
 from gateway.cluster.stock import Stock
 from gateway.engine.devices import find_devices
-from gateway.engine.placement import STALE
+from gateway.engine.placement import RESTED
 from gateway.engine.routing import Told
 from gateway.engine.sites import Shelf
 from gateway.engine.supervisor import HOST_COMMAND, Death, HostProcess
@@ -108,12 +108,12 @@ class Replica:
 
     # What is asked of it.
 
-    async def call(self, digest: str, size: int, avoid: Sequence[str], frame: bytes) -> tuple[bytes, wire.Payload]:
+    async def call(self, need: Sequence[Any], avoid: Sequence[str], frame: bytes) -> tuple[bytes, wire.Payload]:
         """A command, and its answer with the payload. What comes before the frame is for who chooses a replica."""
         reply, payload = await self._answer(asked.decode(frame), lambda piece: None)
         return wire.encoder.encode(reply), payload
 
-    async def stream(self, digest: str, size: int, avoid: Sequence[str], frame: bytes) -> AsyncIterator[bytes]:
+    async def stream(self, need: Sequence[Any], avoid: Sequence[str], frame: bytes) -> AsyncIterator[bytes]:
         """The same, told in pieces, of which the answer is the last."""
         pieces: asyncio.Queue[wire.Piece | None] = asyncio.Queue()
         answer = asyncio.get_running_loop().create_task(self._answer(asked.decode(frame), pieces.put_nowait))
@@ -165,11 +165,19 @@ class Replica:
         host = self._host
         held = {*host.residents, *host.parked}  # and not what is copied to the node: it has no bytes yet
         loaded = frozenset(each.digest for each in host.residents.values() if each.state == "loaded")
-        shelf, wait = Shelf(host.residency), host.residency.queue_seconds
-        idle = shelf.idle[0][0] + host.age if shelf.idle else 0.0
+        shelf = Shelf(host.residency)
         coming = sum(each.bytes for each in host.residents.values())  # what waits for its place uses nothing yet
         free = min(shelf.free, host.residency.budget - coming)
-        return Told(self._name, host.up, frozenset(held), loaded, free, wait, idle, shelf.stale(STALE - host.age))
+        return Told(
+            self._name,
+            host.up,
+            frozenset(held),
+            loaded,
+            free,
+            max(0.0, host.residency.queue_seconds - host.age),
+            shelf.stale(RESTED - host.age),
+            self._keeps.gateways,
+        )
 
     def check(self) -> None:
         """Raises GatewayError when its host does not start: something else may have to be tried."""

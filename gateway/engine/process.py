@@ -37,7 +37,8 @@ class ProcessEngine(Commands):
     `limit` is how many generations a device may hold, 0 for as many as fit; `wish` says what a generation is to be
     computed with, and `weight` what share of its device a digest has beside others. A generation is on `replicas`
     devices at most, 0 for all: on another one if a request is answered sooner there, though a load counts `load_weight`
-    times, and after `busy` seconds in which its texts wait; until they have not waited for `calm` seconds."""
+    times, or, if answers are written, after `busy` seconds in which they wait; until nothing has waited for `calm`
+    seconds."""
 
     def __init__(
         self,
@@ -282,11 +283,12 @@ class ProcessEngine(Commands):
         if len(self._hosts) == 1:
             return self._hosts[0]
         size = self._predict(generation)
-        self._replicas.look(generation, size)
         loaded = self._sites.answering(digest)
         if loaded:  # as `place` would say, which is told much more than that
             index = min(loaded, key=self._demand.load)
-            if self._demand.load(index) > HOT and generation.manifest.kind != "generator":
+            if generation.manifest.kind == "generator":  # how long an answer takes nobody knows
+                self._replicas.look(generation, size)
+            elif self._demand.load(index) > HOT:
                 index = self._replicas.soonest(generation, size, self._costs.loading(generation, size))
             return self._hosts[index]
         holders = [site for site in self._sites.holders(digest) if site.up]

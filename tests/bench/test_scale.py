@@ -15,7 +15,7 @@ from bench.scale import clock, pages
 from bench.scale.costs import KINDS, Costs, measured
 from bench.scale.figures import over_seeds
 from bench.scale.hosts import Disk, Ground, Ledger
-from bench.scale.rivals import OURS, POLICIES
+from bench.scale.rivals import DOUBLING, OURS, POLICIES
 from bench.scale.trial import Trial, run
 from bench.scale.world import Cell, World
 from gateway import events
@@ -140,12 +140,13 @@ def test_an_interval_over_seeds_is_students() -> None:
     assert over_seeds([{"x": 1.0}])["x"] == (1.0, 0.0)
 
 
-def test_copies_of_what_a_crowd_asks_for_double_each_time() -> None:
+def copies_for_a_crowd(policy: str) -> list[float]:
+    """When the most popular model got one copy more, in seconds."""
     cell = Cell(16, 40, busy=0.6, requests=2500, kinds=MINILM, rows=8.0, crowd=0.8)
     came: list[float] = []
 
     async def story() -> None:
-        trial = Trial(cell, OURS, 1, COSTS)
+        trial = Trial(cell, policy, 1, COSTS)
 
         def told(event: events.Event) -> None:
             if isinstance(event, events.GenerationReplicated) and event.generation == busiest:
@@ -157,6 +158,17 @@ def test_copies_of_what_a_crowd_asks_for_double_each_time() -> None:
         await trial.run()
 
     clock.run(story())
+    return came
+
+
+def test_a_crowd_gets_its_copies_within_moments_of_its_first_queue() -> None:
+    came = copies_for_a_crowd(OURS)[1:]  # the first one came before
+    assert len(came) >= 6
+    assert came[5] - came[0] < 0.5
+
+
+def test_where_only_what_devices_tell_counts_copies_double_each_time() -> None:
+    came = copies_for_a_crowd(DOUBLING)
     assert list(Counter(came).values())[:3] == [1, 2, 4]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from gateway import events
 from gateway.cluster.engine import RayEngine
-from gateway.cluster.messages import Lost
+from gateway.cluster.messages import Lost, Need
 from gateway.cluster.replica import Config, Replica
 from gateway.engine.routing import Choices
 from gateway.host import wire
@@ -38,16 +38,12 @@ class Nearby:
     async def join(self, *, again: bool = False) -> None:
         self.joined += 1
 
-    async def call(
-        self, digest: str, size: int, avoid: Sequence[str], frame: bytes, seconds: float
-    ) -> tuple[bytes, wire.Payload]:
+    async def call(self, need: Need, avoid: Sequence[str], frame: bytes, seconds: float) -> tuple[bytes, wire.Payload]:
         async with asyncio.timeout(seconds):
-            return await self._choose(digest, size, avoid).call(digest, size, avoid, frame)
+            return await self._choose(need, avoid).call(need, avoid, frame)
 
-    async def stream(
-        self, digest: str, size: int, avoid: Sequence[str], frame: bytes, seconds: float
-    ) -> AsyncIterator[bytes]:
-        async for piece in self._choose(digest, size, avoid).stream(digest, size, avoid, frame):
+    async def stream(self, need: Need, avoid: Sequence[str], frame: bytes, seconds: float) -> AsyncIterator[bytes]:
+        async for piece in self._choose(need, avoid).stream(need, avoid, frame):
             yield piece
 
     async def follow(self, gateway: str, told: Mapping[str, int]) -> list[bytes]:
@@ -70,13 +66,12 @@ class Nearby:
             raise Lost("there is none")
         return found
 
-    def _choose(self, digest: str, size: int, avoid: Sequence[str]) -> Replica:
+    def _choose(self, need: Need, avoid: Sequence[str]) -> Replica:
         names = [name for name in self.replicas if name.partition("/")[0] not in avoid] or list(self.replicas)
         told = [self.replicas[name].told() for name in names]
-        name = names[self._choices.choose(told, [0] * len(told), [0.0] * len(told), digest, size)]
+        name = names[self._choices.choose(told, [0.0] * len(told), need.digest, need.size, need.loading)]
         self.asked.append(name)
         if name in self.lost:
-            self._choices.forget(digest)
             self.replicas.pop(name)
             raise Lost(name)
         return self.replicas[name]
