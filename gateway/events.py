@@ -324,8 +324,8 @@ class RuntimeFellBack(Event, frozen=True, kw_only=True):
 
 
 class GenerationReplicated(Event, frozen=True, kw_only=True):
-    """Wherever a generation is something waits for it, `wait_seconds` on the best device: it is being loaded on `device`
-    too."""
+    """Wherever a generation is something waits for it, `wait_seconds` on the best device: it is being loaded on
+    `device` too."""
 
     name = "generation_replicated"
     generation: str

@@ -263,6 +263,8 @@ class Process(HostProcess):
             load_timeout=NEVER,
             clock=asyncio.get_running_loop().time,
         )
+        self._recorder.close()
+        self._recorder = Recorder.create(self._clock)
         self.index = index
         self._ground = ground
         self._limit = limit

@@ -292,8 +292,8 @@ class RayEngine(Commands):
     def _hear(self, name: str, what: Happened) -> None:
         """Of one replica: what everybody may know of it, in the words of one machine."""
         if isinstance(what, HostDied):
-            for digest in what.suspects:
-                if (seconds := self._quarantine.strike(digest, sole=what.sole)) is not None:
+            for digest, since in what.suspects.items():
+                if (seconds := self._quarantine.strike(digest, sole=what.sole, since=since)) is not None:
                     message = f"it was running on a host that died, {STRIKES} times"
                     told = events.GenerationQuarantined(
                         generation=digest[:12], models=self._names(digest), message=message, retry_after=seconds

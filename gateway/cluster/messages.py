@@ -57,9 +57,9 @@ class Died(msgspec.Struct, frozen=True, tag=True):
 
 
 class HostDied(msgspec.Struct, frozen=True, tag=True):
-    """These generations were at work when the host died; `sole`: and nothing else was."""
+    """These generations were at work when the host died, each for so many seconds; `sole`: and nothing else was."""
 
-    suspects: tuple[str, ...]
+    suspects: dict[str, float]
     sole: bool
 
 

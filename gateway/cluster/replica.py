@@ -235,8 +235,8 @@ class Replica:
         if isinstance(report, FORWARDED):
             self._note(report)
 
-    def _died(self, host: HostProcess, suspects: Collection[str], sole: bool) -> None:
-        self._note(HostDied(tuple(suspects), sole))
+    def _died(self, host: HostProcess, suspects: Mapping[str, float], sole: bool) -> None:
+        self._note(HostDied(dict(suspects), sole))
 
     def _note(self, what: Happened) -> None:
         self._number += 1

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import functools
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from gateway import events
 from gateway.engine.commands import Answer, Commands, Told, event_of
@@ -326,11 +326,11 @@ class ProcessEngine(Commands):
         self._tell_keep(host, {**self._pins, **(self._live or {})}.values())
         self._load_pinned()
 
-    def _died(self, host: HostProcess, suspects: Collection[str], sole: bool) -> None:
+    def _died(self, host: HostProcess, suspects: Mapping[str, float], sole: bool) -> None:
         """What was there is loaded elsewhere when it is asked for, and at once if it is pinned."""
         self._sites.died(host)
-        for digest in suspects:
-            if (seconds := self._quarantine.strike(digest, sole=sole)) is not None:
+        for digest, since in suspects.items():
+            if (seconds := self._quarantine.strike(digest, sole=sole, since=since)) is not None:
                 self._events.emit(
                     events.GenerationQuarantined(
                         generation=digest[:12],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Container
-from typing import Final
+from typing import Final, NamedTuple
 
 from gateway.errors import ModelQuarantined
 from gateway.model import Generation
@@ -14,23 +14,37 @@ FIRST: Final = 60.0  # seconds; doubled each time
 LAST: Final = 3600.0
 
 
+class Strikes(NamedTuple):
+    """`last` on the clock."""
+
+    deaths: int
+    last: float
+
+
 class Quarantine:
     """By digest. `clock` in seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._strikes: dict[str, int] = {}
+        self._strikes: dict[str, Strikes] = {}
         self._terms: dict[str, tuple[float, float]] = {}  # until, length
 
-    def strike(self, digest: str, *, sole: bool) -> float | None:
-        """A host died while it ran this. -> the seconds that it is kept away for, if that convicts it: only `sole`
-        does, since nothing else was at work then."""
-        self._strikes[digest] = self._strikes.get(digest, 0) + 1
-        if self._strikes[digest] < STRIKES or not sole:
+    def strike(self, digest: str, *, sole: bool, since: float) -> float | None:
+        """A host died while it ran this, for `since` seconds. -> the seconds that it is kept away for, if that convicts
+        it: only `sole` does, since nothing else was at work then. What was at work already when another host died of it
+        is the same strike: hosts that die together die of something else."""
+        now, before = self._clock(), self._strikes.get(digest)
+        if before is None:
+            self._strikes[digest] = Strikes(1, now)
             return None
-        _, before = self._terms.get(digest, (0.0, 0.0))
-        length = min(LAST, before * 2) if before else FIRST
-        self._terms[digest] = (self._clock() + length, length)
+        if now - since < before.last:
+            return None
+        self._strikes[digest] = Strikes(before.deaths + 1, now)
+        if before.deaths + 1 < STRIKES or not sole:
+            return None
+        _, term = self._terms.get(digest, (0.0, 0.0))
+        length = min(LAST, term * 2) if term else FIRST
+        self._terms[digest] = (now + length, length)
         self._strikes.pop(digest, None)
         return length
 
@@ -47,7 +61,7 @@ class Quarantine:
 
     def keep(self, known: Container[str]) -> None:
         """Only these are remembered."""
-        self._strikes = {digest: count for digest, count in self._strikes.items() if digest in known}
+        self._strikes = {digest: strikes for digest, strikes in self._strikes.items() if digest in known}
         self._terms = {digest: term for digest, term in self._terms.items() if digest in known}
 
     def left(self, digest: str) -> float | None:

@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -87,7 +87,7 @@ class HostProcess:
         self.on_report: Callable[[HostProcess, wire.Report], None] = lambda host, report: None
         self.on_state: Callable[[HostProcess], None] = lambda host: None
         self.on_up: Callable[[HostProcess], None] = lambda host: None
-        self.on_death: Callable[[HostProcess, Collection[str], bool], None] = lambda host, suspects, sole: None
+        self.on_death: Callable[[HostProcess, Mapping[str, float], bool], None] = lambda host, suspects, sole: None
         self._config = config
         self._events = tell
         self._hang_timeout = hang_timeout
@@ -279,7 +279,7 @@ class HostProcess:
         self._failed_starts = 0 if was_up else self._failed_starts + 1
         call, loads = self._recorder.running(), {load.digest for load in self._recorder.loading()}
         on_device = set(call.requests) if call else set()
-        suspects = loads | ({call.digest} if call else set())
+        suspects = self._recorder.since()
         sole = len(loads) + bool(call) == 1
         calls = list(self._calls.items())
         idle = {digest: resident.idle_seconds for digest, resident in self.residents.items()}

@@ -12,7 +12,7 @@ import os
 import struct
 import time
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 LINE: Final = struct.Struct("<d64sI")  # when it began (monotonic; 0: idle), digest, number of request ids
@@ -34,17 +34,19 @@ class Entry(NamedTuple):
 
 
 class Recorder:
-    """A shared page with a line for the device and one for each load that runs at once."""
+    """A shared page with a line for the device and one for each load that runs at once. `clock` in seconds, the same
+    for both ends."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._fd = fd
+        self._clock = clock
         self._page = mmap.mmap(fd, SIZE)
 
     @classmethod
-    def create(cls) -> Recorder:
+    def create(cls, clock: Callable[[], float] = time.monotonic) -> Recorder:
         fd = os.memfd_create("dropgate-recorder", os.MFD_CLOEXEC)
         os.ftruncate(fd, SIZE)
-        return cls(fd)
+        return cls(fd, clock)
 
     def fileno(self) -> int:
         return self._fd
@@ -67,6 +69,12 @@ class Recorder:
     def loading(self) -> list[Entry]:
         return [entry for line in LOADS if (entry := self._read(line))]
 
+    def since(self) -> dict[str, float]:
+        """Seconds for which each generation has been at work, or had been when the host died: on the device, or in a
+        load."""
+        entries = [*self.loading(), *filter(None, (self.running(),))]
+        return {entry.digest: self._clock() - entry.began for entry in entries}
+
     def clear(self) -> None:
         self._page[:] = bytes(SIZE)
 
@@ -78,7 +86,7 @@ class Recorder:
         ids = array("I", requests[:MAX_REQUESTS])
         self._page[IDS : IDS + ID_BYTES * len(ids)] = ids.tobytes()
         LINE.pack_into(self._page, line * LINE.size, 0.0, digest.encode(), len(ids))
-        BEGAN.pack_into(self._page, line * LINE.size, time.monotonic())  # last: now the line is whole
+        BEGAN.pack_into(self._page, line * LINE.size, self._clock())  # last: now the line is whole
         try:
             yield
         finally:

@@ -120,3 +120,16 @@ def test_a_closed_recorder_leaves_no_descriptor() -> None:
     made.close()
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(descriptor)
+
+
+def test_how_long_each_generation_has_been_at_work() -> None:
+    clock = [5.0]
+    recorder = Recorder.create(lambda: clock[0])
+    assert recorder.since() == {}
+    with recorder.load("a" * 64):
+        clock[0] = 7.0
+        with recorder.device_call("b" * 64, [1]):
+            clock[0] = 8.0
+            assert recorder.since() == {"a" * 64: 3.0, "b" * 64: 1.0}
+    assert recorder.since() == {}
+    recorder.close()
