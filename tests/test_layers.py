@@ -50,6 +50,7 @@ ORDER: Final = [
         "engine.devices",
         "engine.quarantine",
         "engine.refusals",
+        "engine.costs",
         "engine.demand",
         "engine.routing",
         "engine.commands",

@@ -76,7 +76,7 @@ class Random(Engine):
         super().__init__(hosts, size, **options)
         self._chance = random.Random(0)
 
-    def _first(self, digest: str, size: int) -> int:
+    def _first(self, digest: str, size: int, load: float) -> int:
         return self._chance.choice(
             [index for index, host in enumerate(self._hosts) if host.up] or range(len(self._hosts))
         )

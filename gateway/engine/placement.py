@@ -13,8 +13,7 @@ COLD: Final = 0.02  # seconds that they wait on one with time to spare
 SHARE: Final = 0.25  # of what is asked of a device, for a generation to be what keeps it busy
 STALE: Final = 10.0  # seconds after which an idle model may make room for a second copy of a busy one
 LOAD_WEIGHT: Final = 2.0  # what a load counts beside waiting as long: who waits takes nothing from anybody
-RESTED: Final = 1.0  # seconds after which a model may make room for a request that would have to wait elsewhere
-ALIKE: Final = 0.5  # of the longest time that anything has been idle: what has been idle for so long may go as well
+RESTED: Final = 1.0  # seconds after which a model may make room for a copy
 
 
 class Site(msgspec.Struct, frozen=True):
@@ -38,20 +37,22 @@ class Site(msgspec.Struct, frozen=True):
     left: float = math.inf
 
 
-def place(sites: Sequence[Site], size: int) -> int:
-    """The index of the best site for a generation of `size` bytes: one that holds it already, and rather one where it
-    is loaded, else one with room and the least to do, else the one with the least to do of those where what has to go
-    has been idle for long. A host that is down is taken only when all are."""
+def place(sites: Sequence[Site], size: int, load: float) -> int:
+    """The index of the best site for a generation of `size` bytes that takes `load` seconds to load: one that holds it
+    already, and rather one where it is loaded, and of those the one with the least to do; else where it is there first,
+    if what has to go counts as one load more, and as two if it was used a moment ago; of equals where there is most
+    room, or where that has been idle longest. A host that is down is taken only when all are."""
     candidates = [site for site in sites if site.up] or list(sites)
     holders = [site for site in candidates if site.loaded] or [site for site in candidates if site.holds]
     if holders:
         return min(holders, key=lambda site: site.load).index
-    roomy = [site for site in candidates if site.free >= size]
-    if roomy:
-        return min(roomy, key=lambda site: (site.load, -site.free)).index
-    longest = max(site.idle_seconds for site in candidates)
-    idle = [site for site in candidates if site.idle_seconds >= ALIKE * longest]
-    return min(idle, key=lambda site: (site.load, -site.idle_seconds, -site.free)).index
+
+    def order(site: Site) -> tuple[float, float]:
+        if site.free >= size:
+            return site.load, -site.free
+        return site.load + (load if site.idle_seconds >= RESTED else 2 * load), -site.idle_seconds
+
+    return min(candidates, key=order).index
 
 
 def crowded(holders: Sequence[Site]) -> bool:

@@ -292,13 +292,14 @@ class ProcessEngine(Commands):
                 index = self._replicas.soonest(generation, size, self._costs.loading(generation, size))
             return self._hosts[index]
         holders = [site for site in self._sites.holders(digest) if site.up]
-        index = place(holders, size) if holders else self._first(digest, size)
+        load = self._costs.loading(generation, size)
+        index = place(holders, size, load) if holders else self._first(digest, size, load)
         self._sites.assign(digest, index, size)
         return self._hosts[index]
 
-    def _first(self, digest: str, size: int) -> int:
+    def _first(self, digest: str, size: int, load: float) -> int:
         """Where a generation goes that no device has."""
-        return place(self._sites.some(digest, size), size)
+        return place(self._sites.some(digest, size), size, load)
 
     def _load_pinned(self) -> None:
         for digest, generation in self._pins.items():

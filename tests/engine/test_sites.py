@@ -56,7 +56,7 @@ def test_a_device_that_says_nothing_has_been_idle_all_the_while() -> None:
     silent.age = STALE
     sites = sites_of(silent, busy)
     found = sites.some("x", SIZE)
-    assert place(found, SIZE) == 0
+    assert place(found, SIZE, 0.5) == 0
     assert (found[0].stale, found[1].stale) == (300, 0)
 
 
@@ -65,7 +65,7 @@ def test_what_was_promised_is_no_room_for_the_next_before_a_report_says_so() -> 
     hosts = [Host(budget=500) for _ in range(2)]
     sites = sites_of(*hosts)
     for name in "abcdefghij":
-        sites.assign(name, place(sites.some(name, SIZE), SIZE), SIZE)
+        sites.assign(name, place(sites.some(name, SIZE), SIZE, 0.5), SIZE)
     assert [len([name for name in "abcdefghij" if sites.holding(name) == [index]]) for index in (0, 1)] == [5, 5]
     assert all(site.free == 0 for site in sites.some("x", SIZE))
 
@@ -113,7 +113,7 @@ def test_an_adapter_that_nobody_uses_draws_no_model_to_its_device() -> None:
         Host(resident("a"), resident("b"), resident("c"), resident("small", 900.0, size=1)),
         Host(resident("d", 5.0), resident("e", 5.0), resident("f", 5.0)),
     )
-    assert place(sites_of(*hosts).some("x", SIZE), SIZE) == 1
+    assert place(sites_of(*hosts).some("x", SIZE), SIZE, 0.5) == 1
 
 
 def test_what_is_busy_counts_as_never_idle() -> None:
