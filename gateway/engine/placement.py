@@ -61,14 +61,9 @@ def crowded(holders: Sequence[Site]) -> bool:
     return bool(up) and all(site.loaded and site.wait >= HOT and site.own >= SHARE for site in up)
 
 
-def spread(sites: Sequence[Site], size: int) -> int | None:
-    """The index of the site that should hold a generation too, if one should: wherever it is texts wait, a good part of
-    them for it, while elsewhere there is time, and room: free, or of models that nobody has asked for in a while."""
-    return next(iter(spreads(sites, size, 1)), None)
-
-
 def spreads(sites: Sequence[Site], size: int, most: int) -> list[int]:
-    """As `spread`, the best so many sites."""
+    """The indices of the best `most` sites that should hold a generation too: wherever it is texts wait, a good part of
+    them for it, while elsewhere there is time, and room: free, or of models that nobody has asked for in a while."""
     up = [site for site in sites if site.up]
     if not crowded([site for site in up if site.holds]):
         return []

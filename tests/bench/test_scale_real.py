@@ -103,8 +103,8 @@ async def test_simulated_hosts_are_asked_for_the_same_as_real_ones(
     models: list[Generation], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Requests come one after the other, at another pace here and there; so what is idle about as long counts by its
-    order and not by how long (`ALIKE`)."""
-    monkeypatch.setattr(placement, "ALIKE", 1.0)
+    order and not by how long (`RESTED`)."""
+    monkeypatch.setattr(placement, "RESTED", 0.0)
     sizes = sorted(map(size, models))
     budget = sizes[0] + sizes[-1] + sizes[0] // 2
     chance = random.Random(3)

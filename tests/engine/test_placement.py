@@ -17,7 +17,6 @@ from gateway.engine.placement import (
     Site,
     place,
     soonest,
-    spread,
     spreads,
     surplus,
 )
@@ -111,10 +110,10 @@ def busy(index: int, **facts: object) -> Site:
 
 
 def test_a_generation_whose_texts_wait_everywhere_goes_to_a_device_with_time_and_room() -> None:
-    assert spread([busy(0), site(1, load=3), site(2, load=2)], SIZE) == 2
-    assert spread([busy(0), site(1, free=SIZE - 1), site(2, load=9)], SIZE) == 2
-    assert spread([busy(0), site(1, free=40, stale=60)], SIZE) == 1
-    assert spread([busy(0), site(1, free=40, stale=60), site(2, load=9)], SIZE) == 2  # evicting nobody is better
+    assert spreads([busy(0), site(1, load=3), site(2, load=2)], SIZE, 1) == [2]
+    assert spreads([busy(0), site(1, free=SIZE - 1), site(2, load=9)], SIZE, 1) == [2]
+    assert spreads([busy(0), site(1, free=40, stale=60)], SIZE, 1) == [1]
+    assert spreads([busy(0), site(1, free=40, stale=60), site(2, load=9)], SIZE, 1) == [2]  # evicting nobody is better
 
 
 def test_several_copies_at_once_go_to_the_best_so_many_and_no_further_than_there_is_room() -> None:
@@ -125,19 +124,19 @@ def test_several_copies_at_once_go_to_the_best_so_many_and_no_further_than_there
 
 
 def test_it_stays_where_it_is_while_one_that_holds_it_keeps_up() -> None:
-    assert spread([busy(0), busy(1, wait=HOT / 2), site(2)], SIZE) is None
-    assert spread([busy(0), busy(1, loaded=False), site(2)], SIZE) is None
-    assert spread([site(0), site(1)], SIZE) is None
+    assert spreads([busy(0), busy(1, wait=HOT / 2), site(2)], SIZE, 1) == []
+    assert spreads([busy(0), busy(1, loaded=False), site(2)], SIZE, 1) == []
+    assert spreads([site(0), site(1)], SIZE, 1) == []
 
 
 def test_it_is_not_spread_for_the_sake_of_a_neighbour_that_keeps_the_device_busy() -> None:
-    assert spread([busy(0, own=SHARE / 2), site(1)], SIZE) is None
+    assert spreads([busy(0, own=SHARE / 2), site(1)], SIZE, 1) == []
 
 
 def test_nothing_in_use_makes_room_for_a_replica_and_no_busy_device_takes_one() -> None:
-    assert spread([busy(0), site(1, free=40, stale=59)], SIZE) is None
-    assert spread([busy(0), site(1, wait=COLD * 2)], SIZE) is None
-    assert spread([busy(0), site(1, up=False)], SIZE) is None
+    assert spreads([busy(0), site(1, free=40, stale=59)], SIZE, 1) == []
+    assert spreads([busy(0), site(1, wait=COLD * 2)], SIZE, 1) == []
+    assert spreads([busy(0), site(1, up=False)], SIZE, 1) == []
 
 
 def test_a_request_goes_where_it_is_answered_first() -> None:
@@ -190,7 +189,6 @@ def test_a_replica_is_one_too_many_once_its_texts_wait_nowhere() -> None:
 @given(sites(), st.integers(0, 200))
 def test_what_is_spread_at_once_is_never_surplus_at_once(drawn: list[Site], size: int) -> None:
     hot = [busy(each.index) if each.holds and each.up else each for each in drawn]
-    target = spread(hot, size)
-    if target is not None:
+    for target in spreads(hot, size, 1):
         after = [each if each.index != target else busy(target, wait=0.0, own=0.0) for each in hot]
         assert surplus(after) is None
