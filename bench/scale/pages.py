@@ -180,11 +180,11 @@ def _panel(rows: Rows, blank: Panel, key: str, times: float = 1) -> Panel:
 
 
 def _short(label: str) -> str:
-    """10 devices, 1,000 models -> 10 / 1k"""
+    """10 devices, 1,000 models -> 10/1k"""
     words = label.split(", ")
     if len(words) != 2:
         return label
-    return " / ".join(word.split()[0].replace(",000", "k") for word in words)
+    return "/".join(word.split()[0].replace(",000", "k") for word in words)
 
 
 def _weights(crowd: Rows, weights: Rows) -> str:
