@@ -3,7 +3,7 @@ its own, below uvicorn, and imports nothing of ours:  MODEL=DIRECTORY uvicorn wr
 
 import os
 
-from fastapi import FastAPI  # type: ignore[import-not-found]  # it is in the wrapper's own environment alone
+from fastapi import FastAPI
 from pydantic import BaseModel
 from sentence_transformers import SentenceTransformer
 
@@ -15,6 +15,6 @@ class Request(BaseModel):
     inputs: list[str]
 
 
-@app.post("/embed")  # type: ignore[untyped-decorator]  # likewise
+@app.post("/embed")  # type: ignore[untyped-decorator]  # its types are in the wrapper's own environment alone
 def embed(request: Request) -> dict[str, list[list[float]]]:
     return {"embeddings": model.encode(request.inputs).tolist()}

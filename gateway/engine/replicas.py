@@ -67,9 +67,8 @@ class Replicas:
             return
         self._looked[digest] = now
         holders = self._sites.holders(digest)
-        more = min(
-            len(holders), self._most - len(holders)
-        )  # twice as many each time: a crowd does not wait for its turn
+        # twice as many each time: a crowd does not wait for its turn
+        more = min(len(holders), self._most - len(holders))
         targets = self._spread(digest, size, holders, more) if more and crowded(holders) else []
         if self._pressed.seconds(digest, bool(targets)) >= self._busy and targets:
             self._add(generation, [self._hosts[target] for target in targets], min(site.wait for site in holders))

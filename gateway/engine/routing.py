@@ -44,8 +44,8 @@ class Told(msgspec.Struct, frozen=True):
 
 def route(sites: Sequence[Site], names: Sequence[str], digest: str, size: int) -> int:
     """The index of the best of the sites, which have these `names`, for a generation of `size` bytes that none of them
-    holds: one with room, the one with the most room of those that have the least to do, else the first by a hash of
-    both names that has not much more to do than the others. A replica that is down is taken only when all are."""
+    holds: the one with the most room, if that is enough, else the first by a hash of both names that has not much more
+    to do than the others. A replica that is down is taken only when all are."""
     candidates = [site for site in sites if site.up] or list(sites)
     roomy = [site for site in candidates if site.free >= size]
     if roomy:

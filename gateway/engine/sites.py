@@ -172,14 +172,17 @@ class Sites:
             self._demand.share(index, digest),
             wait,
             shelf.stale(self._stale - age),
-            self._left(host, digest),
+            self._left(index, digest),
         )
 
-    def _left(self, host: HostProcess, digest: str) -> float:
+    def _left(self, index: int, digest: str) -> float:
+        host = self._hosts[index]
         if digest in host.parked:  # it is back within milliseconds
             return 0.0
         resident = host.residents.get(digest)
-        return math.inf if resident is None else max(0.0, resident.seconds_left - host.age)
+        if resident is None or resident.state == "leaving" or (index, digest) in self._leaving:
+            return math.inf
+        return max(0.0, resident.seconds_left - host.age)
 
     def _shelf(self, index: int) -> Shelf:
         """Of the last report; made when it is asked for."""

@@ -164,6 +164,13 @@ def test_a_second_device_that_did_not_load_it_after_all_is_forgotten_and_the_las
     assert sites.holding("a") == []
 
 
+def test_what_is_leaving_is_a_load_away() -> None:
+    sites = sites_of(Host(resident("a", state="leaving")), Host(resident("a")))
+    assert [site.left for site in sites.holders("a")] == [math.inf, 0.0]
+    sites.leaving(1, "a", so=True)
+    assert [site.left for site in sites.holders("a")] == [math.inf, math.inf]
+
+
 def test_what_lies_in_host_memory_is_there_at_once() -> None:
     host = Host()
     host.parked = {"a": wire.Parked("a", SIZE, 1.0)}
