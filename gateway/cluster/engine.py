@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Final, Protocol
 
@@ -292,8 +293,9 @@ class RayEngine(Commands):
     def _hear(self, name: str, what: Happened) -> None:
         """Of one replica: what everybody may know of it, in the words of one machine."""
         if isinstance(what, HostDied):
+            ago = max(0.0, time.time() - what.when)
             for digest, since in what.suspects.items():
-                if (seconds := self._quarantine.strike(digest, sole=what.sole, since=since)) is not None:
+                if (seconds := self._quarantine.strike(digest, sole=what.sole, since=since, ago=ago)) is not None:
                     message = f"it was running on a host that died, {STRIKES} times"
                     told = events.GenerationQuarantined(
                         generation=digest[:12], models=self._names(digest), message=message, retry_after=seconds

@@ -57,10 +57,12 @@ class Died(msgspec.Struct, frozen=True, tag=True):
 
 
 class HostDied(msgspec.Struct, frozen=True, tag=True):
-    """These generations were at work when the host died, each for so many seconds; `sole`: and nothing else was."""
+    """These generations were at work when the host died, each for so many seconds; `sole`: and nothing else was.
+    `when` is the node's time, in seconds since 1970."""
 
     suspects: dict[str, float]
     sole: bool
+    when: float
 
 
 class Event(msgspec.Struct, frozen=True, tag=True):

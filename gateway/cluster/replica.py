@@ -236,7 +236,7 @@ class Replica:
             self._note(report)
 
     def _died(self, host: HostProcess, suspects: Mapping[str, float], sole: bool) -> None:
-        self._note(HostDied(dict(suspects), sole))
+        self._note(HostDied(dict(suspects), sole, time.time()))
 
     def _note(self, what: Happened) -> None:
         self._number += 1

@@ -15,7 +15,7 @@ LAST: Final = 3600.0
 
 
 class Strikes(NamedTuple):
-    """`last` on the clock."""
+    """`last` is when the last host died, on the clock."""
 
     deaths: int
     last: float
@@ -29,17 +29,18 @@ class Quarantine:
         self._strikes: dict[str, Strikes] = {}
         self._terms: dict[str, tuple[float, float]] = {}  # until, length
 
-    def strike(self, digest: str, *, sole: bool, since: float) -> float | None:
-        """A host died while it ran this, for `since` seconds. -> the seconds that it is kept away for, if that convicts
-        it: only `sole` does, since nothing else was at work then. What was at work already when another host died of it
-        is the same strike: hosts that die together die of something else."""
+    def strike(self, digest: str, *, sole: bool, since: float, ago: float = 0.0) -> float | None:
+        """A host died, `ago` seconds ago, that had run this for `since` seconds. -> the seconds that it is kept away
+        for, if that convicts it: only `sole` does, since nothing else was at work then. What was at work already when
+        another host died of it is the same strike: hosts that die together die of something else."""
         now, before = self._clock(), self._strikes.get(digest)
+        died = now - ago
         if before is None:
-            self._strikes[digest] = Strikes(1, now)
+            self._strikes[digest] = Strikes(1, died)
             return None
-        if now - since < before.last:
+        if died - since < before.last:
             return None
-        self._strikes[digest] = Strikes(before.deaths + 1, now)
+        self._strikes[digest] = Strikes(before.deaths + 1, died)
         if before.deaths + 1 < STRIKES or not sole:
             return None
         _, term = self._terms.get(digest, (0.0, 0.0))

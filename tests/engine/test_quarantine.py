@@ -55,3 +55,12 @@ def test_hosts_that_die_together_die_of_something_else() -> None:
     assert quarantine.strike("a", sole=True, since=9.0) is None
     clock.now += 0.02
     assert quarantine.strike("a", sole=True, since=0.01) == FIRST, "what was sent again killed the next one"
+
+
+def test_a_death_that_is_heard_of_late_counts_from_when_it_was() -> None:
+    """From a cluster both are heard of in the same moment."""
+    quarantine = Quarantine(Clock())
+    assert quarantine.strike("a", sole=True, since=1.0, ago=0.4) is None
+    assert quarantine.strike("a", sole=True, since=0.1, ago=0.1) == FIRST
+    assert quarantine.strike("b", sole=True, since=1.0, ago=0.4) is None
+    assert quarantine.strike("b", sole=True, since=0.1, ago=0.35) is None
