@@ -209,6 +209,8 @@ class Replica:
         if generation is None:
             generation = await asyncio.shield(self._take(wanted, offers))
         await self._host.wait_until_up()
+        if self._kept is not None and any(each.digest not in self._kept.live for each in _chain(generation)):
+            self._apply()  # the gateway's word has not come yet, and what is not kept goes when it has answered
         for offered, each in zip(offers, _chain(generation), strict=True):
             self._host.offer(each, offered.wish)
 

@@ -143,6 +143,23 @@ async def test_only_old_views_are_told_as_such(tmp_path: Path) -> None:
         assert (await waiting).shape == (1, 32)
 
 
+async def test_what_is_asked_for_before_its_gateway_has_said_that_it_stays_stays(tmp_path: Path) -> None:
+    """A new model's first requests may be there before the word that it is live."""
+    making.encoder(tmp_path / "models/a", seed=1)
+    making.encoder(tmp_path / "models/b", seed=2)
+    async with rig(tmp_path, ["one/cpu"]) as made:
+        engine, a, b = made.engine(), made.accept("a"), made.accept("b")
+        engine.keep([a], [])
+        async with following(engine):
+            await embed(engine, a, "the ring")
+            replica = made.fleet.replicas["one/cpu"]
+            await made.until(lambda: replica._kept is not None)
+            await embed(engine, b, "the ring")
+            await made.until(lambda: b.digest in engine.residences())
+            await embed(engine, a, "the ring")  # what is told of `b` comes before this
+            assert not made.of(events.GenerationUnloaded)
+
+
 async def test_two_gateways_keep_what_each_of_them_needs(tmp_path: Path) -> None:
     making.encoder(tmp_path / "models/a", seed=1)
     making.encoder(tmp_path / "models/b", seed=2)
