@@ -85,14 +85,12 @@ class Replicas:
             or not self._may_look()
         ):
             return here.index
-        held = {site.index for site in sites}
-        others = [site for site in self._sites.some(digest, size) if site.index not in held]
-        target = soonest([here, *others], size, load, self._load_weight).index
-        if target not in held:
-            self._sites.assign(digest, target, size)
-            self._tell(generation, self._hosts[target], here.load)
+        target = soonest([here, *self._others(digest, size)], size, load, self._load_weight)
+        if not target.holds:
+            self._sites.assign(digest, target.index, size)
+            self._tell(generation, self._hosts[target.index], here.load)
             self._watch()
-        return target
+        return target.index
 
     def _may_look(self) -> bool:
         """Looking at others costs more than most requests, where all devices are as busy."""
@@ -109,9 +107,10 @@ class Replicas:
         self._eased.keep(known)
 
     def _spread(self, digest: str, size: int, holders: Sequence[Site], most: int) -> list[int]:
-        held = {site.index for site in holders}
-        others = [site for site in self._sites.some(digest, size) if site.index not in held]
-        return spreads([*holders, *others], size, most)
+        return spreads([*holders, *self._others(digest, size)], size, most)
+
+    def _others(self, digest: str, size: int) -> list[Site]:
+        return [site for site in self._sites.some(digest, size) if not site.holds]
 
     def _add(self, generation: Generation, hosts: Sequence[HostProcess], wait: float) -> None:
         digest = generation.digest
