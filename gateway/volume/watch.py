@@ -7,6 +7,7 @@ nothing that it does can end watchdog's threads.
 from __future__ import annotations
 
 import os
+import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -47,7 +48,7 @@ EVENTS: Final[list[type[FileSystemEvent]]] = [  # not opened, not closed_no_writ
     DirAttribEvent,
 ]
 NOTICED_SECONDS: Final = 1.0  # a younger folder may not have its watch yet
-JOIN_SECONDS: Final = 2.0  # a thread that hangs in the kernel is left behind; all are daemons
+JOIN_SECONDS: Final = 2.0  # for all of a watchdog's threads together, which are daemons
 
 
 def _is_staged(event: FileSystemEvent) -> bool:
@@ -180,6 +181,21 @@ def _folders(path: str) -> list[str]:
 
 
 def _discard(observer: BaseObserver) -> None:
+    """Ends every thread of it, and waits for them; one that hangs in the kernel is left behind, to end when it can.
+
+    On a thread of its own: watchdog's `stop` waits for its emitters and its reader however long that takes, and while
+    it did nobody would look at the volume.
+    """
+    ending = threading.Thread(target=_end, args=(observer,), name="watchdog's end", daemon=True)
+    try:
+        ending.start()
+    except RuntimeError:  # no more threads
+        _end(observer)
+    else:
+        ending.join(JOIN_SECONDS)
+
+
+def _end(observer: BaseObserver) -> None:
     """Stops every thread by itself: after a crash inside watchdog its own stop() raises half-way."""
     parts = (observer, *observer.emitters, _reader(observer))
     queues: list[Any] = [
@@ -195,4 +211,4 @@ def _discard(observer: BaseObserver) -> None:
         observer.event_queue.put_nowait(EventDispatcher.stop_event)
     for part in parts:
         with suppress(Exception):  # one that was never started can not be waited for
-            part.join(JOIN_SECONDS)
+            part.join()

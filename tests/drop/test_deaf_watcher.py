@@ -160,20 +160,20 @@ async def test_a_root_that_is_away_is_said_and_takes_no_model_away(world: World)
     assert len(world.heard(events.VolumeUnreadable)) == 1
 
 
-async def test_a_drop_is_seen_after_the_kernels_queue_overflowed(world: World) -> None:
+async def test_a_drop_is_seen_after_the_kernels_queue_overflowed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     if limit > 100_000:
         pytest.skip(f"this kernel queues {limit} events")
-    reader = thread(world, "inotify reader")
-    gate, overflowed, inner = threading.Event(), threading.Event(), reader.handle_event
+    monkeypatch.setattr(follower, "CHECK_EVERY", sys.maxsize)  # a check would replace the reader that is held here
+    gate, overflowed = threading.Event(), threading.Event()
 
-    def held(event: Any) -> None:
+    def held(event: Any, inner: Callable[[Any], None]) -> None:
         gate.wait(PATIENCE)
         if event.is_queue_overflow:
             overflowed.set()
         inner(event)
 
-    reader.handle_event = held
+    hold(world, held)
     try:
         await asyncio.to_thread(touch, world.root, limit)
         drop(world.root / "finetuned/n")
@@ -181,9 +181,42 @@ async def test_a_drop_is_seen_after_the_kernels_queue_overflowed(world: World) -
     finally:
         gate.set()
     assert await asyncio.to_thread(overflowed.wait, PATIENCE)
+    assert world.heard(events.WatcherRebuilt) == []
+    monkeypatch.undo()
     drop(world.root / "finetuned/later")
     await world.sees("later")
     await world.until(lambda: world.watcher.check() is None)
+
+
+async def test_a_drop_is_seen_though_watchdogs_reader_hangs(world: World) -> None:
+    gate = threading.Event()
+
+    def held(event: Any, inner: Callable[[Any], None]) -> None:
+        gate.wait(PATIENCE)
+        inner(event)
+
+    hung = hold(world, held)
+    try:
+        drop(world.root / "finetuned/n")
+        await world.sees("n")
+        await world.until(lambda: world.heard(events.WatcherRebuilt))
+        assert "finetuned/n has no watch" in world.heard(events.WatcherRebuilt)[0].why
+        assert hung.is_alive()  # left behind
+        drop(world.root / "finetuned/later")
+        await world.sees("later")
+        await world.until(lambda: world.watcher.check() is None)
+    finally:
+        gate.set()
+    await asyncio.to_thread(hung.join, PATIENCE)
+    assert not hung.is_alive()
+
+
+def hold(world: World, held: Callable[[Any, Callable[[Any], None]], None]) -> Any:
+    """Has watchdog's reader give each event to `held`, with what it would have done itself."""
+    reader = thread(world, "inotify reader")
+    inner = reader.handle_event
+    reader.handle_event = lambda event: held(event, inner)
+    return reader
 
 
 def touch(folder: Path, count: int) -> None:
