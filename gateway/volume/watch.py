@@ -49,6 +49,7 @@ EVENTS: Final[list[type[FileSystemEvent]]] = [  # not opened, not closed_no_writ
 ]
 NOTICED_SECONDS: Final = 1.0  # a younger folder may not have its watch yet
 JOIN_SECONDS: Final = 2.0  # for all of a watchdog's threads together, which are daemons
+ENDING: Final = "watchdog's end"  # the name of the thread that waits for them
 
 
 def _is_staged(event: FileSystemEvent) -> bool:
@@ -186,7 +187,7 @@ def _discard(observer: BaseObserver) -> None:
     On a thread of its own: watchdog's `stop` waits for its emitters and its reader however long that takes, and while
     it did nobody would look at the volume.
     """
-    ending = threading.Thread(target=_end, args=(observer,), name="watchdog's end", daemon=True)
+    ending = threading.Thread(target=_end, args=(observer,), name=ENDING, daemon=True)
     try:
         ending.start()
     except RuntimeError:  # no more threads
