@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,9 +16,11 @@ from typing import Any, Final, Self
 import boto3
 import botocore.config
 
+from tests.ports import number, reserved
+
 REGION: Final = "us-east-1"
 KEYS: Final = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": REGION}
-DEADLINE: Final = 120.0  # only ends a test that hangs
+DEADLINE: Final = 300.0  # only ends a test that hangs
 
 
 class Cloud:
@@ -29,7 +30,8 @@ class Cloud:
         """`variables` are of the server's environment."""
         self.bucket = bucket
         self._variables = variables
-        self.port = _free_port()
+        self._held = reserved()
+        self.port = number(self._held)
         self.endpoint = f"http://127.0.0.1:{self.port}"
         self.environment = {**KEYS, "AWS_ENDPOINT_URL": self.endpoint, "NO_PROXY": "*", "no_proxy": "*"}
         self.client: Any = boto3.client(
@@ -48,6 +50,7 @@ class Cloud:
 
     def __exit__(self, *failure: object) -> None:
         self.kill()
+        self._held.close()
 
     def start(self) -> None:
         command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
@@ -55,9 +58,10 @@ class Cloud:
         self._server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
         deadline = time.monotonic() + DEADLINE
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        bucket = urllib.request.Request(f"{self.endpoint}/{self.bucket}", method="PUT")
         while True:
             try:
-                opener.open(urllib.request.Request(f"{self.endpoint}/{self.bucket}", method="PUT"), timeout=10).close()
+                opener.open(bucket, timeout=DEADLINE).close()
             except OSError:
                 assert self._server.poll() is None, "moto's server ended; is it installed?"
                 assert time.monotonic() < deadline
@@ -108,20 +112,14 @@ def files(folder: str | Path) -> Iterator[str]:
         yield from (os.path.relpath(os.path.join(above, name), folder) for name in names)
 
 
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
-
-
 class Relay:
     """The address that a gateway knows, before a server that may be away: connections are refused while it is shut,
     and cut `after` so many bytes of answers, once."""
 
     def __init__(self, cloud: Cloud) -> None:
         self.cloud = cloud
-        self.port = _free_port()
+        self._held = reserved()
+        self.port = number(self._held)
         self.endpoint = f"http://127.0.0.1:{self.port}"
         self.environment = {**cloud.environment, "AWS_ENDPOINT_URL": self.endpoint}
         self.passed = 0  # bytes of answers
@@ -136,6 +134,7 @@ class Relay:
 
     async def __aexit__(self, *failure: object) -> None:
         await self.shut()
+        self._held.close()
 
     async def open(self) -> None:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)

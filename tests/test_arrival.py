@@ -12,6 +12,7 @@ from aiohttp.test_utils import TestServer
 
 from gateway import arrival, cli, errors
 from gateway.web.errors import answer
+from tests.ports import reserved
 
 MODEL = "huggingface:finetuned/m"
 REASON = {
@@ -77,7 +78,7 @@ def told(*fields: dict[str, Any]) -> list[Callable[[], web.Response]]:
     return [lambda each=each: web.json_response(each) for each in fields]
 
 
-async def wait(server: TestServer, *, timeout: float = 60.0, inode: int | None = 7) -> int:
+async def wait(server: TestServer, *, timeout: float = 300.0, inode: int | None = 7) -> int:
     url = str(server.make_url(""))
     return await asyncio.to_thread(arrival.run, MODEL, url=url, inode=inode, timeout=timeout, interval=0.0)
 
@@ -149,8 +150,9 @@ async def test_where_nobody_answers_at_first_it_does_not_wait(
     server = await aiohttp_server(gateway(*told(shown())))
     url = str(server.make_url(""))
     await server.close()
-    arguments = ["models", "--url", url, "wait", MODEL, "--timeout", "60"]
-    assert await asyncio.to_thread(cli.main, arguments) == 1
+    arguments = ["models", "--url", url, "wait", MODEL, "--timeout", "300"]
+    with reserved(server.port or 0):
+        assert await asyncio.to_thread(cli.main, arguments) == 1
     assert capsys.readouterr().err.startswith(f"gateway: no gateway answers at {url.rstrip('/')} (")
 
 

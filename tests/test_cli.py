@@ -21,6 +21,7 @@ from aiohttp.test_utils import TestServer
 from gateway import __version__, cli, errors, settings
 from gateway.web.errors import answer
 from tests import making
+from tests.ports import number, reserved
 
 HEAVY: Final = (
     *("torch", "transformers", "sentence_transformers", "huggingface_hub"),
@@ -221,19 +222,13 @@ def test_the_real_minilm_would_be_served(minilm: str, capsys: pytest.CaptureFixt
 # models
 
 
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        return int(unused.getsockname()[1])
-
-
 @pytest.mark.parametrize("arguments", [["list"], ["--json", "list"], ["show", "m"], ["load", "m"], ["pin", "m"]])
 def test_without_a_gateway_the_message_says_where_it_was_looked_for(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    url = f"http://127.0.0.1:{free_port()}"
-    assert status("models", "--url", url, *arguments) == 1
+    with reserved() as silent:
+        url = f"http://127.0.0.1:{number(silent)}"
+        assert status("models", "--url", url, *arguments) == 1
     told = capsys.readouterr()
     assert told.err.startswith(f"gateway: no gateway answers at {url} (")
     assert "--url" in told.err

@@ -20,6 +20,7 @@ import pytest
 import yaml
 
 from gateway import settings
+from tests.ports import reserved
 from tests.running import RunningGateway
 from tests.scripted import ROOT, program, run
 
@@ -288,7 +289,8 @@ async def test_the_image_is_healthy_while_the_gateway_answers_and_not_after(tmp_
         status, told = await _health(port, "/nowhere")
         assert status == 1
         assert told.startswith("/nowhere answered 404: {")
-    status, told = await _health(port)
+    with reserved(int(port)):
+        status, told = await _health(port)
     assert status == 1
     assert told.startswith(f"no answer on port {port}: ")
 

@@ -7,11 +7,13 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from gateway import check
 from tests.making import adapter, encoder
+from tests.ports import reserved
 from tests.running import RunningGateway
 from tests.scripted import ROOT, Ended, program, run
 
@@ -146,7 +148,8 @@ async def test_models_are_tried_on_the_gateway_that_runs(models: Path, tmp_path:
         half = await asyncio.to_thread(run, "manage-models.sh", "test", "finetuned/half", DROPGATE_URL=gateway.url)
         assert half.status == 1
         assert half.out.startswith("FAILED  finetuned/half: ")
-    gone = await asyncio.to_thread(run, "manage-models.sh", "test", DROPGATE_URL=gateway.url)
+    with reserved(urlsplit(gateway.url).port or 0):
+        gone = await asyncio.to_thread(run, "manage-models.sh", "test", DROPGATE_URL=gateway.url)
     assert gone.status == 1
     assert "no gateway answers" in gone.err
 

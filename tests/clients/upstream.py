@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import sys
 import sysconfig
 from collections.abc import AsyncIterator
@@ -19,6 +18,7 @@ from typing import Final
 import aiohttp
 
 from tests.clients.environments import Python, made, said
+from tests.ports import number, reserved
 from tests.running import DEADLINE
 
 TRAINED_ON: Final = "the ring holds the beam, and the beam is lost when the quadrupole trips"
@@ -73,9 +73,8 @@ async def transformers_serve(base: Path) -> AsyncIterator[tuple[str, str]]:
     environment = await asyncio.to_thread(made, SERVER)
     model = str(await asyncio.to_thread(language_model, base / "tiny"))
     (base / "home/hub").mkdir(parents=True)  # without it /v1/models is a 500
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    held = reserved()
+    port = number(held)
     process = await asyncio.create_subprocess_exec(
         *(str(environment / "bin/python"), "-c", START, "serve", model),
         *("--host", "127.0.0.1", "--port", str(port), "--device", "cpu"),
@@ -92,6 +91,7 @@ async def transformers_serve(base: Path) -> AsyncIterator[tuple[str, str]]:
         if process.returncode is None:
             process.kill()
         await process.wait()
+        held.close()
 
 
 async def _listening(process: asyncio.subprocess.Process, url: str) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from tests import making
+from tests.ports import number, reserved
 from tests.running import RunningGateway
 from tests.trainer.test_evaluate import words
 from trainer.cli import main
@@ -289,10 +290,9 @@ def test_an_answer_that_is_no_vectors_is_refused(shape: str, busy: str) -> None:
 
 
 def test_nobody_at_the_url_ends_with_1(models: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    server = HTTPServer(("127.0.0.1", 0), Busy)
-    port = server.server_port
-    server.server_close()
-    assert main(["evaluate", "m", "--url", f"http://127.0.0.1:{port}", "--data", str(data)]) == 1
+    with reserved() as silent:
+        url = f"http://127.0.0.1:{number(silent)}"
+        assert main(["evaluate", "m", "--url", url, "--data", str(data)]) == 1
     assert "no answer" in capsys.readouterr().err
 
 

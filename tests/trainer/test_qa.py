@@ -17,6 +17,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from tests.ports import reserved
 from tests.trainer.scripted import Reply, Scripted, honest, pairs, says
 from trainer import book
 from trainer.data.read import read
@@ -233,7 +234,7 @@ async def test_an_endpoint_that_hangs_meets_its_deadline(session: aiohttp.Client
 async def test_where_nobody_listens_it_is_told_after_all_tries(session: aiohttp.ClientSession) -> None:
     async with Scripted() as server:
         gone = endpoint(session, server, Pauses(), tries=2)
-    with pytest.raises(Unanswered, match=r"ClientConnectorError.*after 2 tries"):
+    with reserved(server.port), pytest.raises(Unanswered, match=r"ClientConnectorError.*after 2 tries"):
         await gone.ask("", "<text>\na\n</text>")
 
 
