@@ -134,27 +134,31 @@ async def test_from_pairs_to_an_endpoint_that_older_clients_ask(make: list[str],
     process = await asyncio.create_subprocess_exec(
         *words, cwd=ROOT, env=environment(), stderr=asyncio.subprocess.PIPE, start_new_session=True
     )
+    url = asyncio.get_running_loop().create_future()
+    reading = asyncio.create_task(follow(process, url))
     try:
-        async with asyncio.timeout(DEADLINE):
-            url = await listening(process)
-            async with aiohttp.ClientSession(url) as session:
-                documented = await ask(session, "/embed", {"inputs": ["hello", "world"]})
-                older = await ask(session, "/model/embed", {"texts": ["hello", "world"]})
+        async with asyncio.timeout(DEADLINE), aiohttp.ClientSession(await url) as session:
+            documented = await ask(session, "/embed", {"inputs": ["hello", "world"]})
+            older = await ask(session, "/model/embed", {"texts": ["hello", "world"]})
         assert documented["dim"] == 32
         assert documented["embeddings"] == older["embeddings"]
         assert sum(x * x for x in documented["embeddings"][0]) == pytest.approx(1, abs=1e-5)
     finally:
         for pid in [*descendants(process.pid), process.pid]:
             terminate(pid)
+        async with asyncio.timeout(DEADLINE):
+            await reading
         await process.wait()
 
 
-async def listening(process: asyncio.subprocess.Process) -> str:
+async def follow(process: asyncio.subprocess.Process, url: asyncio.Future[str]) -> None:
+    """Reads its log to the end: a request is a line, and a gateway whose log nobody reads is held up by it."""
     assert process.stderr is not None
     async for line in process.stderr:
-        if line.startswith(b"{") and json.loads(line).get("event") == "listening":
-            return str(json.loads(line)["url"])
-    raise AssertionError("the gateway ended before it listened")
+        if not url.done() and line.startswith(b"{") and json.loads(line).get("event") == "listening":
+            url.set_result(str(json.loads(line)["url"]))
+    if not url.done():
+        url.set_exception(AssertionError("the gateway ended before it listened"))
 
 
 async def ask(session: aiohttp.ClientSession, path: str, body: dict[str, list[str]]) -> dict[str, list[list[float]]]:
