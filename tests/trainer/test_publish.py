@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -11,6 +12,7 @@ import stat
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -318,12 +320,24 @@ def test_a_publish_tells_in_one_line_what_is_there_and_in_one_how_to_ask(
 def test_on_a_terminal_a_bar_shows_the_bytes(model: Path, volume: Path) -> None:
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "trainer", "publish", str(model), "finetuned/x", "--models-dir", str(volume)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=theirs, check=False, timeout=300)
-    os.close(theirs)
-    shown = os.read(ours, 65536).decode()
+    with ThreadPoolExecutor(1) as beside:  # a slow bar is drawn often, and a terminal that nobody reads holds little
+        shown = beside.submit(drawn, ours)
+        try:
+            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=theirs, check=False, timeout=300)
+        finally:
+            os.close(theirs)
     os.close(ours)
     assert done.returncode == 0
-    assert "4.3/4.3 kB" in shown
+    assert "4.3/4.3 kB" in shown.result()
+
+
+def drawn(terminal: int) -> str:
+    """All of it, once the other end is closed."""
+    found = b""
+    with contextlib.suppress(OSError):
+        while content := os.read(terminal, 65536):
+            found += content
+    return found.decode()
 
 
 def test_the_trainer_shares_no_code_with_the_gateway_and_its_help_loads_nothing_heavy() -> None:
