@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 ROOT: Final = Path(__file__).parent.parent
-SECONDS: Final = 900  # a fork that hangs is ended
+SECONDS: Final = 3600  # a fork that hangs is ended
 _turn = threading.Lock()
 
 

@@ -200,8 +200,11 @@ def _live(output: Path, command: list[str], event: int = -1, how: signal.Signals
 
 def _run(command: list[str], event: int, how: signal.Signals, tell: int) -> None:
     """The child: never returns."""
+    from trainer import journal
     from trainer.cli import main as trainer
 
+    # a run writes how far it is every two seconds: at every step, or how fast it runs would decide what it writes
+    journal.EVERY_SECONDS = 0.0  # type: ignore[misc]  # Final
     below = command[command.index("--output") + 1]
     seen: list[str] = []
 
