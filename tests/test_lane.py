@@ -46,7 +46,7 @@ async def test_work_runs_off_the_loop_on_a_thread_that_has_the_lanes_name() -> N
 
 async def test_a_wide_lane_runs_as_many_at_once_as_it_is_wide() -> None:
     lane, meet = Lane("test", 3), threading.Barrier(3)
-    await asyncio.gather(*(lane.run(meet.wait, 60) for _ in range(3)))  # a narrower lane would break the barrier
+    await asyncio.gather(*(lane.run(meet.wait, 300) for _ in range(3)))  # a narrower lane would break the barrier
     assert lane.width == 3
     lane.close()
 
@@ -107,7 +107,7 @@ async def test_closing_finishes_what_runs_drops_what_waits_and_takes_no_more() -
 
 
 def test_a_thread_that_hands_out_parts_gets_all_answers_in_their_order() -> None:
-    lane, meet = Lane("test", 2), threading.Barrier(2, timeout=30)  # it breaks unless two parts run at once
+    lane, meet = Lane("test", 2), threading.Barrier(2, timeout=300)  # it breaks unless two parts run at once
 
     def half(part: int) -> float:
         meet.wait()

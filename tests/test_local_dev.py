@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -18,6 +19,7 @@ ENGINE = """
 [[ $2 == version ]] && exit 0
 echo "{name} $*" >>"$DONE"
 """
+PATIENT_CURL = f'exec {shutil.which("curl")} "$@" --max-time 300'  # the last one counts; it only ends a test that hangs
 
 
 class Engines:
@@ -28,6 +30,7 @@ class Engines:
         self.done = folder / "done"
         for name, up in {"docker": docker, "podman": podman}.items():
             program(folder, name, ENGINE.format(name=name, up=int(not up)))
+        program(folder, "curl", PATIENT_CURL)
         program(folder, "podman-compose", '[[ $1 == version ]] || echo "podman-compose $*" >>"$DONE"')
 
     def run(self, *arguments: str, **variables: str) -> Ended:
@@ -152,7 +155,7 @@ async def test_a_profile_that_runs_ill_is_no_health_either(docker: Engines) -> N
         well = await asyncio.to_thread(docker.run, "health", DROPGATE_PORT=port)
         assert well.status == 0, well.out
         variables = {"PROMETHEUS_PORT": port, "OLLAMA_PORT": "1", "BUCKET_PORT": "1", "DROPGATE_PORT": port}
-        health = await asyncio.to_thread(lambda: run("local-dev.sh", "health", **variables))
+        health = await asyncio.to_thread(lambda: run("local-dev.sh", "health", path=docker.folder, **variables))
         assert health.status == 1
         assert "(prometheus) answered 503" in health.out
 

@@ -314,7 +314,11 @@ def test_a_stream_of_rows_needs_no_more_memory_for_more_rows(tmp_path: Path) -> 
 SEEDS = [content for _, content, _, _ in BROKEN if len(content) < 500] + [content.encode() for _, content, _ in WHOLE]
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=300,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],  # all of them: no profile adds
+)
 @given(
     start=st.sampled_from(SEEDS),
     at=st.integers(0, 500),
