@@ -137,8 +137,10 @@ class Client:
         return connection
 
     async def _loop(self, seconds: float) -> None:
-        while self._now() < seconds:
+        while True:  # one in any case, on a machine that stood still in between
             await self._send()
+            if self._now() >= seconds:
+                return
 
     async def _send(self) -> None:
         answer = Answer(self._now())

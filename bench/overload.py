@@ -37,8 +37,9 @@ def run(setting: Setting) -> dict[str, Any]:
     batches = [texts.of_tokens(TOKENS, TEXTS, seed) for seed in range(16)]
     seconds = 2 * setting.seconds
     with gateway(folder / "free", folder / "models", *setting.gateway_options) as served:
-        for _ in range(2):  # the first warms up
-            capacity = drive(target(served.url, batches), 16, seconds, served)
+        # the best: the first warms up, and four times what a machine could do that stood still is no overload
+        tries = [drive(target(served.url, batches), 16, seconds, served) for _ in range(3)]
+        capacity = max(tries, key=lambda each: each["requests_per_second"])
     rate = capacity["requests_per_second"]
     queue = max(TEXTS * TOKENS * 4, int(rate * TEXTS * TOKENS * QUEUE))
     options = [f"--max-queue-tokens={queue}", *setting.gateway_options]

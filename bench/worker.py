@@ -90,7 +90,7 @@ def rate(embed: Embed, question: dict[str, Any]) -> dict[str, float]:
     embed(batches[0])
     calls: list[float] = []
     used, began = time.process_time(), time.perf_counter()
-    while (start := time.perf_counter()) - began < question["seconds"]:
+    while (start := time.perf_counter()) - began < question["seconds"] or not calls:
         embed(batches[len(calls) % VARIETY])
         calls.append(time.perf_counter() - start)
     done = len(calls) * len(batches[0])

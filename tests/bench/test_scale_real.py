@@ -5,13 +5,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
-import msgspec
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from bench.scale import clock
 from bench.scale.costs import Costs
@@ -20,6 +19,8 @@ from bench.scale.rivals import Engine
 from bench.scale.world import Cell, World
 from gateway import events
 from gateway.engine import placement
+from gateway.engine.supervisor import HostProcess
+from gateway.host import wire
 from gateway.host.wire import Options
 from gateway.model import Generation
 from tests import making
@@ -37,7 +38,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[Generation]:
     made = []
     for number in range(MODELS):
         path = making.encoder(str(base / f"m{number}"), seed=number, layers=2 + 4 * (number % 3 == 0))
-        made.append(msgspec.structs.replace(making.generation(path), digest=f"{number:x}" * 64))
+        made.append(replace(making.generation(path), digest=f"{number:x}" * 64))
     return made
 
 
@@ -63,21 +64,51 @@ def moves(told: Sequence[events.Event]) -> list[tuple[str, str, str]]:
     return [(kinds[type(each)], each.generation[0], each.device) for each in told if type(each) in kinds]  # type: ignore[attr-defined]  # both have a generation and a device
 
 
+class Turns:
+    """Time in requests. What hosts tell of how long something has been idle is put in it: a report that was on its way
+    for long would say too little, and the order of two models on two devices would hang on that. `rests`: what was
+    used last has been told as computed, and then as idle."""
+
+    def __init__(self, hosts: Sequence[HostProcess]) -> None:
+        self.now = 0.0
+        self.rests = False
+        self._computed = False
+        self._last = ""
+        self._used: dict[str, float] = {}
+        for host in hosts:
+            host._clock = lambda: self.now
+            host._receive = self._told_by(host)  # type: ignore[method-assign]  # every report is put in turns
+
+    def use(self, generation: Generation) -> None:
+        self.now += 1
+        self.rests = self._computed = False
+        self._last = generation.digest
+        self._used[self._last] = self.now
+
+    def _told_by(self, host: HostProcess) -> Callable[..., None]:
+        receive = host._receive
+
+        def told(report: wire.Report, *rest: Any) -> None:
+            if isinstance(report, wire.Residency):
+                idle = [replace(each, idle_seconds=self.now - self._used[each.digest]) for each in report.residents]
+                report = replace(report, residents=idle)
+            receive(report, *rest)
+            if isinstance(report, wire.Batch):
+                self._computed |= report.digest == self._last
+            elif isinstance(report, wire.Residency) and self._computed:
+                self.rests |= any(each.digest == self._last and not each.leases for each in report.residents)
+
+        return told
+
+
 async def on_processes(models: list[Generation], asked: Sequence[int], budget: int) -> list[tuple[str, str, str]]:
     async with rig(tuple(f"cpu:{index}" for index in range(DEVICES)), budget=budget, replicas=1) as running:
         await running.until(lambda: all(host.up for host in running.hosts))
+        turns = Turns(running.hosts)
         for number in asked:
+            turns.use(models[number])
             await running.embed(models[number], "anything")
-            answered = time.time()
-
-            def settled(digest: str = models[number].digest, answered: float = answered) -> bool:
-                """Its host has told that it rests."""
-                return any(
-                    host.reported > answered and digest in host.residents and not host.residents[digest].leases
-                    for host in running.hosts
-                )
-
-            await running.until(settled)
+            await running.until(lambda: turns.rests)
         return moves(running.told)
 
 

@@ -59,7 +59,7 @@ async def rig(models: list[Generation], host_budget: int) -> AsyncIterator[Rig]:
     bus.subscribe(told.append)
     size = models[0].manifest.bytes_as("float32")
     config = {"device": "cpu", "memory_budget": size, "host_memory_budget": host_budget * size, "compute_threads": 1}
-    host = HostProcess("cpu", msgspec.json.encode(config), bus, hang_timeout=60, load_timeout=60)
+    host = HostProcess("cpu", msgspec.json.encode(config), bus, hang_timeout=DEADLINE, load_timeout=DEADLINE)
     engine = ProcessEngine([host], bus, lambda digest: (), lambda generation: size)
     engine.keep(models, ())
     life = asyncio.create_task(host.supervise())
@@ -128,11 +128,11 @@ async def test_whose_deadline_comes_before_the_end_of_a_load_is_told_when_to_try
         await running.embed(models[0])
         now = asyncio.get_running_loop().time()
         held = running.host.residents[models[0].digest]
-        loading = msgspec.structs.replace(held, state="loading", seconds_left=30.0)
+        loading = msgspec.structs.replace(held, state="loading", seconds_left=3000.0)
         running.host.residents[models[0].digest] = loading
         with pytest.raises(ModelLoading) as refused:
             await running.engine.embed(models[0], TEXTS, Options(), now + 5)
-        assert refused.value.retry_after == pytest.approx(30, abs=5)
-        assert (await running.engine.embed(models[0], TEXTS, Options(), now + 100)).rows == len(TEXTS)
+        assert refused.value.retry_after == pytest.approx(3000, abs=DEADLINE)
+        assert (await running.engine.embed(models[0], TEXTS, Options(), now + 10_000)).rows == len(TEXTS)
         running.host.residents[models[0].digest] = wire.Resident(models[0].digest, "loaded", 1, 0, False, 0.0)
-        assert (await running.engine.embed(models[0], TEXTS, Options(), now + 100)).rows == len(TEXTS)
+        assert (await running.engine.embed(models[0], TEXTS, Options(), now + 10_000)).rows == len(TEXTS)

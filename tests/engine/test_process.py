@@ -17,14 +17,23 @@ import numpy as np
 import pytest
 
 from gateway import events
+from gateway.engine import quarantine
 from gateway.engine.process import ProcessEngine
 from gateway.engine.supervisor import HostProcess
 from gateway.errors import DoesNotFit, GatewayError, HostFailed, LoadFailed, ModelQuarantined
 from gateway.host.wire import Options
 from gateway.model import Generation
 from tests import making
+from tests.engine.faulty_host import HANGING
 
 FAULTY = (sys.executable, "-m", "tests.engine.faulty_host")
+# what a load has failed of is remembered for as long as it ever is, and so for longer than a test takes
+REMEMBERING = (
+    sys.executable,
+    "-c",
+    "import sys; from gateway.host import __main__ as host, failures; failures.FIRST_BACKOFF = failures.LAST_BACKOFF; "
+    "sys.exit(host.main(sys.argv[1:]))",
+)
 PLAIN = Options()
 DEADLINE = 300.0  # of a whole test step: generous, since the machine may be busy; never what decides
 
@@ -32,9 +41,12 @@ DEADLINE = 300.0  # of a whole test step: generous, since the machine may be bus
 class Rig:
     """An engine on real hosts, and what they told."""
 
-    def __init__(self, engine: ProcessEngine, hosts: list[HostProcess], told: list[events.Event]) -> None:
+    def __init__(
+        self, engine: ProcessEngine, hosts: list[HostProcess], bus: events.Events, told: list[events.Event]
+    ) -> None:
         self.engine = engine
         self.hosts = hosts
+        self.bus = bus
         self.told = told
 
     def of(self, kind: type[events.Event]) -> list[events.Event]:
@@ -49,14 +61,25 @@ class Rig:
         vectors = await asyncio.wait_for(self.engine.embed(generation, list(texts), PLAIN), DEADLINE)
         return np.frombuffer(vectors.data, "<f4").reshape(vectors.rows, vectors.dim)
 
+    def watch(self, look: Callable[[HostProcess], None]) -> None:
+        """Looks at a host after each of its reports, however many come at once."""
+        for host in self.hosts:
+            receive = host._receive
+
+            def received(*told: Any, host: HostProcess = host, receive: Callable[..., None] = receive) -> None:
+                receive(*told)
+                look(host)
+
+            host._receive = received  # type: ignore[method-assign]  # every report is looked at
+
 
 @asynccontextmanager
 async def rig(
     devices: tuple[str, ...] = ("cpu",),
     *,
     budget: int = 0,
-    hang_timeout: float = 60.0,
-    load_timeout: float = 60.0,
+    hang_timeout: float = DEADLINE,
+    load_timeout: float = DEADLINE,
     limit: int = 0,
     command: tuple[str, ...] = FAULTY,
     **options: Any,
@@ -79,7 +102,7 @@ async def rig(
     engine = ProcessEngine(hosts, bus, names, lambda g: g.manifest.parameters * 4, limit, **options)
     lives = [asyncio.create_task(host.supervise()) for host in hosts]
     try:
-        yield Rig(engine, hosts, told)
+        yield Rig(engine, hosts, bus, told)
     finally:
         await asyncio.gather(*(host.stop() for host in hosts))
         await asyncio.gather(*lives)
@@ -120,34 +143,38 @@ async def test_killing_the_host_under_load_costs_no_clients_request(models: list
     """Whatever is in flight is sent again; what was on the device goes alone."""
     async with rig() as running:
         stop = False
-        answered = 0
+        answered = [0] * 3  # by model: a load that is killed twice would be taken for the culprit
 
         async def client(number: int) -> None:
-            nonlocal answered
             while not stop:
                 vectors = await running.embed(models[number % 3], f"alpha {number}", "beta")
                 assert vectors.shape == (2, 32)
                 assert np.isfinite(vectors).all()
-                answered += 1
+                answered[number % 3] += 1
+
+        async def more() -> None:
+            before = list(answered)
+            await running.until(lambda: all(now > then + 15 for now, then in zip(answered, before, strict=True)))
 
         clients = [asyncio.create_task(client(number)) for number in range(12)]
         for _ in range(2):
-            before = answered
-            await running.until(lambda before=before: answered > before + 50)
+            await more()
             pid = running.hosts[0].pid
             assert pid is not None
             os.kill(pid, signal.SIGKILL)
             await running.until(lambda pid=pid: running.hosts[0].pid != pid and running.hosts[0].up)
-        before = answered
-        await running.until(lambda: answered > before + 50)
+        await more()
         stop = True
         await asyncio.gather(*clients)
         assert running.hosts[0].restarts == 2
         assert [event.why for event in running.of(events.HostExited)] == ["killed by SIGKILL"] * 2
 
 
-async def test_a_request_that_crashes_the_host_costs_itself_alone(models: list[Generation]) -> None:
+async def test_a_request_that_crashes_the_host_costs_itself_alone(
+    models: list[Generation], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The culprit gets a 503 after its second try, its generation is quarantined, and everybody else is answered."""
+    monkeypatch.setattr(quarantine, "FIRST", quarantine.LAST)  # longer than it takes others to get another host
     async with rig() as running:
         await running.embed(models[1], "warm")
         culprit = asyncio.create_task(running.embed(models[0], "please crash"))
@@ -209,8 +236,22 @@ async def test_a_model_whose_load_kills_the_host_is_quarantined(models: list[Gen
         assert running.engine.quarantined(deadly.digest)
 
 
+def impatient_of_hangs(running: Rig) -> None:
+    """For as long as a call hangs, and not with one that the machine keeps waiting."""
+    [host] = running.hosts
+
+    def told(event: events.Event) -> None:
+        if isinstance(event, events.HostOutput) and event.line == HANGING:
+            host._hang_timeout = 0.1
+        elif isinstance(event, events.HostExited):
+            host._hang_timeout = DEADLINE
+
+    running.bus.subscribe(told)
+
+
 async def test_a_hang_is_killed_and_costs_others_nothing(models: list[Generation]) -> None:
-    async with rig(hang_timeout=1.0) as running:
+    async with rig() as running:
+        impatient_of_hangs(running)
         await running.embed(models[1], "warm")
         culprit = asyncio.create_task(running.embed(models[0], "please hang"))
         others = [asyncio.create_task(running.embed(models[1], f"text {n}")) for n in range(5)]
@@ -244,13 +285,7 @@ async def test_ten_models_under_a_budget_of_three_are_served_in_any_order(models
     alone: dict[int, np.ndarray] = {}
     async with rig(budget=3 * size + size // 2) as running:
         seen: list[int] = []
-        receive = running.hosts[0]._receive
-
-        def watch(report: object, payload: bytes, pid: int, began: float) -> None:
-            receive(report, payload, pid, began)  # type: ignore[arg-type]  # passed through as it came
-            seen.append(running.hosts[0].residency.used)
-
-        running.hosts[0]._receive = watch  # type: ignore[method-assign]  # every report is looked at
+        running.watch(lambda host: seen.append(host.residency.used))
         for number in range(10):
             alone[number] = await running.embed(models[number], "alpha beta")
         order = [chance.randrange(10) for _ in range(150)]
@@ -313,8 +348,9 @@ def where(running: Rig, generation: Generation) -> set[str]:
 async def test_a_model_that_one_device_cannot_keep_up_with_is_on_two_until_one_can_again(
     models: list[Generation],
 ) -> None:
-    hot, other = models[0], models[1]
-    async with rig(("cpu:0", "cpu:1"), busy=0.2, calm=0.4) as running:
+    hot, other, now = models[0], models[1], [0.0]
+    # a load is worth it however long the last one took, and it is calm for as long as the test says
+    async with rig(("cpu:0", "cpu:1"), calm=0.4, load_weight=1e-3, clock=lambda: now[0]) as running:
         await running.embed(hot, "the first")
         await running.embed(other, "beside it")
         done = asyncio.Event()
@@ -330,7 +366,12 @@ async def test_a_model_that_one_device_cannot_keep_up_with_is_on_two_until_one_c
         await running.until(lambda: all(host._calls for host in running.hosts))  # both are asked
         done.set()
         await asyncio.gather(*asking)
-        await running.until(lambda: running.of(events.GenerationUnloaded))
+
+        def drawn_back() -> bool:
+            now[0] += 0.4
+            return bool(running.of(events.GenerationUnloaded))
+
+        await running.until(drawn_back)
         assert [event.why for event in running.of(events.GenerationUnloaded)] == ["drawn_back"]
         assert len(where(running, hot)) == 1  # the state is told before what has led to it
         assert len(where(running, other)) == 1
@@ -381,7 +422,7 @@ async def test_unloading_answers_when_the_memory_is_free(models: list[Generation
 
 async def test_missing_weights_are_a_failed_load_that_is_remembered(models: list[Generation], tmp_path: Path) -> None:
     broken = msgspec.structs.replace(models[0], path=str(tmp_path), digest="e" * 64)
-    async with rig() as running:
+    async with rig(command=REMEMBERING) as running:
         for _ in range(3):
             with pytest.raises(LoadFailed) as failed:
                 await running.embed(broken, "anything")
@@ -419,8 +460,12 @@ async def test_a_client_that_leaves_costs_the_host_nothing_more(models: list[Gen
     async with rig() as running:
         await running.embed(models[0], "warm")
         leaving = asyncio.create_task(running.embed(models[0], *(["alpha " * 60] * 500)))
-        await asyncio.sleep(0.05)
-        leaving.cancel()
+
+        def leave(event: events.Event) -> None:
+            if isinstance(event, events.DeviceCall):  # the first of many
+                leaving.cancel()
+
+        running.bus.subscribe(leave)
         with pytest.raises(asyncio.CancelledError):
             await leaving
         await running.embed(models[0], "still here")
@@ -442,7 +487,8 @@ async def test_a_queue_that_grows_behind_one_lease_is_seen_and_its_end_too(model
     """Placement and the metrics go by it, and the pool does not change while it drains."""
     async with rig() as running:
         await running.embed(models[0], "warm")
-        bulk = asyncio.create_task(running.embed(models[0], *(["alpha " * 60] * 1500)))
-        await running.until(lambda: running.engine.devices()[0].queue_tokens > 0)
-        await bulk
+        seen: list[int] = []
+        running.watch(lambda host: seen.append(running.engine.devices()[0].queue_tokens))
+        await running.embed(models[0], *(["alpha " * 60] * 1500))
+        assert max(seen) > 0
         await running.until(lambda: running.engine.devices()[0].queue_tokens == 0)

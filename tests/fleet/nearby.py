@@ -32,6 +32,7 @@ class Nearby:
         self.replicas = replicas
         self.lost: set[str] = set()
         self.asked: list[str] = []
+        self.answered: list[str] = []  # also with a refusal
         self.joined = 0
         self._choices = Choices()
 
@@ -39,8 +40,11 @@ class Nearby:
         self.joined += 1
 
     async def call(self, need: Need, avoid: Sequence[str], frame: bytes, seconds: float) -> tuple[bytes, wire.Payload]:
+        chosen = self._choose(need, avoid)
         async with asyncio.timeout(seconds):
-            return await self._choose(need, avoid).call(need, avoid, frame)
+            answer = await chosen.call(need, avoid, frame)
+        self.answered.append(chosen.told().name)
+        return answer
 
     async def stream(self, need: Need, avoid: Sequence[str], frame: bytes, seconds: float) -> AsyncIterator[bytes]:
         async for piece in self._choose(need, avoid).stream(need, avoid, frame):
@@ -132,8 +136,8 @@ async def rig(
             allow_pickle=False,
             copy_budget=0,
             in_place=False,
-            hang_timeout=60.0,
-            load_timeout=60.0,
+            hang_timeout=DEADLINE,
+            load_timeout=DEADLINE,
             command=FAULTY,
         )
         replicas[name] = Replica(config, node, name)

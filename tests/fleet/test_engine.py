@@ -17,7 +17,7 @@ from gateway.errors import HostFailed, ModelQuarantined, NodeStale
 from gateway.host.wire import Options, Piece, Sampling
 from gateway.model import Generation
 from tests import making
-from tests.fleet.nearby import rig
+from tests.fleet.nearby import DEADLINE, rig
 from tests.speaking import language_model
 
 PLAIN = Options()
@@ -36,7 +36,7 @@ async def following(*engines: RayEngine) -> AsyncIterator[None]:
                 await task
 
 
-async def embed(engine: RayEngine, generation: Generation, *texts: str, seconds: float = 120.0) -> np.ndarray:
+async def embed(engine: RayEngine, generation: Generation, *texts: str, seconds: float = DEADLINE) -> np.ndarray:
     deadline = asyncio.get_running_loop().time() + seconds
     vectors = await engine.embed(generation, list(texts), PLAIN, deadline)
     return np.frombuffer(vectors.data, "<f4").reshape(vectors.rows, vectors.dim)
@@ -53,7 +53,7 @@ async def test_it_answers_and_says_where_things_are(tmp_path: Path) -> None:
             assert engine.ready
             vectors = await embed(engine, a, "the ring", "a beam")
             assert vectors.shape == (2, 32)
-            await made.until(lambda: a.digest in engine.residences())
+            await made.until(lambda: bool(made.of(events.GenerationLoaded)))  # before that it may be listed as loading
             (residence,) = engine.residences()[a.digest]
             assert residence.device == made.fleet.asked[0]
             (loaded,) = made.of(events.GenerationLoaded)
@@ -125,7 +125,7 @@ async def test_a_node_with_an_old_view_refuses_and_another_answers(tmp_path: Pat
             assert {each.device for each in engine.residences().get(a.digest, [])} <= {"two/cpu"}
 
 
-async def test_only_old_views_are_told_as_such(tmp_path: Path) -> None:
+async def test_only_old_views_are_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root, old = tmp_path / "models", tmp_path / "old"
     making.encoder(root / "a", seed=1)
     shutil.copytree(root, old)
@@ -133,8 +133,14 @@ async def test_only_old_views_are_told_as_such(tmp_path: Path) -> None:
     async with rig(tmp_path, one=old, two=old) as made:
         engine, a = made.engine(), made.accept("a")
         shutil.rmtree(tmp_path / "gateway")
+        loop, passed = asyncio.get_running_loop(), [0.0]
+        right = loop.time
+        monkeypatch.setattr(loop, "time", lambda: right() + passed[0])
+        asking = asyncio.create_task(embed(engine, a, "the ring"))
+        await made.until(lambda: set(made.fleet.answered) == {"one/cpu", "two/cpu"})
+        passed[0] = DEADLINE
         with pytest.raises(NodeStale) as stale:
-            await embed(engine, a, "the ring", seconds=2.0)
+            await asking
         assert stale.value.code == "node_stale"
         assert set(made.fleet.asked) == {"one/cpu", "two/cpu"}
         waiting = asyncio.create_task(embed(engine, a, "the ring"))

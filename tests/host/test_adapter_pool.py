@@ -14,7 +14,7 @@ from gateway.host.adapted import Adapted
 from gateway.host.host import Config
 from gateway.model import Generation
 from tests import adapting, making
-from tests.host.test_host import PLAIN, Rig, block
+from tests.host.test_host import DEADLINE, PLAIN, Rig, block
 
 TEXTS = ["the beam is stored in the ring", "a poem"]
 COUNT = 6
@@ -64,7 +64,7 @@ class Host(Rig):
 
     async def until_waiting(self, requests: int) -> None:
         """Until so many requests have texts in the queues."""
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(DEADLINE):
             while len(self.host.batcher._queues) != requests or (not requests and not self.host.batcher._handed):
                 await asyncio.sleep(0)
 

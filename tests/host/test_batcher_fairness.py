@@ -47,7 +47,7 @@ def test_every_row_comes_back_once_in_its_place_and_nothing_is_left_counted(
                 task.cancel()
         for task, rows, leaves in tasks:
             if not leaves or not task.cancelled():
-                done = await asyncio.wait_for(asyncio.gather(task, return_exceptions=True), 10)
+                done = await asyncio.wait_for(asyncio.gather(task, return_exceptions=True), 300)
                 if not leaves:
                     assert answer(done[0]) == rows
         await until(lambda: rig.batcher.queue_tokens == 0)

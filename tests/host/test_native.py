@@ -260,7 +260,7 @@ def test_texts_that_are_divided_among_threads_have_the_same_vectors(family: str,
 @pytest.mark.usefixtures("two_threads")
 def test_each_thread_of_a_crew_computes_alone_and_its_caller_as_before() -> None:
     crew = Crew(2)
-    met = threading.Barrier(2, timeout=30)
+    met = threading.Barrier(2, timeout=300)
 
     def seen(part: int) -> tuple[int, int, bool, int]:
         met.wait()

@@ -256,7 +256,7 @@ def on_each_loop(scenario: Callable[[End, End], Any]) -> None:
     """On asyncio's loop, and on the one that gateway and hosts run on."""
 
     async def run() -> None:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(300):
             async for gateway, host in connected():
                 await scenario(gateway, host)
 

@@ -26,7 +26,8 @@ needs_haproxy: Final = pytest.mark.skipif(
 class RunningProxy:
     """`async with RunningProxy(folder, [url, ...])`: gateway-1 is at the first of the URLs, and so on, unless there is
     a `config` of another kind. To clients it is what a `RunningGateway` is: `url`, `session`, `try_embed`. What comes
-    back has its models again within two seconds, not thirty."""
+    back has its models again within two seconds, not thirty; what hangs is left after `patience` seconds, which a busy
+    machine does not reach."""
 
     def __init__(
         self,
@@ -35,6 +36,7 @@ class RunningProxy:
         *,
         default_model: str = "",
         balance: int = 0,
+        patience: float = 60.0,
         config: str = "",
         environment: dict[str, str] | None = None,
     ) -> None:
@@ -43,7 +45,7 @@ class RunningProxy:
         self.numbers = f"http://127.0.0.1:{free_port()}/metrics"
         self.log = folder / "log"
         self._config = folder / "haproxy.cfg"
-        self._config.write_text(config or at(urls))
+        self._config.write_text(_mended(config or at(urls), patience))
         self._environment = {
             **os.environ,
             "DROPGATE_PROXY_BIND": self.url.removeprefix("http://"),
@@ -122,7 +124,7 @@ class RunningProxy:
 
 def at(urls: Sequence[str]) -> str:
     """The configuration with these addresses, and as many gateways."""
-    text = CONFIG.read_text().replace("slowstart 30s", "slowstart 2s")
+    text = CONFIG.read_text()
     if os.geteuid():
         text = re.sub(r"^    (user|group) haproxy\n", "", text, flags=re.MULTILINE)
     line = SERVER.search(text)
@@ -136,8 +138,22 @@ def at(urls: Sequence[str]) -> str:
     return first + "\n".join([*servers, *kept]) + "\n"
 
 
+def _mended(config: str, patience: float) -> str:
+    """In a test's time, and with the patience of a machine that has none to spare."""
+    config = config.replace("slowstart 30s", "slowstart 2s")
+    waits = rf"    timeout \1 {patience * 1000:.0f}ms"
+    return re.sub(r"^    timeout (check|connect) 2s$", waits, config, flags=re.MULTILINE)
+
+
+_held: Final[list[socket.socket]] = []
+
+
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+    """Given to nobody else by the kernel while this process runs. A server that reuses addresses may listen there, stop
+    and come back."""
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind(("127.0.0.1", 0))
+    _held.append(held)
+    port: int = held.getsockname()[1]
+    return port

@@ -93,7 +93,7 @@ async def test_a_gateway_that_hangs_is_left_what_it_has_waits_and_it_comes_back_
     tmp_path: Path, made: list[str]
 ) -> None:
     model = FEW[0]
-    async with running(tmp_path, made, models=FEW[:3]) as fleet:
+    async with running(tmp_path, made, models=FEW[:3], patience=2) as fleet:
         place = (await fleet.places([model]))[model]
         gateway = fleet.gateways[number_of(place)]
         os.kill(gateway.pid, signal.SIGSTOP)

@@ -43,7 +43,7 @@ class Nodes:
 
     def close(self) -> None:
         self._process.terminate()
-        self._process.wait(120)
+        self._process.wait(300)
 
     def _order(self, words: str) -> dict[str, Any]:
         assert self._process.stdin is not None

@@ -64,7 +64,7 @@ async def test_only_old_views_are_told_as_such_until_they_heal(
     making.encoder(volume / "finetuned/later", seed=101)
     await gateway.wait_for("huggingface:finetuned/later", "ready", "loaded")
     shutil.rmtree(place / "state/generations")
-    headers = {"X-Request-Timeout": "3"}
+    headers = {"X-Request-Timeout": "20"}
     body = {"model": "finetuned/later", "inputs": TEXTS}
     async with gateway.session.post("/embed", json=body, headers=headers) as answer:
         told = await answer.json()
