@@ -10,7 +10,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tests.ports import held
+from tests import ports
 from tests.running import DEADLINE
 
 REGION = "us-east-1"
@@ -35,7 +35,8 @@ class Bucket:
 
 @contextmanager
 def serving() -> Iterator[Bucket]:
-    with held() as port:
+    with ports.reserved() as held:
+        port = ports.number(held)
         command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
         server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:

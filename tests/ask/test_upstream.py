@@ -18,8 +18,8 @@ from gateway.ask.providers import Delta, Message, Sampling
 from gateway.ask.specs import Key, Spec
 from gateway.ask.upstream import Upstream
 from gateway.tracing import OUTGOING
+from tests import ports
 from tests.ask.talking import KEY, SAID, WORDS, Talking
-from tests.ports import held
 
 ASKED = [Message("user", "what holds the beam?")]
 LONG = 300.0  # seconds: of limits that are over when the test says so
@@ -124,8 +124,8 @@ async def test_each_failure_is_told_and_never_the_key(
 
 async def test_who_refuses_the_connection_is_asked_again_and_then_told(server: Talking) -> None:
     clock = Clock()
-    with held() as nobodys:
-        async with provider(f"http://127.0.0.1:{nobodys}/v1", clock) as upstream:
+    with ports.reserved() as nobodys:
+        async with provider(f"http://127.0.0.1:{ports.number(nobodys)}/v1", clock) as upstream:
             with pytest.raises(errors.ProviderFailed, match="cannot be reached"):
                 await said(upstream, "answers")
     assert len(clock.pauses) == 2
