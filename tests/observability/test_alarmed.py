@@ -20,7 +20,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests import making
+from tests import making, ports
 from tests.e2e.clients import FaultyGateway
 from tests.observability.busy import MODELS, heal, volume
 from tests.observability.files import rules
@@ -148,7 +148,7 @@ async def test_what_is_wrong_with_hosts_and_requests_is_told_and_cleared(tmp_pat
     gateway = FaultyGateway(root, tmp_path / "state", "--device=cpu", "--compute-threads=1")
 
     async def ask() -> None:
-        assert await post(gateway, "x", SPLIT, **{"X-Canary-Key": "me"}) == 503  # in quarantine
+        assert await post(gateway, "please crash", SPLIT, **{"X-Canary-Key": "me"}) == 503  # in quarantine, or again
         assert await post(gateway, "please err", MODELS[0]) == 500
 
     async def kill() -> None:
@@ -169,7 +169,7 @@ async def test_what_is_wrong_with_hosts_and_requests_is_told_and_cleared(tmp_pat
 async def test_more_than_a_device_computes_is_told_and_cleared(tmp_path: Path) -> None:
     root = tmp_path / "models"
     shutil.copytree(making.minilm(), root / MODELS[0])
-    options = ("--device=cpu", "--compute-threads=1", "--max-queue-tokens=60000")
+    options = ("--device=cpu", "--compute-threads=1", "--max-queue-tokens=60000", f"--request-timeout={DEADLINE}")
     gateway = RunningGateway(root, tmp_path / "state", *options)
 
     async def crowd() -> None:
@@ -190,7 +190,9 @@ async def test_a_gateway_that_is_deaf_or_dead_is_told_and_cleared(tmp_path: Path
     if subprocess.run([*within, "true"], capture_output=True, check=False).returncode:
         pytest.skip("this kernel gives us no user namespace")
     root = volume(tmp_path)
-    deaf = RunningGateway(root, tmp_path / "state", "--device=cpu", "--scan-interval=1")
+    held = ports.reserved()
+    listening = f"--port={ports.number(held)}"
+    deaf = RunningGateway(root, tmp_path / "state", "--device=cpu", "--scan-interval=1", listening)
     deaf.command = [*within, *deaf.command]
     async with watched(tmp_path, deaf) as watch:
         await watch.fires({"WatcherDeaf"})
@@ -199,6 +201,6 @@ async def test_a_gateway_that_is_deaf_or_dead_is_told_and_cleared(tmp_path: Path
         await watch.clears({"WatcherDeaf"})
         await deaf.kill()
         await watch.fires({"Down"})
-        port = deaf.url.rpartition(":")[2]
-        async with RunningGateway(root, tmp_path / "state", "--device=cpu", f"--port={port}"):
+        async with RunningGateway(root, tmp_path / "state", "--device=cpu", listening):
             await watch.clears({"Down"})
+    held.close()
