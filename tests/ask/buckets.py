@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
-import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from tests import ports
+from tests.running import DEADLINE
 
 REGION = "us-east-1"
 
@@ -33,26 +35,25 @@ class Bucket:
 
 @contextmanager
 def serving() -> Iterator[Bucket]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        bucket = Bucket(port)
-        _made(f"{bucket.endpoint}/knowledge", server)
-        yield bucket
-    finally:
-        server.terminate()
-        server.wait()
+    with ports.reserved() as held:
+        port = ports.number(held)
+        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+        server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            bucket = Bucket(port)
+            _made(f"{bucket.endpoint}/knowledge", server)
+            yield bucket
+        finally:
+            server.terminate()
+            server.wait()
 
 
 def _made(url: str, server: subprocess.Popen[bytes]) -> None:
     """The bucket itself, once the server answers."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + DEADLINE
     while True:
         try:
-            urllib.request.urlopen(urllib.request.Request(url, method="PUT"), timeout=10).close()
+            urllib.request.urlopen(urllib.request.Request(url, method="PUT"), timeout=DEADLINE).close()
         except OSError:
             assert server.poll() is None, "moto's server ended; is it installed?"
             assert time.monotonic() < deadline

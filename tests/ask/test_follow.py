@@ -19,6 +19,7 @@ from tests.ask.asked import NOTES, PAPER, SAME, Asked
 from tests.ask.memory_store import MemoryStore
 from tests.ask.stores import chunks, document
 from tests.catalog.world import M, World
+from tests.running import DEADLINE
 
 TEXT = "a quadrupole focuses the beam"
 MANY = [
@@ -440,7 +441,7 @@ async def test_the_store_is_left_alone_until_there_is_something_in_it(tmp_path: 
 async def test_following_goes_on_after_whatever_an_event_says(asked: Asked, made: list[str]) -> None:
     following = asyncio.create_task(asked.follow.follow())
     (new,) = await asked.world.swap(made[1])
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(DEADLINE):
         while await asked.live() != new.digest:
             await asyncio.sleep(0.01)
     following.cancel()

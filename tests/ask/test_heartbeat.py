@@ -10,6 +10,7 @@ from gateway.ask.heartbeat import BEAT, STILL, Contender, Heartbeat
 from gateway.ask.passage import Claim
 from gateway.errors import KnowledgeBaseNotFound, KnowledgeStoreFailed
 from tests.ask.memory_store import MemoryStore
+from tests.running import DEADLINE
 
 KB = "/papers"
 
@@ -129,7 +130,7 @@ async def test_what_was_lost_is_not_given_back(two: tuple[Machine, Machine]) -> 
 async def test_it_beats_by_itself(two: tuple[Machine, Machine], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.ask.heartbeat.BEAT", 0.0)
     one, _ = two
-    async with (await one.had()).beating(), asyncio.timeout(60):
+    async with (await one.had()).beating(), asyncio.timeout(DEADLINE):
         while (await one.store.claimed(KB)).beat < 5:
             await asyncio.sleep(0)
 

@@ -24,6 +24,7 @@ from gateway.errors import (
 from tests.ask.memory_store import MemoryStore
 from tests.ask.papers import pdf
 from tests.ask.tiny import Desk, desk
+from tests.running import DEADLINE
 
 pytest.importorskip("semantic_text_splitter", reason="the extra `ask` is not installed")
 
@@ -114,7 +115,7 @@ async def test_a_document_that_is_deleted_while_it_is_indexed_is_found_no_more(p
     await papers.ingestion.delete(papers.bases, "papers", document_id("a.txt"))
     papers.service.gate.set()
     row = await papers.bases.get("papers")
-    assert await papers.ingestion.settled(row.kb, [document_id("a.txt")], 60)
+    assert await papers.ingestion.settled(row.kb, [document_id("a.txt")], DEADLINE)
     assert await papers.store.count(await papers.live()) == 0
 
 
@@ -209,7 +210,7 @@ async def test_what_keeps_documents_from_being_indexed_is_told_and_tried_again(
 
 async def test_progress_is_told_as_events(papers: Desk) -> None:
     await papers.ingestion.add(papers.of("physics"), "papers", [file("a.txt", "One."), file("b.txt", LONG)])
-    assert await papers.ingestion.settled(key("physics", "papers"), [document_id("b.txt")], 60)
+    assert await papers.ingestion.settled(key("physics", "papers"), [document_id("b.txt")], DEADLINE)
     told = [each for each in papers.told if isinstance(each, events.DocumentsIndexed)]
     assert [(each.kb, each.owner, each.documents, each.pending) for each in told] == [("papers", "physics", 2, 0)]
     assert told[0].chunks > 2
@@ -220,7 +221,7 @@ async def test_what_is_embedded_is_charged_to_the_owner_of_the_base(papers: Desk
         await papers.ingestion.add(
             papers.of(tenant), "papers", [file("a.txt", f"One of {tenant}."), file("b.txt", LONG)]
         )
-        assert await papers.ingestion.settled(key(tenant, "papers"), [document_id("b.txt")], 60)
+        assert await papers.ingestion.settled(key(tenant, "papers"), [document_id("b.txt")], DEADLINE)
     told = [each for each in papers.told if isinstance(each, events.ChunksEmbedded)]
     assert {(each.kb, each.model) for each in told} == {("papers", "finetuned/tiny")}
     for tenant in ("physics", "biology"):
@@ -233,7 +234,7 @@ async def test_what_is_embedded_is_charged_to_the_owner_of_the_base(papers: Desk
 async def test_bases_of_two_tenants_with_one_name_are_two(papers: Desk) -> None:
     for tenant in ("a", "b"):
         await papers.ingestion.add(papers.of(tenant), "papers", [file("a.txt", f"Of {tenant}.")])
-        assert await papers.ingestion.settled(key(tenant, "papers"), [document_id("a.txt")], 60)
+        assert await papers.ingestion.settled(key(tenant, "papers"), [document_id("a.txt")], DEADLINE)
     await papers.ingestion.delete(papers.of("a"), "papers", document_id("a.txt"))
     left = await papers.store.get_document(key("b", "papers"), document_id("a.txt"))
     assert left.text == "Of b."
@@ -241,7 +242,7 @@ async def test_bases_of_two_tenants_with_one_name_are_two(papers: Desk) -> None:
 
 async def test_documents_are_embedded_in_a_flow_of_their_own(papers: Desk) -> None:
     await papers.ingestion.add(papers.of("physics"), "papers", [file("a.txt", "One.")])
-    assert await papers.ingestion.settled(key("physics", "papers"), [document_id("a.txt")], 60)
+    assert await papers.ingestion.settled(key("physics", "papers"), [document_id("a.txt")], DEADLINE)
     assert "physics" not in {tenant for tenant, _ in papers.service.seen}
 
 

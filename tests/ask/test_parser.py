@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -14,7 +15,7 @@ from gateway.ask.chunks import Chunking
 from gateway.ask.parser import Parser
 from gateway.errors import DocumentTooLarge, DocumentUnreadable
 from tests.ask.papers import bomb, pdf
-from tests.running import is_running
+from tests.running import DEADLINE, GLANCE, is_running
 
 pytest.importorskip("pypdfium2", reason="the extra `ask` is not installed")
 
@@ -123,7 +124,10 @@ async def test_a_bomb_is_refused_and_harms_nothing(parser: Parser) -> None:
     assert (await parser.read("next.txt", b"unharmed")).text == "unharmed"
 
 
-HANGS: Final = "import sys, os; print(os.getpid(), file=open(sys.argv[1], 'w'), flush=True); sys.stdin.read()"
+HANGS: Final = """import os, sys
+sys.stdin.buffer.read(4)
+print(os.getpid(), file=open(sys.argv[1], "w"), flush=True)
+sys.stdin.read()"""
 CRASHES: Final = "import os, sys; sys.stdin.buffer.read(4); os.abort()"
 BABBLES: Final = """import sys
 sys.stdin.buffer.read(4)
@@ -132,13 +136,17 @@ sys.stdout.flush()
 sys.stdin.read()"""
 
 
-async def test_a_reader_that_takes_too_long_is_killed(tmp_path: object) -> None:
-    where = f"{tmp_path}/pid"
-    parser = Parser(most_bytes=99, seconds=0.5, command=(sys.executable, "-c", HANGS, where))
-    with pytest.raises(DocumentUnreadable, match=r"0\.5 s"):
-        await parser.read("a.txt", b"x")
-    with open(where) as stream:
-        assert not is_running(int(stream.read()))
+async def test_a_reader_that_takes_too_long_is_killed(tmp_path: Path, time_passes: Callable[[float], None]) -> None:
+    where = tmp_path / "pid"
+    parser = Parser(most_bytes=99, seconds=2 * DEADLINE, command=(sys.executable, "-c", HANGS, str(where)))
+    reading = asyncio.create_task(parser.read("a.txt", b"x"))
+    async with asyncio.timeout(DEADLINE):
+        while not (where.exists() and where.read_text().endswith("\n")):  # it has begun
+            await asyncio.sleep(GLANCE)
+    time_passes(2 * DEADLINE)
+    with pytest.raises(DocumentUnreadable, match="600 s"):
+        await reading
+    assert not is_running(int(where.read_text()))
 
 
 @pytest.mark.parametrize("program", [CRASHES, BABBLES])

@@ -9,6 +9,7 @@ from collections import Counter
 import pytest
 
 from gateway.ask.places import Places
+from tests.running import DEADLINE
 
 LATE = 3600.0
 
@@ -106,7 +107,7 @@ async def test_whatever_comes_and_goes_no_place_is_lost_or_made(seed: int) -> No
     assert served.total() == sum(end is None for end in ended) > 100
     assert all(end is None or isinstance(end, asyncio.CancelledError) for end in ended)
     for tenant in "xyz":
-        await asyncio.wait_for(places.take(tenant, later()), 1)
+        await asyncio.wait_for(places.take(tenant, later()), DEADLINE)
     stranger = asyncio.create_task(places.take("d", later()))
     await asyncio.sleep(0)
     assert not stranger.done()

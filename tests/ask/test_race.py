@@ -33,6 +33,8 @@ from tests.ask.asked import SAME, LineCutter
 from tests.ask.memory_store import MemoryStore
 from tests.ask.stores import document
 from tests.catalog.world import M
+from tests.running import DEADLINE
+from trainer.exchange import put_in_place
 
 SWAPS = 20
 QUERIES = 1000
@@ -74,18 +76,18 @@ class Knowing:
 
     async def until(self, done: Callable[[], bool]) -> None:
         """As soon as that is so after some event."""
-        async with asyncio.timeout(120), self.told:
+        async with asyncio.timeout(DEADLINE), self.told:
             await self.told.wait_for(done)
 
     async def drop(self, source: str) -> None:
-        """New content of the model, by a rename; until it is live."""
+        """New content of the model, by a rename or an exchange: it is never away. Until it is live."""
         target = Path(self.gateway.settings.models_dir, M)
         before = self._live()
         fresh = target.parent / ".fresh"
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(source, fresh)
-        shutil.rmtree(target, ignore_errors=True)
-        fresh.rename(target)
+        put_in_place(fresh, target, replace=True)
+        shutil.rmtree(fresh, ignore_errors=True)  # what was there
         await self.until(lambda: self._live() not in ("", before))
 
     def _live(self) -> str:
@@ -143,7 +145,7 @@ async def running(tmp_path: Path, check: Callable[[Knowing], Awaitable[None]]) -
         finally:
             os.kill(os.getpid(), signal.SIGTERM)  # as whoever runs a gateway ends it
 
-    async with asyncio.timeout(120):
+    async with asyncio.timeout(2 * DEADLINE):
         await life.run(settings, on_ready=on_ready)
 
 
@@ -166,8 +168,8 @@ async def test_over_twenty_swaps_no_query_of_a_thousand_meets_an_index_of_anothe
 
         asking = [asyncio.create_task(ask(number)) for number in range(AT_ONCE)]
         for source in many[1:]:
-            await knowing.drop(source)
             switches = knowing.heard["reindex_finished"]
+            await knowing.drop(source)
             await knowing.until(lambda seen=switches: knowing.heard["reindex_finished"] > seen)  # type: ignore[misc]
             row = await knowing.store.row("/papers")
             generations.add(row.live.generation if row.live else "")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,11 @@ from gateway.ask.providers import Delta, Message, Sampling
 from gateway.ask.specs import Key, Spec
 from gateway.ask.upstream import Upstream
 from gateway.tracing import OUTGOING
+from tests import ports
 from tests.ask.talking import KEY, SAID, WORDS, Talking
 
 ASKED = [Message("user", "what holds the beam?")]
+LONG = 300.0  # seconds: of limits that are over when the test says so
 
 
 class Clock:
@@ -55,13 +56,6 @@ async def provider(url: str, clock: Clock | None = None, **settings: Any) -> Asy
 
 async def said(upstream: Upstream, model: str, sampling: Sampling = Sampling()) -> str:  # noqa: B008  # frozen
     return "".join([delta.content async for delta in upstream.chat(ASKED, model, sampling)])
-
-
-def nobody() -> str:
-    """Where nobody listens."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{free.getsockname()[1]}/v1"
 
 
 async def test_an_answer_comes_in_pieces_with_what_it_took(server: Talking) -> None:
@@ -130,9 +124,10 @@ async def test_each_failure_is_told_and_never_the_key(
 
 async def test_who_refuses_the_connection_is_asked_again_and_then_told(server: Talking) -> None:
     clock = Clock()
-    async with provider(nobody(), clock) as upstream:
-        with pytest.raises(errors.ProviderFailed, match="cannot be reached"):
-            await said(upstream, "answers")
+    with ports.reserved() as nobodys:
+        async with provider(f"http://127.0.0.1:{ports.number(nobodys)}/v1", clock) as upstream:
+            with pytest.raises(errors.ProviderFailed, match="cannot be reached"):
+                await said(upstream, "answers")
     assert len(clock.pauses) == 2
     assert all(0 < pause < 1 for pause in clock.pauses)
 
@@ -165,19 +160,34 @@ async def test_after_the_first_byte_nothing_is_asked_again(server: Talking, mode
     assert server.calls(model) == 1
 
 
-@pytest.mark.parametrize(
-    ("model", "limits"),
-    [
-        ("hangs", {"first_token_timeout": 0.5}),
-        ("waits", {"idle_timeout": 0.3}),
-        ("waits", {"timeout": 0.5}),
-    ],
-)
-async def test_who_falls_silent_is_given_up(server: Talking, model: str, limits: dict[str, float]) -> None:
-    async with provider(server.url, **limits) as upstream:
+async def test_who_does_not_begin_to_answer_is_given_up(server: Talking, time_passes: Callable[[float], None]) -> None:
+    async with provider(server.url, first_token_timeout=LONG) as upstream:
+        asking = asyncio.create_task(said(upstream, "hangs"))
+        await server.hanging.wait()
+        time_passes(LONG)
         with pytest.raises(errors.ProviderTimeout):
-            await said(upstream, model)
-    assert server.calls(model) == 1
+            await asking
+    assert server.calls("hangs") == 1
+    await server.left.wait()
+
+
+@pytest.mark.parametrize(
+    "limits", [{"idle_timeout": LONG, "timeout": 2 * LONG}, {"idle_timeout": 2 * LONG, "timeout": LONG}]
+)
+async def test_who_falls_silent_is_given_up(
+    server: Talking, limits: dict[str, float], time_passes: Callable[[float], None]
+) -> None:
+    async with (
+        provider(server.url, **limits) as upstream,
+        aclosing(upstream.chat(ASKED, "waits", Sampling())) as deltas,
+    ):
+        await anext(deltas)
+        reading = asyncio.ensure_future(anext(deltas))
+        await asyncio.sleep(0)  # it waits
+        time_passes(LONG)
+        with pytest.raises(errors.ProviderTimeout):
+            await reading
+    assert server.calls("waits") == 1
     await server.left.wait()
 
 
@@ -247,12 +257,19 @@ async def test_a_tenant_with_a_long_queue_leaves_the_others_their_turn(server: T
     assert order[:7].count("globex") == 3
 
 
-async def test_who_waits_too_long_for_a_place_is_told_to_come_back(server: Talking) -> None:
-    limits = {"max_concurrency": 1, "first_token_timeout": 1.0}
-    async with provider(server.url, **limits) as upstream, aclosing(upstream.chat(ASKED, "waits", Sampling())) as first:
+async def test_who_waits_too_long_for_a_place_is_told_to_come_back(
+    server: Talking, time_passes: Callable[[float], None]
+) -> None:
+    async with (
+        provider(server.url, max_concurrency=1, first_token_timeout=LONG) as upstream,
+        aclosing(upstream.chat(ASKED, "waits", Sampling())) as first,
+    ):
         await anext(first)
+        late = asyncio.create_task(said(upstream, "answers"))
+        await asyncio.sleep(0)  # it waits
+        time_passes(LONG)
         with pytest.raises(errors.ProviderBusy):
-            await said(upstream, "answers")
+            await late
     assert server.calls("answers") == 0
 
 

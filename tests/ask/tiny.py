@@ -29,6 +29,7 @@ from gateway.settings import Settings
 from gateway.tenants.caller import OPEN, Caller
 from tests.ask.memory_store import MemoryStore
 from tests.making import generation, minilm
+from tests.running import DEADLINE
 
 MODEL = ModelId("finetuned", "tiny")
 
@@ -153,7 +154,7 @@ class Desk:
         """Until everything that was put in is indexed or has failed."""
         row = await self.bases.get(name)
         documents: list[Document | Any] = list(await self.store.list_documents(row.kb))
-        assert await self.ingestion.settled(row.kb, [each.id for each in documents], 60)
+        assert await self.ingestion.settled(row.kb, [each.id for each in documents], DEADLINE)
 
 
 @asynccontextmanager

@@ -12,6 +12,8 @@ from typing import Any, Final, Self
 
 from aiohttp import web
 
+from tests import ports
+
 BASE: Final = "org/Tiny"
 LONGEST: Final = 4096
 
@@ -39,15 +41,16 @@ class Vllm:
         self.waiting = asyncio.Event()
         self.forgets = False  # every adapter, once it was loaded and proven
         self._cache: set[tuple[str, str, str]] = set()
-        self._port = 0
 
     async def __aenter__(self) -> Self:
+        self._held = ports.reserved()
         await self.start()
         return self
 
     async def __aexit__(self, *failure: object) -> None:
         self.gate.set()
         await self.stop()
+        self._held.close()
 
     async def start(self) -> None:
         """On the port that it had before."""
@@ -62,9 +65,8 @@ class Vllm:
         app.router.add_route("*", "/{other:.*}", self._no_route)
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", self._port, reuse_address=True).start()
-        host, self._port = self._runner.addresses[0][:2]
-        self.url = f"http://{host}:{self._port}/v1"
+        await web.TCPSite(self._runner, "127.0.0.1", ports.number(self._held), reuse_address=True).start()
+        self.url = f"http://127.0.0.1:{ports.number(self._held)}/v1"
 
     async def stop(self) -> None:
         """Connections are cut, whatever goes over them."""

@@ -19,7 +19,7 @@ import pytest
 VERSION: Final = "4.14.1"
 INTEGRITY: Final = "sha512-FHfa+lmNjQZfJz1q8wKqIDwC6DExcHt/pkjNQb09a3NPjCKg2rhu5qb2S4r76ASyFNNtuFooJpZe37OgudVGtQ=="
 FOLDER: Final = Path(__file__).parents[2] / ".cache" / "axe"
-PATIENCE: Final = 120  # seconds
+PATIENCE: Final = 300  # seconds
 SEVERE: Final = {"serious", "critical"}
 
 

@@ -14,12 +14,13 @@ from typing import Any, Final, Self
 import pytest
 import pytest_asyncio
 
-from tests.running import RunningGateway
+from tests.running import DEADLINE, RunningGateway
+from trainer.exchange import put_in_place
 
 CHROMIUM: Final = shutil.which("chromium") or "/usr/bin/chromium"
 WIDE: Final = {"width": 1280, "height": 800}
 PHONE: Final = {"width": 390, "height": 844}
-PATIENCE: Final = 30_000  # milliseconds; only ends a test that hangs
+PATIENCE: Final = 300_000  # milliseconds; only ends a test that hangs
 MODEL: Final = "sentence-transformers/all-MiniLM-L6-v2"
 SHOTS: Final = os.environ.get("CONSOLE_SHOTS", "")  # a folder for pictures, if somebody wants to look
 
@@ -108,8 +109,18 @@ class House:
         self.state = base / "state"
 
     def gateway(self, *options: str) -> RunningGateway:
-        settings = ["--device=cpu", f"--default-model={MODEL}", *options]
+        # a slow machine is no fault: whatever is asked for comes at last
+        settings = ["--device=cpu", f"--default-model={MODEL}", f"--request-timeout={DEADLINE}", *options]
         return RunningGateway(self.volume, self.state, *settings)
+
+
+def drop(source: Path, target: Path) -> None:
+    """By a rename, as `gateway pull` and careful people do it, or by an exchange: what is replaced is never away, and
+    a gateway that looks meanwhile does not take it for gone."""
+    hidden = target.with_name(f".{target.name}.incoming")
+    shutil.copytree(source, hidden)
+    if put_in_place(hidden, target, replace=True):
+        shutil.rmtree(hidden)
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

@@ -111,7 +111,7 @@ async def test_a_host_that_dies_is_told_and_counted(
         page = (await visit.open("events")).page
         hosts = page.locator("section").filter(has=page.get_by_role("heading", name="Hosts"))
         await expect(hosts.get_by_text("up", exact=True)).to_be_visible()
-        started = next(record for record in gateway.log if record.get("event") == "host_started")
+        started = await gateway.wait_for_log("host_started")
         assert started["pid"] in descendants(gateway.pid)
         os.kill(started["pid"], signal.SIGKILL)
         await expect(lines(page).filter(has_text="host exited").first).to_be_visible()

@@ -12,7 +12,7 @@ import pytest
 from playwright.async_api import expect
 
 from tests import making
-from tests.console.conftest import MODEL, House, Visit
+from tests.console.conftest import MODEL, House, Visit, drop
 from tests.running import RunningGateway
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -27,13 +27,11 @@ def badge(page: Any, model: str, state: str) -> Any:
     return row(page, model).locator(f'.line .badge[data-state="{state}"]')
 
 
-def drop(source: Path, target: Path) -> None:
-    """By a rename, as `gateway pull` and careful people do it."""
-    hidden = target.with_name(f".{target.name}.incoming")
-    shutil.copytree(source, hidden)
-    if target.exists():
-        shutil.rmtree(target)
-    hidden.rename(target)
+async def listen(page: Any) -> None:
+    """Keeps in `window.messages` what the page's messages say: those of a success go after some seconds."""
+    await page.evaluate("""() => { const log = document.querySelector("[role=log]"); window.messages = "";
+        const watch = new MutationObserver(() => { window.messages += log.textContent; });
+        watch.observe(log, {childList: true, subtree: true}); }""")
 
 
 async def opened(page: Any, model: str) -> Any:
@@ -91,9 +89,10 @@ async def test_a_model_is_loaded_pinned_and_unloaded_after_a_question(visit: Vis
     await expect(row(page, MODEL)).to_be_visible()
     async with gateway.session.post(f"/models/{MODEL}/unload") as reply:
         assert reply.status == 200
+    await listen(page)
     await page.get_by_role("button", name=f"Load {MODEL}", exact=True).click()
     await expect(badge(page, MODEL, "loaded")).to_be_visible()
-    await expect(page.get_by_role("log")).to_contain_text("is loaded")
+    await page.wait_for_function("window.messages.includes('is loaded')")
     await expect(page.get_by_role("figure")).to_contain_text(MODEL)  # it takes its part of the budget
     detail = await opened(page, MODEL)
     await detail.get_by_role("button", name="Pin", exact=True).click()

@@ -12,7 +12,7 @@ import pytest_asyncio
 from playwright.async_api import expect
 
 from tests import making
-from tests.console.conftest import PHONE, Chromium, House, Visit
+from tests.console.conftest import PHONE, Chromium, House, Visit, drop
 from tests.running import RunningGateway
 from tests.trainer.runs import HOSTILE, finished
 from trainer.run import append_json, write_json
@@ -45,8 +45,7 @@ async def swapped(
         (made / "model_metadata.json").write_text(json.dumps({"scores": scores, "seed": seed, "note": HTML * seed}))
         already = len(gateway.log)
         target.parent.mkdir(exist_ok=True)
-        shutil.rmtree(target, ignore_errors=True)
-        made.rename(target)
+        drop(made, target)
         event = "model_accepted" if seed == 1 else "model_swapped"
         await gateway.wait_for_log(event, after=already, model="finetuned/swapped")
     yield "huggingface:finetuned/swapped"

@@ -20,7 +20,7 @@ from playwright.async_api import Locator, Page, expect
 
 from tests import making
 from tests.console import axe
-from tests.console.conftest import MODEL, PHONE, Chromium, House, Visit
+from tests.console.conftest import MODEL, PHONE, Chromium, House, Visit, drop
 from tests.running import RunningGateway
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")  # one browser and one gateway for all
@@ -179,12 +179,7 @@ async def generations(
         made = tmp_path_factory.mktemp("generations") / "two"
         making.encoder(made, seed=seed, prompts={"query": "alpha: ", "passage": "beta gamma: "})
         (made / "model_metadata.json").write_text(json.dumps({"display_name": HOSTILE}))
-        staging = target.with_name(".staging")
-        shutil.copytree(made, staging)
-        if target.exists():
-            target.rename(target.with_name(".old"))
-        staging.rename(target)
-        shutil.rmtree(target.with_name(".old"), ignore_errors=True)
+        drop(made, target)
         if seed == 1:
             found.append((await gateway.wait_for(f"huggingface:{TWO}", "ready", "loaded"))["generation"])
         else:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 import shutil
-import socket
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final, Self
@@ -14,6 +13,7 @@ import aiohttp
 import pytest
 import yaml
 
+from tests import ports
 from tests.observability.files import FOLDER, Expression
 from tests.running import DEADLINE, GLANCE
 
@@ -42,7 +42,8 @@ class RunningPrometheus:
         (folder / "prometheus.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
         alerts = (FOLDER / "alerts.yml").read_text(encoding="utf-8")
         (folder / "alerts.yml").write_text(hurry(alerts) if hurried else alerts, encoding="utf-8")
-        self.url = f"http://127.0.0.1:{_free_port()}"
+        self._held = ports.reserved()
+        self.url = f"http://127.0.0.1:{ports.number(self._held)}"
         self._folder = folder
 
     async def __aenter__(self) -> Self:
@@ -72,6 +73,7 @@ class RunningPrometheus:
             self._process.kill()
         await self._process.wait()
         self._log.close()
+        self._held.close()
 
     async def query(self, expression: str) -> list[dict[str, Any]]:
         """The series that it has now."""
@@ -103,10 +105,3 @@ def hurry(alerts: str) -> str:
     alerts = re.sub(r"\bfor: \d+[mh]$", "for: 1s", alerts, flags=re.MULTILINE)
     alerts = re.sub(r"\[\d+[mh]\]", "[15s]", alerts)
     return alerts.replace("timestamp_seconds > 120", "timestamp_seconds > 3")
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port

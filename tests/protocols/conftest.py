@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from tests import making
-from tests.running import RunningGateway
+from tests.running import DEADLINE, RunningGateway
 
 PROMPTS = {"query": "query: ", "passage": "passage: "}
 ALIASES = '[aliases]\n"prod/search" = "finetuned/physics"\n'
@@ -35,6 +35,7 @@ def root(tmp_path_factory: pytest.TempPathFactory, minilm: str) -> Path:
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def gateway(root: Path) -> AsyncIterator[RunningGateway]:
     options = ("--device=cpu", "--default-model=finetuned/physics", "--max-inputs=256", "--max-body-bytes=1000000")
+    options += (f"--request-timeout={DEADLINE}",)  # a slow machine is no fault
     async with RunningGateway(root, root.parent / "state", *options) as running:
         for model in ("finetuned/physics", "finetuned/prompted", "finetuned/long", "finetuned/judge", "rooted"):
             await running.wait_for(f"huggingface:{model}", "ready", "loaded")

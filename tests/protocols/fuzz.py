@@ -19,7 +19,7 @@ from tests.protocols.fuzz_hooks import BASES, NOTE
 from tests.running import RunningGateway
 
 SEED: Final = 5
-PATIENCE: Final = 30  # seconds for one answer, of which each takes milliseconds
+PATIENCE: Final = 300  # seconds for one answer, of which each takes milliseconds
 CHECKS: Final = ("status_code", "content_type", "response_headers", "response_schema")
 # 503 and 507 are answers of their own: a model that is not loaded, a text that does not fit
 CONFIG: Final = """
@@ -66,7 +66,7 @@ async def fuzz(
 ) -> tuple[int, int, str]:
     """Requests that were answered, schemathesis's exit status, and all that was found wrong."""
     volume(base / "models")
-    options = ("--device=cpu", "--default-model=finetuned/physics", "--hub-offline")
+    options = ("--device=cpu", "--default-model=finetuned/physics", "--hub-offline", f"--request-timeout={PATIENCE}")
     async with RunningGateway(base / "models", base / "state", *options) as gateway:
         await gateway.wait_for("huggingface:finetuned/judge", "ready", "loaded")
         await gateway.wait_for("huggingface:finetuned/half", "rejected")

@@ -26,6 +26,7 @@ from gateway.volume.settle import Snapshot
 from gateway.web import asking, auth, cors, errors, native
 from gateway.web.body import decode
 from gateway.web.native import EmbedBody
+from tests.running import DEADLINE
 
 Client = TestClient[web.Request, web.Application]
 DECODER = msgspec.json.Decoder(EmbedBody)
@@ -94,7 +95,7 @@ class Young:
         """Looks until the catalog wants no other look: aliases.toml is looked for in the background."""
         nothing = Snapshot(observations={}, removed=frozenset(), due=None)
         self.catalog.reconcile(nothing)
-        await asyncio.wait_for(self.asked.wait(), 60)
+        await asyncio.wait_for(self.asked.wait(), DEADLINE)
         self.catalog.reconcile(nothing)
 
 

@@ -24,7 +24,7 @@ class Listening:
     """A server with one route, for two connections; `told` has its notices."""
 
     MOST = 2
-    SLOWEST = 0.05  # seconds: as short as lets a quick client through
+    SLOWEST = 0.05  # seconds: for what does not come at all
 
     def __init__(self, **limits: float) -> None:
         self.limits = limits
@@ -58,11 +58,16 @@ class Listening:
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_connection(*self.listener.getsockname()[:2])
 
+    async def connect_saying(self, said: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A connection whose first bytes the server has not to wait for: they are there before the loop accepts it."""
+        connection = socket.create_connection(self.listener.getsockname()[:2])
+        connection.sendall(said)
+        return await asyncio.open_connection(sock=connection)
+
     async def speak(self, said: bytes) -> tuple[bytes, dict[str, str], bytes]:
         """Status line, headers and body of what is answered to these bytes, up to its end."""
-        reader, writer = await self.connect()
+        reader, writer = await self.connect_saying(said)
         try:
-            writer.write(said)
             return parsed(await asyncio.wait_for(reader.read(), PATIENCE))
         finally:
             writer.close()
@@ -182,8 +187,7 @@ async def limited(**limits: float) -> Listening:
 @pytest.mark.parametrize("said", [b"", b"GET /hel", b"GET /hello HTTP/1.1\r\nHost: x\r\n"])
 async def test_a_client_whose_headers_do_not_come_is_cut_off(said: bytes) -> None:
     made = await limited(header_seconds=Listening.SLOWEST)
-    reader, writer = await made.connect()
-    writer.write(said)
+    reader, writer = await made.connect_saying(said)
     assert await asyncio.wait_for(reader.read(), PATIENCE) == b""  # the close, whenever it comes
     writer.close()
     await made.runner.cleanup()
@@ -191,8 +195,7 @@ async def test_a_client_whose_headers_do_not_come_is_cut_off(said: bytes) -> Non
 
 async def test_the_headers_of_a_second_request_must_come_too() -> None:
     made = await limited(header_seconds=Listening.SLOWEST)
-    reader, writer = await made.connect()
-    writer.write(HELLO + b"GET /hel")
+    reader, writer = await made.connect_saying(HELLO + b"GET /hel")
     assert await asyncio.wait_for(reader.readuntil(b"hello"), PATIENCE)
     writer.write(b"lo")
     assert await asyncio.wait_for(reader.read(), PATIENCE) == b""
