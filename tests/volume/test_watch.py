@@ -50,8 +50,8 @@ def watchdogs() -> int:
 
 
 def until_there_are(count: int) -> None:
-    """And no more. A busy machine may take longer to end them than anybody waits: those of an earlier test may have been
-    among the `count`."""
+    """And no more. A busy machine may take longer to end them than anybody waits: those of an earlier test may be among
+    the `count`."""
     deadline = time.monotonic() + PATIENCE
     while watchdogs() > count:
         assert time.monotonic() < deadline, threading.enumerate()
