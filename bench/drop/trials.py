@@ -17,7 +17,7 @@ from bench.drop.targets import GLANCE, Acceptance, Target
 from bench.drop.writers import Writer
 
 Case = Literal["new", "update"]
-PATIENCE: Final = 60.0  # seconds after the last byte, until a target is said to have missed it
+PATIENCE: Final = 300.0  # seconds after the last byte, until a target is said to have missed it
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from gateway.errors import GenerationNotFound, LoadFailed, ModelCopying, ModelNo
 from gateway.model import ModelId
 from gateway.volume.generations import DIGEST
 from tests import making
-from tests.catalog.world import M, World
+from tests.catalog.world import DEADLINE, M, World
 
 
 async def test_a_whole_directory_is_accepted_served_and_told_once(world: World, made: list[str]) -> None:
@@ -363,7 +363,7 @@ async def test_two_models_of_equal_content_that_are_copied_at_the_same_moment_ar
 
     def rename_together(source: str, target: str) -> None:
         if DIGEST.fullmatch(os.path.basename(target)):
-            gate.wait(60)  # neither has its name yet when both are about to have it
+            gate.wait(DEADLINE)  # neither has its name yet when both are about to have it
         rename(source, target)
 
     monkeypatch.setattr(os, "rename", rename_together)
@@ -622,13 +622,13 @@ async def test_new_content_is_not_copied_before_the_last_of_several_prunings_has
     def slow_prune(keep: set[str]) -> set[str]:
         mine = next(number)
         loop.call_soon_threadsafe(begun[mine].set)
-        gates[mine].wait(60)
+        gates[mine].wait(DEADLINE)
         return prune(keep)
 
     monkeypatch.setattr(world.store, "prune", slow_prune)
     for pinned, pruning in zip((True, False), begun, strict=True):  # each is written down, then the store is pruned
         world.catalog.pin(ModelId.of(M), pinned)
-        await asyncio.wait_for(pruning.wait(), 60)
+        await asyncio.wait_for(pruning.wait(), DEADLINE)
     monkeypatch.setattr(world.store, "prune", prune)
     world.put(made[1], "finetuned/next")
     world.see()

@@ -28,6 +28,7 @@ from gateway.volume.generations import Store
 from gateway.volume.settle import Observation, Snapshot
 
 M = "finetuned/m"
+DEADLINE = 300.0  # seconds; it only ends a test that hangs
 
 
 def vector(generation: Generation, text: str) -> npt.NDArray[np.float64]:
@@ -93,7 +94,7 @@ class Engine:
 
     async def begins(self) -> None:
         """Until a load has begun. The bound only ends a test that would hang."""
-        await asyncio.wait_for(self.loading.wait(), 60)
+        await asyncio.wait_for(self.loading.wait(), DEADLINE)
 
     async def unload(self, digest: str) -> None:
         self.unloads.append(digest[:12])

@@ -102,15 +102,15 @@ def half_way(target: Stepping, source: Path, place: Path, stalls: Stalls) -> Non
             while target.looked.acquire(blocking=False):
                 pass
             for _ in range(3):
-                assert target.looked.acquire(timeout=60)
+                assert target.looked.acquire(timeout=trials.PATIENCE)
         (place / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(source / name, place / name)
 
 
-def torture(target: Stepping, pair: tuple[Content, Content]) -> Outcome:
+def torture(target: Stepping, pair: tuple[Content, Content], patience: float = trials.PATIENCE) -> Outcome:
     writer = Writer("half way", functools.partial(half_way, target), held=False, in_place=True, needs="python3")
     trial = Trial(0, Cell(writer, "update", seen=False), (), 1.0)
-    return trials.run(trial, target, *pair)
+    return trials.run(trial, target, *pair, patience)
 
 
 def test_the_torture_finds_what_is_accepted_when_the_rules_are_taken_away(pairs: Pairs, tmp_path: Path) -> None:
@@ -119,8 +119,9 @@ def test_the_torture_finds_what_is_accepted_when_the_rules_are_taken_away(pairs:
     origins = [set(files.values()) for files in outcome.wrong]
     assert {"old", "new", "same"} in origins
     assert outcome.seconds is not None
-    careful = dataclasses.replace(careless, settle_in_place_seconds=1.0)
-    assert torture(Stepping(tmp_path / "careful", careful), pairs[0]).wrong == ()
+    careful = dataclasses.replace(careless, settle_in_place_seconds=3600)  # longer than three looks ever take
+    outcome = torture(Stepping(tmp_path / "careful", careful), pairs[0], patience=0)
+    assert (outcome.wrong, outcome.seconds) == ((), None)
 
 
 def test_wrong_accepts_are_counted_and_shown_where_they_may_not_be(pairs: Pairs) -> None:

@@ -90,6 +90,13 @@ def thread(world: World, name: str) -> Any:
     return {"dispatcher": observer, "emitter": emitter, "inotify reader": watch._reader(observer)}[name]
 
 
+@pytest.fixture
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader that is late with the watch of a new folder is not taken for deaf, however late."""
+    monkeypatch.setattr(watch, "NOTICED_SECONDS", PATIENCE)
+
+
+@pytest.mark.usefixtures("unhurried")
 @pytest.mark.parametrize(
     ("name", "named"),
     [
@@ -112,6 +119,7 @@ async def test_a_drop_is_seen_with_any_thread_of_watchdogs_dead(
     assert world.watcher.check() is None
 
 
+@pytest.mark.usefixtures("unhurried")
 async def test_a_drop_is_seen_when_no_hint_ever_comes(world: World) -> None:
     world.watcher._hint.dispatch = lambda event: None  # type: ignore[method-assign] # alive, and says nothing
     drop(world.root / "finetuned/n")

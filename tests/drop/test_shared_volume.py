@@ -3,6 +3,7 @@ other: what one serves the other serves, and nobody who asks notices what happen
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import shutil
@@ -13,22 +14,12 @@ import numpy as np
 import pytest
 
 from tests import making
-from tests.e2e.clients import TEXTS, Clients, Vectors, least_cosine, reference, until
+from tests.e2e.clients import TEXTS, Clients, Vectors, drop, least_cosine, reference, until
 from tests.running import RunningGateway
 
 NAMES = ("a", "b")
 PATHS = tuple(f"finetuned/{name}" for name in NAMES)
 POLLING = ("--device=cpu", "--watch=polling", "--scan-interval=0.2", "--settle-seconds=0.1")
-
-
-def rename(source: str, target: Path) -> None:
-    staging = target.parent / f".{target.name}"
-    shutil.copytree(source, staging)
-    old = target.parent / ".old"
-    if target.exists():
-        target.rename(old)
-    staging.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def overwrite(source: str, target: Path) -> None:
@@ -37,8 +28,11 @@ def overwrite(source: str, target: Path) -> None:
 
 def hears(pid: int) -> bool:
     """Whether a process has the kernel tell it of files."""
-    links = (os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir() if path.is_symlink())
-    return any("inotify" in link for link in links)
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # it was closed meanwhile
+            if "inotify" in os.readlink(path):
+                return True
+    return False
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +81,7 @@ async def test_two_gateways_agree_on_what_is_live_and_lose_no_request(tmp_path: 
             await until(shown)
 
         async with Clients(one, list(PATHS) * 2) as here, Clients(two, list(PATHS) * 2) as there:
-            rename(made[1], volume / "finetuned/a")
+            drop(made[1], volume / "finetuned/a")
             await agree("finetuned/a", made[1])
             overwrite(made[2], volume / "finetuned/b")
             await agree("finetuned/b", made[2])
@@ -97,7 +91,7 @@ async def test_two_gateways_agree_on_what_is_live_and_lose_no_request(tmp_path: 
             await rejected("finetuned/b", "weights_truncated")
             overwrite(made[3], volume / "finetuned/b")
             await agree("finetuned/b", made[3])
-            rename(made[0], volume / "finetuned/a")
+            drop(made[0], volume / "finetuned/a")
             await agree("finetuned/a", made[0])
         for clients in (here, there):
             assert clients.statuses() == {200}

@@ -75,7 +75,7 @@ from gateway.volume.source import scan
 from tests import making
 
 REPO = Path(__file__).parents[2]
-PATIENCE = 30  # seconds after which a call that blocks in the kernel is broken off, and fails its test
+PATIENCE = 300  # seconds after which a call that blocks in the kernel is broken off, and fails its test
 FILES = [
     "config.json",
     "model.safetensors",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Self
@@ -12,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tests.running import DEADLINE, RunningGateway
+from tests.volume.test_source import exchange
 
 Vectors = npt.NDArray[np.float32]
 TEXTS = ["the beam of the ring", "a laser", "light source vacuum orbit cavity lattice tune", "power supply trip"]
@@ -80,6 +82,19 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
     async with asyncio.timeout(DEADLINE):
         while not await condition():
             await asyncio.sleep(0.02)
+
+
+def drop(source: str | Path, target: Path) -> None:
+    """A copy, in one step, as the trainer publishes: with two renames the model is away between them, and who is away
+    for long is removed."""
+    fresh = target.parent / f".{target.name}"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(source, fresh)
+    if target.exists():
+        exchange(fresh, target)
+        shutil.rmtree(fresh)
+    else:
+        fresh.rename(target)
 
 
 def vectors_of(body: dict[str, Any]) -> Vectors:

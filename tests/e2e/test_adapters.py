@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from tests import adapting, making
-from tests.e2e.clients import TEXTS, least_cosine, until
-from tests.e2e.test_swap import drop, post
+from tests.e2e.clients import TEXTS, drop, least_cosine, until
+from tests.e2e.test_swap import post
 from tests.running import RunningGateway
 
 A, B = "huggingface:finetuned/a", "huggingface:finetuned/b"

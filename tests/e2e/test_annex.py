@@ -13,6 +13,7 @@ import pytest
 import pytest_asyncio
 
 from tests.ask.vllm import BASE, Vllm, digest
+from tests.e2e.clients import drop
 from tests.e2e.test_tenants import gateway_command
 from tests.running import DEADLINE, GLANCE, RunningGateway
 from tests.speaking import language_model, voice
@@ -35,7 +36,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Place:
     """A volume with a base and an adapter, and an upstream that finds the gateway's copies under another path."""
 
-    def __init__(self, base: Path, made: Path, server: Vllm, *, more: str = "") -> None:
+    def __init__(self, base: Path, made: Path, server: Vllm, *, more: str = "", interval: float = 0.2) -> None:
         self.models, self.state, self._made, self.server = base / "models", base / "state", made, server
         (self.state / "generations").mkdir(parents=True)
         (base / "there").symlink_to(self.state / "generations")
@@ -44,19 +45,12 @@ class Place:
         self.file = base / "providers.toml"
         self.file.write_text(
             f'[vllm]\nbase_url = "{server.url}"\n{more}[vllm.adapters]\nbases = {{"base/tiny" = "{BASE}"}}\n'
-            f'paths = {{"{self.state}/generations" = "{base}/there"}}\ninterval = 0.2\n'
+            f'paths = {{"{self.state}/generations" = "{base}/there"}}\ninterval = {interval}\n'
         )
         self.gateway = RunningGateway(self.models, self.state, "--device=cpu", f"--providers={self.file}")
 
     def copy(self, source: str, model: str) -> None:
-        """By a rename, as a careful uploader does it."""
-        target = self.models / model
-        fresh = target.parent / f".{target.name}"
-        shutil.copytree(self._made / source, fresh)
-        if target.exists():
-            target.rename(target.parent / f".old-{target.name}")
-        fresh.rename(target)
-        shutil.rmtree(target.parent / f".old-{target.name}", ignore_errors=True)
+        drop(self._made / source, self.models / model)
 
     def says(self, source: str) -> str:
         return digest(self._made / source)
@@ -179,15 +173,21 @@ async def test_requests_over_many_swaps_all_succeed(place: Place) -> None:
     await place.there(now)
 
 
-async def test_an_upstream_that_was_restarted_is_given_its_adapters_and_nobody_notices(place: Place) -> None:
-    name = next(iter(place.server.adapters))
-    await place.server.stop()
-    await place.server.start()
-    answers = await asyncio.gather(*(place.chat() for _ in range(8)))
-    assert {answered(each).split()[0] for each in answers} == {place.says("1")}
-    assert name in place.server.adapters
-    del place.server.adapters[name]  # by somebody else
-    assert answered(await place.chat()).split()[0] == place.says("1")
+async def test_an_upstream_that_was_restarted_is_given_its_adapters_and_nobody_notices(
+    tmp_path: Path, made: Path
+) -> None:
+    async with Vllm() as server:
+        place = Place(tmp_path, made, server, interval=3600)  # a look while it is away would be noticed
+        async with place.gateway:
+            await place.listed(lambda shown: shown["state"] == "loaded")
+            name = next(iter(server.adapters))
+            await server.stop()
+            await server.start()
+            answers = await asyncio.gather(*(place.chat() for _ in range(8)))
+            assert {answered(each).split()[0] for each in answers} == {place.says("1")}
+            assert name in server.adapters
+            del server.adapters[name]  # by somebody else
+            assert answered(await place.chat()).split()[0] == place.says("1")
 
 
 async def test_an_upstream_that_is_killed_in_the_middle_of_a_stream_fails_that_answer_visibly(place: Place) -> None:

@@ -30,7 +30,7 @@ TEXTS: Final = {
 
 
 class Parts:
-    """A gateway and the provider `local` that it knows."""
+    """A gateway and a provider that it knows twice: as `local`, and as `impatient`, for what hangs."""
 
     def __init__(self, gateway: RunningGateway, upstream: Talking) -> None:
         self.gateway = gateway
@@ -48,8 +48,9 @@ async def parts(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Parts
     shutil.copytree(minilm(), base / "models/base/minilm")
     async with Talking() as upstream:
         (base / "key").write_text(KEY)
-        table = f'[local]\nbase_url = "{upstream.url}"\napi_key_file = "{base / "key"}"\nidle_timeout = 2\n'
-        (base / "providers.toml").write_text(table + "first_token_timeout = 2\n")
+        table = f'base_url = "{upstream.url}"\napi_key_file = "{base / "key"}"\n'
+        patient = "first_token_timeout = 300\nidle_timeout = 300\n"
+        (base / "providers.toml").write_text(f"[local]\n{table}{patient}[impatient]\n{table}first_token_timeout = 2\n")
         options = ("--default-model=base/minilm", "--settle-seconds=0.1", f"--providers={base / 'providers.toml'}")
         async with RunningGateway(base / "models", base / "state", *options) as gateway:
             await gateway.wait_for(MODEL, "ready", "loaded")
@@ -113,10 +114,11 @@ async def test_asking_an_unknown_knowledge_base_is_a_404_and_makes_nothing(parts
 
 
 async def test_faults_of_a_provider_harm_no_ask_beside_them(parts: Parts) -> None:
-    faults = ["cut", "drops", "hangs", "broken", "garbage", "busy", "locked"]
+    ways = ("cut", "drops", "hangs", "broken", "garbage", "busy", "locked")
+    faults = [f"{'impatient' if way == 'hangs' else 'local'}:{way}" for way in ways]
     async with asyncio.timeout(DEADLINE):
         found = await asyncio.gather(
-            *(parts.ask("When was the beam lost?", llm_model=f"local:{fault}") for fault in faults),
+            *(parts.ask("When was the beam lost?", llm_model=fault) for fault in faults),
             *(parts.ask("When was the beam lost?") for _ in range(8)),
         )
     assert [status for status, _ in found[: len(faults)]] == [502, 502, 504, 502, 502, 429, 502]

@@ -13,7 +13,7 @@ import yaml
 from tests.ask.buckets import serving as bucket_server
 from tests.e2e.test_knowledge import MODEL, NOTES, put, search
 from tests.e2e.test_knowledge import serving as gateway_over
-from tests.scripted import ROOT, program, run
+from tests.scripted import DEADLINE, ROOT, program, run
 
 pytest.importorskip("lancedb", reason="the extra `ask` is not installed")
 
@@ -42,7 +42,7 @@ async def test_what_one_gateway_puts_into_the_bucket_of_the_profile_another_find
     assert variables["DROPGATE_KNOWLEDGE_DIR"] == "s3://dropgate/knowledge"
     with bucket_server() as server:
         made = urllib.request.Request(f"{server.endpoint}/dropgate", method="PUT")  # SeaweedFS makes it by S3_BUCKET
-        urllib.request.urlopen(made, timeout=60).close()
+        urllib.request.urlopen(made, timeout=DEADLINE).close()
         assert variables["AWS_ENDPOINT_URL"].startswith("http://")
         variables["AWS_ENDPOINT_URL"] = server.endpoint
         for number in range(2):

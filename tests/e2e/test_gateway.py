@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests import making
 from tests.e2e.clients import TEXTS, least_cosine, reference, until, vectors_of
-from tests.running import RunningGateway
+from tests.running import DEADLINE, RunningGateway
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 PROMPTS = {"query": "query: ", "passage": "passage: "}
@@ -371,7 +371,7 @@ async def test_what_happens_is_streamed_to_whoever_listens(gateway: RunningGatew
 async def told(stream: Any, wanted: str) -> dict[str, Any]:
     """The data of the next event of that name, read as a client of server-sent events does."""
     name = ""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(DEADLINE):
         async for raw in stream.content:
             field, _, value = raw.decode().rstrip("\n").partition(": ")
             if field == "event":

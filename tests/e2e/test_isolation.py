@@ -25,6 +25,7 @@ from gateway.settings import Settings
 from gateway.tenants.keyring import Keyring
 from gateway.tenants.keys import Key, KeyFile, digest, new_secret
 from tests import making
+from tests.e2e.clients import drop
 from tests.running import RunningGateway
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -447,7 +448,7 @@ async def test_a_tenant_hears_of_its_own_models_alone(sides: Sides) -> None:
 
 async def test_what_two_tenants_have_alike_is_unloaded_by_neither(sides: Sides) -> None:
     side = sides.beside
-    shutil.copytree(side.root / MINE, side.root / "b/twin")
+    drop(side.root / MINE, side.root / "b/twin")
     await side.running.wait_for("huggingface:b/twin", "loaded", "ready")
     assert await side.post("a-operate", f"/models/{MINE}/load") == 200
     assert await side.post("a-operate", f"/models/{MINE}/unload") == 200
@@ -458,8 +459,9 @@ async def test_what_two_tenants_have_alike_is_unloaded_by_neither(sides: Sides) 
 
 async def test_a_revoked_key_is_refused_without_a_restart(sides: Sides) -> None:
     side = sides.beside
+    after = len(side.running.log)
     side.add("c", "use", ["a"])
-    await side.running.wait_for_log("keys_changed")
+    await side.running.wait_for_log("keys_changed", after=after)
     assert await side.post("c", "/embed", {"inputs": "x", "model": MINE}) == 200
     after = len(side.running.log)
     KeyFile(str(side.base / "state" / "keys.json")).change(lambda keys: tuple(key for key in keys if key.name != "c"))

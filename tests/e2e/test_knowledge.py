@@ -73,7 +73,8 @@ def serving(base: Path, *options: str) -> RunningGateway:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def gateway(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RunningGateway]:
-    async with serving(tmp_path_factory.mktemp("knowledge"), "--max-document-bytes=200kB") as running:
+    patient = ("--request-timeout=300", "--body-timeout=300")  # a host that was killed is waited for, and 100 MB
+    async with serving(tmp_path_factory.mktemp("knowledge"), "--max-document-bytes=200kB", *patient) as running:
         await running.wait_for(MODEL, "ready", "loaded")
         yield running
 

@@ -16,7 +16,7 @@ import pytest
 
 from tests import making
 from tests.kube import KubeServer, pod_path, require_kubectl
-from tests.running import RunningGateway
+from tests.running import DEADLINE, RunningGateway
 
 MODEL = "huggingface:finetuned/physics"
 LOG_NAME = "finetuned/physics"
@@ -94,11 +94,16 @@ async def test_a_copied_model_is_served_when_it_is_whole_and_never_before(
     gateway: RunningGateway, physics: Path, volume: Path, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     expected = reference(physics)
-    async with KubeServer(tmp_path, bytes_per_second=60 * MEGABYTE) as kube, Asking(gateway) as asking:
-        done = await kube.kubectl("cp", physics, pod_path(volume / "finetuned" / "physics"))
+    slow = KubeServer(tmp_path, bytes_per_second=60 * MEGABYTE, stall_after=past_the_weights(physics))
+    async with slow as kube, Asking(gateway) as asking:
+        copying = asyncio.create_task(kube.kubectl("cp", physics, pod_path(volume / "finetuned" / "physics")))
+        async with asyncio.timeout(DEADLINE):
+            await asking.until(lambda status, body: code(body) == "model_copying")
+        kube.release()
+        done = await copying
         copied = time.monotonic()
         assert (done.status, done.err) == (0, "")
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(DEADLINE):
             served = await asking.until(lambda status, body: status == 200)
     record_property("seconds_from_last_byte_to_first_answer", round(served - copied, 3))
     print(f"\nserved {served - copied:.3f} s after kubectl had ended")
@@ -142,7 +147,7 @@ async def test_a_second_model_of_the_name_replaces_the_first_and_no_request_fail
         old_vectors, old = await gateway.embed(TEXTS, MODEL)
         async with Asking(gateway) as asking:
             assert (await kube.kubectl("cp", second, pod_path(volume / "finetuned") + "/")).status == 0
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(DEADLINE):
                 await asking.until(lambda status, body: body.get("generation") not in {old, None})
     new_vectors, new = await gateway.embed(TEXTS, MODEL)
     assert {status for _, status, _ in asking.answers} == {200}

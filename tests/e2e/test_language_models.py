@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -14,6 +13,7 @@ from typing import Any, Final
 
 from tests.running import DEADLINE, GLANCE, RunningGateway, descendants
 from tests.speaking import CHATML, greedy, language_model
+from tests.volume.test_source import exchange
 
 TINY = "huggingface:base/tiny"
 TURNS = [{"role": "user", "content": "who keeps the keys?"}]
@@ -216,8 +216,7 @@ async def test_a_swap_in_the_middle_of_an_answer_changes_none_of_it(tmp_path: Pa
         assert first is not None
         before = (await gateway.models())[TINY]["generation"]
         language_model(tmp_path / "next", seed=1, endings=False, max_position_embeddings=2048)
-        os.rename(path, tmp_path / "old")
-        os.rename(tmp_path / "next", path)
+        exchange(tmp_path / "next", Path(path))
         await until(gateway, lambda listed: listed["generation"] != before)
         text = first["choices"][0]["text"]
         async for each in stream:
@@ -225,12 +224,11 @@ async def test_a_swap_in_the_middle_of_an_answer_changes_none_of_it(tmp_path: Pa
         assert text == want
         _, found = await post(gateway, "/v1/completions", model=TINY, prompt="the beam", max_tokens=9)
         assert found["choices"][0]["text"] == said_by(path, "the beam", 9)
-        shutil.rmtree(tmp_path / "old")
 
 
 async def test_a_host_that_dies_in_the_middle_of_an_answer_is_told_and_the_next_answer_comes(tmp_path: Path) -> None:
-    async with serving(tmp_path, max_position_embeddings=8192) as (gateway, path):
-        stream = events(gateway, "/v1/completions", model=TINY, prompt="the beam", max_tokens=8000)
+    async with serving(tmp_path, max_position_embeddings=32_768) as (gateway, path):
+        stream = events(gateway, "/v1/completions", model=TINY, prompt="the beam", max_tokens=30_000)
         assert await anext(stream) is not None
         for pid in descendants(gateway.pid):
             os.kill(pid, signal.SIGKILL)

@@ -36,6 +36,7 @@ async def hub(made: Path) -> AsyncIterator[Hub]:
 def gateway(hub: Hub, folder: Path, *options: str) -> RunningGateway:
     (folder / "models").mkdir(exist_ok=True)
     where = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "NO_PROXY": "*", "no_proxy": "*"}
+    where["HF_HUB_DOWNLOAD_TIMEOUT"] = f"{DEADLINE:.0f}"  # what the hub holds back is not asked for again
     return RunningGateway(folder / "models", folder / "state", *options, environment=where)
 
 

@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from tests import making
-from tests.running import RunningGateway
+from tests.running import DEADLINE, RunningGateway
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 MODEL = "finetuned/physics"
@@ -304,7 +304,7 @@ async def spoken(gateway: RunningGateway, said: bytes) -> bytes:
     host, port = gateway.url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(said)
-    answer = await asyncio.wait_for(reader.read(65536), 60)
+    answer = await asyncio.wait_for(reader.read(65536), DEADLINE)
     writer.close()
     return answer
 

@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests import making
+from tests.e2e.clients import drop
 from tests.running import DEADLINE, GLANCE, RunningGateway
 
 pytest.importorskip("lancedb")
 
 TEXT = "the quick brown fox"
 NAMES = [f"d{number}.txt" for number in range(60)]
-
-
-def drop(source: str, target: Path) -> None:
-    fresh = target.parent / ".fresh"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(source, fresh)
-    shutil.rmtree(target, ignore_errors=True)
-    fresh.rename(target)
 
 
 async def post(gateway: RunningGateway, path: str, body: Any = None) -> dict[str, Any]:

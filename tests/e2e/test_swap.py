@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests import making
-from tests.e2e.clients import TEXTS, Clients, Vectors, least_cosine, reference, until
+from tests.e2e.clients import TEXTS, Clients, Vectors, drop, least_cosine, reference, until
 from tests.running import RunningGateway
 
 MODEL = "huggingface:finetuned/m"
@@ -23,18 +23,6 @@ MODEL = "huggingface:finetuned/m"
 def made(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     base = tmp_path_factory.mktemp("made")
     return [making.encoder(base / str(seed), seed=seed) for seed in range(3)]
-
-
-def drop(source: str, target: Path) -> None:
-    """By a rename, as the trainer publishes."""
-    staging = target.parent / f".{target.name}"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(source, staging)
-    old = target.parent / ".old"
-    if target.exists():
-        target.rename(old)
-    staging.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 async def command(gateway: RunningGateway, *arguments: str) -> tuple[int, str]:

@@ -23,8 +23,9 @@ from gateway.service import Service
 from gateway.settings import Settings
 from gateway.tenants.keyring import Keyring
 from tests import making
+from tests.e2e.clients import drop
+from tests.running import DEADLINE
 
-DEADLINE = 120.0
 QUERY = "where is the beam stored?"
 TEXTS = ["the beam is in the storage ring", "laser", "😀 光束 in the undulator", "photon electron " * 80]
 
@@ -39,12 +40,7 @@ class Running:
         self.root = root
 
     def put(self, source: str, name: str) -> None:
-        """By one rename, over what was there."""
-        fresh = self.root / ".fresh"
-        shutil.copytree(source, fresh)
-        shutil.rmtree(self.root / name, ignore_errors=True)
-        (self.root / name).parent.mkdir(parents=True, exist_ok=True)
-        fresh.rename(self.root / name)
+        drop(source, self.root / name)
 
     async def until(self, name: str, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """The listing of a model as soon as this holds of it."""
@@ -87,6 +83,7 @@ def spoiled(source: str, to: Path) -> str:
     return str(copy)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # watchdog's, after an exchange
 async def test_a_dropped_cross_encoder_reranks_swaps_and_rolls_back_like_any_model(tmp_path: Path) -> None:
     first, second = (making.reranker(tmp_path / f"made{seed}", seed=seed, form="saved") for seed in (1, 2))
     wanted = [CrossEncoder(path, device="cpu").predict([(QUERY, text) for text in TEXTS]) for path in (first, second)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from tests.e2e.test_language_models import TINY, post, rendered
 from tests.running import RunningGateway
 from tests.speaking import greedy, language_model, voice
+from tests.volume.test_source import exchange
 
 
 def said_by(base: str, text: str, tokens: int, adapter: str | None = None) -> str:
@@ -66,19 +66,15 @@ async def test_a_voice_waits_for_its_base_is_swapped_and_is_judged_again_when_it
         assert await completed(gateway, "org/voice", "the beam") == said_by(base, "the beam", 8, first)
 
         before = (await gateway.models())["huggingface:org/voice"]["generation"]
-        second = voice(tmp_path / "next", base, seed=2)
-        os.rename(first, tmp_path / "old")
-        os.rename(second, first)
+        exchange(Path(voice(tmp_path / "next", base, seed=2)), Path(first))
         await changed(gateway, "huggingface:org/voice", before)
         assert await completed(gateway, "org/voice", "the beam") == said_by(base, "the beam", 8, first)
 
         before = (await gateway.models())["huggingface:org/voice"]["generation"]
         language_model(tmp_path / "other", seed=7, endings=False)
-        os.rename(base, tmp_path / "gone")
-        os.rename(tmp_path / "other", base)
+        exchange(tmp_path / "other", Path(base))
         await changed(gateway, "huggingface:org/voice", before)
         assert await completed(gateway, "org/voice", "the beam") == said_by(base, "the beam", 8, first)
-        shutil.rmtree(tmp_path / "gone")
 
 
 async def test_a_voice_that_is_cut_or_for_another_base_is_never_served(tmp_path: Path) -> None:

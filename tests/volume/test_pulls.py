@@ -18,6 +18,7 @@ from gateway.settings import Settings
 from gateway.volume.order import parse_repository
 from gateway.volume.pulls import ARRIVING, REMEMBERED, RETRY, Pull, Pulls, show
 
+DEADLINE: Final = 300.0  # seconds; it only ends a test that hangs
 MODEL: Final = ModelId("acme", "tiny")
 BEGIN: Final = """
 import os, sys
@@ -68,12 +69,12 @@ class Desk:
         return self.log.read_text().splitlines() if self.log.exists() else []
 
     async def until(self, pull: Pull, holds: Callable[[Pull], bool]) -> None:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(DEADLINE):
             while not holds(pull):
                 await asyncio.sleep(0.01)
 
     async def done(self) -> None:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(DEADLINE):
             await asyncio.gather(*self.tasks)
 
 

@@ -102,7 +102,7 @@ def test_a_file_open_for_writing_anywhere_below_the_model_is_a_writer(root: Path
         assert writer is not None
         assert (writer.pid, writer.name, writer.held, writer.precise) == (process.pid, "sleep", "file", True)
         assert str(writer) == f"pid {process.pid} (sleep)"
-        assert abs(writer.started - time.time()) < 60
+        assert abs(writer.started - time.time()) < 600
         assert seen(root, "other") is None
     assert seen(root) is None
 
@@ -123,7 +123,7 @@ def test_the_tar_of_kubectl_cp_is_seen_while_it_stalls_between_two_files(root: P
 def test_a_tar_that_writes_one_model_does_not_hold_back_another(root: Path) -> None:
     with tar_stalled(root, "m/config.json", "m/model.safetensors"):
         (root / "finetuned/other/config.json").write_text("{ }")  # changed since: by somebody else
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while not any(writer.held == "file" for writer in find(str(root))):  # tar names a file and then opens it
             assert time.monotonic() < deadline
             os.sched_yield()

@@ -40,7 +40,7 @@ ROOM: Final = 4  # models that fit into the budget: more than workers, or a leas
 WARM_UP: Final = 1.0
 LEAST_WARM_UP: Final = 40
 SAMPLES: Final = 60
-DEADLINE: Final = 120.0  # seconds for the host to come to rest; it only ends a run that hangs
+DEADLINE: Final = 600.0  # seconds for the host to come to rest; it only ends a run that hangs
 
 
 def make(folder: Path, count: int) -> list[Generation]:
@@ -106,7 +106,7 @@ class Run:
         tell.subscribe(self._heard)
         self.size = max(generation.manifest.parameters * 4 for generation in generations)
         config = {"device": "cpu", "memory_budget": ROOM * self.size, "compute_threads": 1, "tokenizer_threads": 2}
-        self.host = HostProcess("cpu", msgspec.json.encode(config), tell, hang_timeout=60, load_timeout=60)
+        self.host = HostProcess("cpu", msgspec.json.encode(config), tell, hang_timeout=600, load_timeout=600)
         self.engine = ProcessEngine(
             [self.host], tell, names=lambda digest: (), predict=lambda generation: generation.manifest.parameters * 4
         )

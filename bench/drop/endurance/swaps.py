@@ -153,9 +153,12 @@ class Swaps:
 
 
 async def rest(served: Served, load: Load) -> dict[str, Any]:
-    """Stops the load, and -> what is held when only the live generation is left."""
-    load.going.clear()
+    """Stops the load, and -> what is held when only the live generation is left. It has answered alone before."""
+    certain = load.certain
     async with asyncio.timeout(DEADLINE):
+        while load.certain == certain:
+            await asyncio.sleep(GLANCE)
+        load.going.clear()
         while True:
             entry = await served.listed(MODEL)
             device = (await served.get(f"/info?model={MODEL}"))["devices"][0]
