@@ -48,7 +48,7 @@ INGESTION: Final = 1.2  # seconds after the first acknowledgement in which the k
 SPREAD: Final = 1.5  # kills fall into this many times what a re-index takes
 LEAST: Final = 0.05  # seconds
 CLOSE: Final = 1e-3  # of two cosines that are the same: an answer has six digits, an index rounds nothing
-ORPHAN_SECONDS: Final = 10.0
+ORPHAN_SECONDS: Final = 60.0  # a busy machine takes its time to end them
 OPTIONS: Final = ("--device=cpu", f"--default-model={MODEL}")
 
 Version = int | None  # None: the document is not there

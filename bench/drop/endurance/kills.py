@@ -34,7 +34,7 @@ CONTENTS: Final = 4
 KINDS: Final = ("accept", "swap", "rollback", "pull")
 SPREAD: Final = 1.6  # kills fall into this many times what the action takes
 LEAST_GUESS: Final = 0.1  # seconds that an action is thought to take at least: some find their work done
-ORPHAN_SECONDS: Final = 10.0
+ORPHAN_SECONDS: Final = 60.0  # a busy machine takes its time to end them
 EMBED_EVERY: Final = 4  # lives of which one is asked for vectors too
 
 
