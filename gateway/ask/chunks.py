@@ -6,6 +6,7 @@ count characters, and `text[start:end]` is the chunk.
 
 from __future__ import annotations
 
+import bisect
 import functools
 import hashlib
 import json
@@ -25,7 +26,8 @@ SPECIALS: Final = 2  # tokens that nearly every model puts around a text
 CHARACTERS: Final = 4  # of a token, where there is no tokenizer.json to count with
 PROMPTS: Final = ("document", "passage")  # names that models give to the prompt of what is searched
 MARKDOWN: Final = (".md", ".markdown", ".html", ".htm", ".xhtml")  # HTML was made Markdown of
-HEADING: Final = re.compile(r"^ {0,3}#{1,6}[ \t]+(.+?)[ \t#]*$", re.MULTILINE)
+HEADING: Final = re.compile(r"^ {0,3}#{1,6}[ \t]+(.+)$", re.MULTILINE)
+CLOSING: Final = " \t#"  # what may end a heading, and is no part of it
 FENCE: Final = re.compile(r"^ {0,3}(```|~~~).*?^ {0,3}\1", re.MULTILINE | re.DOTALL)
 
 Span = tuple[int, int]
@@ -123,8 +125,9 @@ def _headings(text: str) -> Iterator[tuple[int, str]]:
     """Places and words of the headings; a line of code is none."""
     fences = [match.span() for match in FENCE.finditer(text)]
     for match in HEADING.finditer(text):
-        if not any(start <= match.start() < end for start, end in fences):
-            yield match.start(), match[1].strip()
+        before = bisect.bisect_right(fences, (match.start(), len(text)))
+        if not before or fences[before - 1][1] <= match.start():
+            yield match.start(), match[1].rstrip(CLOSING).strip()
 
 
 @functools.cache

@@ -8,7 +8,7 @@ from typing import Final
 
 Span = tuple[int, int]
 BREAK: Final = re.compile(r"\n\s*\n|\n(?=\s*(?:[-*+•]|\d+[.)]|#{1,6})\s)|(?<=\n)(?=#{1,6}\s)|(?<=[。！？])")
-STOP: Final = re.compile(r"[.!?…]+[\"'”’»)\]]*(?=\s)")
+STOP: Final = re.compile(r"(?<![.!?…])[.!?…]++[\"'”’»)\]]*+(?=\s)")
 SHORT: Final = re.compile(
     r"(?:\b(?:e\.g|i\.e|cf|vs|al|etc|approx|fig|figs|eq|eqs|ref|refs|sec|no|vol|pp|dr|mr|mrs|ms|prof|st|ca|resp)"
     r"|\b[A-Z])\.$",

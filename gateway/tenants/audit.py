@@ -56,14 +56,13 @@ class AuditFile:
     def append(self, lines: bytes) -> None:
         """All or nothing: half a line would spoil the next one. Raises OSError. The file is opened anew each time, so
         that it may be moved away."""
+        with contextlib.suppress(FileNotFoundError):  # the first
+            size = os.stat(self._path).st_size
+            if size and size + len(lines) > self._limit:
+                self._rotate()
         descriptor = self._open()
         try:
-            size = os.fstat(descriptor).st_size
-            if size and size + len(lines) > self._limit:
-                os.close(descriptor)
-                self._rotate()
-                descriptor, size = self._open(), 0
-            self._write(descriptor, lines, size)
+            self._write(descriptor, lines, os.fstat(descriptor).st_size)
         finally:
             os.close(descriptor)
 

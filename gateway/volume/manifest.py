@@ -34,7 +34,7 @@ from gateway.volume.weights import Weights, find_weights
 
 README: Final = "README.md"
 README_BYTES: Final = 64 * 1024
-FRONT_MATTER: Final = re.compile(rb"\A\s*---\s*\n(.*?)\n---", re.DOTALL)
+FRONT_MATTER: Final = re.compile(rb"\A\s*---[^\S\n]*\n(.*?)\n---", re.DOTALL)
 LIBRARY: Final = re.compile(rb"^library_name:\s*[\"']?sentence-transformers\b", re.MULTILINE)
 WORD_EMBEDDING: Final = re.compile(r"(?:^|\.)(?:word_embeddings|tok_embeddings|embed_tokens|shared)\.weight")
 

@@ -31,7 +31,7 @@ routes: Final = web.RouteTableDef()
 TAG: Final = ":latest"
 FOREVER: Final = datetime(9999, 12, 31, tzinfo=UTC)  # nothing expires: it goes when the room is needed
 DURATION: Final = re.compile(
-    r"[+-]?(?:0|(?:(?:\d+\.?\d*|\.\d+)(?:ns|us|µs|ms|s|m|h))+)", re.ASCII
+    r"[+-]?(?:0|(?:(?:\d++(?:\.\d*+)?|\.\d++)(?:ns|us|µs|ms|s|m|h))+)", re.ASCII
 )  # of the language Go
 KeepAlive = str | float | int | None
 NANO: Final = 1_000_000_000

@@ -162,3 +162,19 @@ def test_half_a_line_does_not_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.undo()
     file.append(b"third\n")
     assert path.read_bytes() == b"first\nthird\n"
+
+
+def test_a_file_that_cannot_be_moved_on_closes_nothing_but_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A number that is closed twice may by then be somebody else's."""
+    file = AuditFile(str(tmp_path / "audit"), limit=1, files=2)
+    file.append(b"a\n")
+    closed: list[int] = []
+    close = os.close
+    monkeypatch.setattr(os, "close", lambda number: (closed.append(number), close(number)))
+    (tmp_path / "audit.1/full").mkdir(parents=True)
+    with pytest.raises(IsADirectoryError, match="audit.1"):
+        file.append(b"b\n")
+    assert len(closed) == len(set(closed)) <= 1
+    assert (tmp_path / "audit").read_bytes() == b"a\n"
