@@ -22,7 +22,7 @@ ORDER: Final = [
     "volume.follower",
     *("volume.pickles", "volume.weights", "volume.networks", "volume.quantized", "volume.architectures"),
     *("volume.transformer", "volume.tokenizer"),
-    *("volume.prompts", "volume.modules", "volume.heads", "volume.bases"),
+    *("volume.prompts", "volume.modules", "volume.heads", "volume.tables", "volume.bases"),
     *("volume.patterns", "volume.adapters", "volume.fitting"),
     *("volume.conversation", "volume.overlay", "volume.metadata", "volume.manifest"),
     *("volume.pagecache", "volume.nesting", "volume.record", "volume.copying", "volume.generations"),
