@@ -11,6 +11,7 @@ import msgspec
 
 from gateway.catalog.aliases import FILE, AliasFault
 from gateway.model import PREFIX
+from gateway.volume.tables import read_table
 
 HEADER: Final = re.compile(r"\s*\[\s*aliases\s*\]\s*(#.*)?")
 ANY_HEADER: Final = re.compile(r"\s*\[")
@@ -32,7 +33,7 @@ class Pointer(msgspec.Struct, frozen=True):
 def edited(text: str, name: str, pointer: Pointer) -> str:
     """Raises AliasFault where the line is written in a way that cannot be edited safely."""
     try:
-        document = tomllib.loads(text)
+        document = read_table(text)
     except (ValueError, RecursionError) as error:
         raise AliasFault(f"{FILE}: {error}") from error
     found = document.get("aliases", {})
@@ -50,7 +51,7 @@ def _expected(document: dict[str, Any], key: str, pointer: Pointer) -> dict[str,
 
 def _is(text: str, expected: dict[str, Any]) -> bool:
     try:
-        return tomllib.loads(text) == expected
+        return read_table(text) == expected
     except (ValueError, RecursionError):
         return False
 

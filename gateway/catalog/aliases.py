@@ -8,7 +8,6 @@ and a larger share only moves clients to the canary.
 from __future__ import annotations
 
 import hashlib
-import tomllib
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal
 
@@ -16,6 +15,7 @@ import msgspec
 
 from gateway.errors import InvalidModelId
 from gateway.model import ModelId, ModelRef
+from gateway.volume.tables import read_table
 
 FILE: Final = "aliases.toml"
 TABLES: Final = frozenset({"aliases", "bases"})  # the second one is for adapters: `volume.bases` reads it
@@ -60,7 +60,7 @@ def find(table: Table, ref: ModelRef) -> Alias | None:
 def parse(content: bytes, root: str) -> dict[ModelId, Alias]:
     """The table in a file. Raises AliasFault, which names the alias."""
     try:
-        document = tomllib.loads(content.decode())
+        document = read_table(content.decode())
     except (ValueError, RecursionError) as error:  # not TOML, or not even UTF-8
         raise AliasFault(f"{FILE}: {error}") from error
     found = document.get("aliases", {})

@@ -77,15 +77,19 @@ class Judge:
 
     def base_moved(self, version: Version) -> bool:
         """Whether something else is live of an adapter's base than when the adapter was judged."""
-        live = self._live(version.base) if version.base is not None else None
-        return version.base is not None and version.base_digest != (live.digest if live else None)
+        return version.base is not None and version.base_digest != self._digest(version.base)
 
     async def judge(self, entry: Entry, version: Version, observation: Observation) -> None:
         """Of one settled directory; then whatever follows from it for its model."""
-        directory = observation.directory
+        directory, known = observation.directory, version.base_digest
+        if (
+            version.base is not None
+        ):  # so that a refusal before its base is looked for stays, until the base moves again
+            version.base_digest = self._digest(version.base)
         try:
             await self._accept(entry, version, directory, observation.reason)
         except Changed:
+            version.base_digest = known
             self._look_again(version.model)
         except Refused as refused:
             self._reject(entry, version, directory, refused.reasons)
@@ -173,6 +177,11 @@ class Judge:
             return entry.live if entry else None
         version = entry.versions.get(model.version)
         return version.content.generation if version and version.content else None
+
+    def _digest(self, model: ModelId) -> str | None:
+        """Of what is served under that name."""
+        live = self._live(model)
+        return live.digest if live else None
 
     def _forgive(self, entry: Entry, generation: Generation) -> None:
         """Whatever changes in the directory of a generation that could not be loaded has it tried again."""

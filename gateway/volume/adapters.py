@@ -13,6 +13,7 @@ from typing import Final
 from gateway.model import Lora
 from gateway.volume.documents import Document, shown
 from gateway.volume.files import Folder
+from gateway.volume.patterns import LONGEST_NAME, flaw, is_simple
 from gateway.volume.pickles import read_pickle
 from gateway.volume.reasons import Unfit, unfit
 from gateway.volume.weights import Shape, Weights, read_safetensors
@@ -46,8 +47,6 @@ BEYOND: Final = (
     "use_qalora",
 )
 PLAIN_STARTS: Final = (None, True, False, "gaussian", "orthogonal", "eva")  # all others change the base's weights too
-SIMPLE: Final = re.compile(r"[\w.^$\\|()?:*]{1,256}")
-MOST_STARS: Final = 2  # a pattern comes from a stranger, and more of them may take for ever
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +94,11 @@ class Adapter:
         if not self.whole:
             return False
         if self.pattern:
-            return is_simple(self.pattern) and re.fullmatch(self.pattern, module) is not None
+            return (
+                len(module) <= LONGEST_NAME
+                and is_simple(self.pattern)
+                and re.fullmatch(self.pattern, module) is not None
+            )
         return _is_named(module, self.targets)
 
 
@@ -113,6 +116,9 @@ def read_adapter(folder: Folder, *, allow_pickle: bool = False) -> Adapter:
     if weights.shapes is not None:
         changes = _changes(weights.shapes, weights.files[0])
         _check(changes, _ranks(config), targets, weights.files[0])
+    alphas = _alphas(config)
+    if alphas:
+        _refuse_long_names(changes or {}, weights.files[0])
     return Adapter(
         task,
         config.count("r"),
@@ -122,7 +128,7 @@ def read_adapter(folder: Folder, *, allow_pickle: bool = False) -> Adapter:
         _references(folder, config),
         weights,
         changes,
-        _alphas(config),
+        alphas,
         config.flag("use_rslora", False),
         config.flag("use_dora", False),
         not any(config.fields.get(key) for key in ("layers_to_transform", "exclude_modules", "modules_to_save")),
@@ -150,13 +156,13 @@ def is_unused(tensor: str) -> bool:
 
 def alpha_of(module: str, lora: Lora) -> float:
     """Of one layer. As peft: the first pattern that its name, or the end of it, matches."""
-    found = (value for key, value in lora.alphas.items() if re.match(rf"(.*\.)?({key})$", module))
+    found = (value for key, value in lora.alphas.items() if re.match(_at_the_end(key), module))
     return next(found, lora.alpha)
 
 
-def is_simple(pattern: str) -> bool:
-    """Whether matching it takes a bounded time."""
-    return SIMPLE.fullmatch(pattern) is not None and pattern.count("*") <= MOST_STARS and ")*" not in pattern
+def _at_the_end(key: str) -> str:
+    """The pattern of names that end as the pattern `key` says."""
+    return rf"(.*\.)?({key})$"
 
 
 def _refuse_what_is_beyond(config: Document) -> None:
@@ -174,7 +180,11 @@ def _refuse_what_is_beyond(config: Document) -> None:
 
 def _targets(config: Document) -> tuple[tuple[str, ...], str]:
     value = config.fields.get("target_modules")
-    return ((), value) if isinstance(value, str) else (config.texts("target_modules"), "")
+    if not isinstance(value, str):
+        return config.texts("target_modules"), ""
+    if wrong := flaw(value):
+        raise config.fault(f"target_modules is {shown(value)}, which is no pattern: {wrong}")
+    return (), value
 
 
 def _is_named(module: str, targets: tuple[str, ...]) -> bool:
@@ -190,14 +200,20 @@ def _alpha(config: Document, value: object) -> float:
 def _alphas(config: Document) -> dict[str, float]:
     found = config.inner("alpha_pattern").fields
     for pattern in found:
-        if not is_simple(pattern):
+        if wrong := flaw(pattern):
+            raise config.fault(f"{shown(pattern)} in alpha_pattern is no pattern: {wrong}")
+        if not is_simple(_at_the_end(pattern)):
             message = f"{FILE}: {shown(pattern)} in alpha_pattern is too intricate a pattern"
             raise unfit("adapter_not_supported", message, FILE)
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise config.fault(f"{shown(pattern)} in alpha_pattern is no pattern: {error}") from error
     return {pattern: _alpha(config, value) for pattern, value in found.items()}
+
+
+def _refuse_long_names(changes: Mapping[str, Change], file: str) -> None:
+    """Raises Unfit for a layer that the patterns of alpha_pattern would take long to be matched against."""
+    for module in changes:
+        if len(module) > LONGEST_NAME:
+            message = f"{file}: {shown(module)} is too long a name for a layer that alpha_pattern may mean"
+            raise unfit("adapter_not_supported", message, file)
 
 
 def _ranks(config: Document) -> set[int]:

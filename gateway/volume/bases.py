@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -16,8 +15,9 @@ from gateway.errors import InvalidModelId
 from gateway.model import HUB_CACHE, NAME, PREFIX, Generation, ModelId, ModelRef
 from gateway.volume import source
 from gateway.volume.directory import Directory
-from gateway.volume.files import CONFIG_CAP, read_capped
+from gateway.volume.files import read_capped
 from gateway.volume.reasons import Unfit
+from gateway.volume.tables import CAP, read_table
 
 ALIASES: Final = "aliases.toml"
 TABLES: Final = ("bases", "aliases")  # of that file; the first one is for bases alone
@@ -88,8 +88,8 @@ def _meant(spelling: str, root: str) -> tuple[ModelId, ...]:
 def _named(root: str) -> dict[str, str]:
     """Name -> what it stands for, of aliases.toml. A broken file has none: whoever serves aliases tells of it."""
     try:
-        content = read_capped(os.path.join(root, ALIASES), root, CONFIG_CAP, ALIASES)
-        document = tomllib.loads(content.decode())
+        content = read_capped(os.path.join(root, ALIASES), root, CAP, ALIASES)
+        document = read_table(content.decode())
     except (Unfit, ValueError, RecursionError):
         return {}
     found: dict[str, str] = {}

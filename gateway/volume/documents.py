@@ -2,18 +2,26 @@
 
 No field is trusted to have the type that it should: each accessor answers a value of exactly its type, or raises
 Unfit with the code of the document, naming the file and the key.
+
+Of large documents only what is needed is built, since that holds the interpreter's lock.
 """
 
 from __future__ import annotations
 
+import codecs
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from gateway.volume.files import CONFIG_CAP, Folder
+import msgspec
+
+from gateway.volume.files import CONFIG_CAP, Folder, check_values, parsing
 from gateway.volume.reasons import Unfit, unfit
 
 LARGEST: Final = 2**40  # beyond any real size, and small enough for arithmetic to stay cheap
 NAMES: Final = {dict: "an object", list: "a list"}
+BLOCK: Final = 1024**2  # bytes
+
+T = TypeVar("T")
 
 
 def shown(value: object) -> str:
@@ -27,6 +35,34 @@ def shown(value: object) -> str:
 def encodable(text: str) -> bool:
     """Whether the text can be written as UTF-8; JSON can spell half of a character."""
     return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def read_fields(folder: Folder, name: str, code: str, kind: type[T], cap: int) -> T:
+    """The fields of a msgspec.Struct, of the object in a file. Raises Unfit. Whatever else is in the file is seen to be
+    JSON, and not built; so `kind` has nothing that may be long, but as msgspec.Raw for `build`."""
+    content = folder.read(name, cap)
+    with parsing(name, len(content)):
+        text = codecs.getincrementaldecoder("utf-8")()  # msgspec does not look at the bytes of what it leaves out
+        for begin in range(0, len(content), BLOCK):
+            text.decode(content[begin : begin + BLOCK])
+        text.decode(b"", final=True)
+        found: T = _decoded(content, name, code, kind)
+    return found
+
+
+def build(part: msgspec.Raw, name: str, code: str, kind: Any, most: int) -> Any:
+    """What `read_fields` left as it is, if it has at most so many values. Raises Unfit."""
+    content = bytes(part)
+    check_values(content, most, name)
+    with parsing(name, len(content)):
+        return _decoded(content, name, code, kind)
+
+
+def _decoded(content: bytes, name: str, code: str, kind: Any) -> Any:
+    try:
+        return msgspec.json.decode(content, type=kind)
+    except msgspec.ValidationError as error:
+        raise unfit(code, f"{name}: {error}", name) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from gateway.volume.reasons import Unfit, unfit
 
 CONFIG_CAP: Final = 16 * 1024**2  # bytes; the largest real one is a shard index, of about 200 kB
 TOKENIZER_CAP: Final = 64 * 1024**2  # bytes; the largest real one has 33 MB
+MOST_VALUES: Final = 300_000  # of a document that is built whole, which holds the interpreter's lock: some 0.1 s
 FLAGS: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY  # NONBLOCK: open(2) of a FIFO waits for ever
 ATOMIC: Final = "..data"  # Kubernetes exchanges this link for a new one, and so all files of a ConfigMap at once
 PART: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")  # of a relative path that a model's files may name
@@ -110,12 +111,26 @@ def read_json(path: str, root: str, cap: int = CONFIG_CAP, name: str | None = No
     """The document in the file. Raises Unfit, with json_invalid for whatever a parser can stumble over."""
     name = shown_name(name if name is not None else os.path.relpath(path, root))
     content = read_capped(path, root, cap, name)
-    try:
+    check_values(content, MOST_VALUES, name)
+    with parsing(name, len(content)):
         return json.loads(content.decode("utf-8"))
+
+
+def check_values(content: bytes, most: int, name: str) -> None:
+    """Raises Unfit (file_too_large) where so many values may not be built: each has a comma before the next one."""
+    if content.count(b",") >= most:
+        raise unfit("file_too_large", f"{name} has more than {most:,} values in one place", name)
+
+
+@contextmanager
+def parsing(name: str, size: int) -> Iterator[None]:
+    """What a parser of JSON raises inside becomes Unfit (json_invalid)."""
+    try:
+        yield
     except RecursionError as error:
         raise unfit("json_invalid", f"{name} is nested too deeply", name) from error
     except ValueError as error:  # syntax, an integer of thousands of digits, bytes that are not UTF-8
-        raise unfit("json_invalid", f"{name} does not parse as JSON ({len(content):,} bytes)", name) from error
+        raise unfit("json_invalid", f"{name} does not parse as JSON ({size:,} bytes)", name) from error
 
 
 def has_hole(file: int | str) -> bool:

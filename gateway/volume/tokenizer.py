@@ -8,15 +8,40 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Annotated, Final
 
-from gateway.volume.documents import Document, shown
+import msgspec
+
+from gateway.volume.documents import Document, build, read_fields, shown
 from gateway.volume.files import TOKENIZER_CAP, Folder
 from gateway.volume.reasons import Findings, unfit
 
 MODELS: Final = {"WordPiece", "BPE", "Unigram", "WordLevel"}  # of the tokenizers library
 SETTINGS: Final = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+CODE: Final = "tokenizer_invalid"
+MOST_VALUES: Final = 2_000_000  # of a vocabulary; the largest real one has 900,000 tokens, each with its score
 MAX_UNMERGED: Final = 1024  # bytes, specials and made-up words: tokens of a BPE vocabulary that no merge makes
+
+
+TokenId = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
+Numbered = dict[str, TokenId]
+Vocabulary = Numbered | list[msgspec.Raw]  # of Unigram pairs of token and score, whose place is the id
+
+
+class _Token(msgspec.Struct):
+    id: TokenId
+
+
+class _Model(msgspec.Struct):
+    type: str | None = None
+    vocab: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class _File(msgspec.Struct):
+    """Of a tokenizer.json, which has megabytes of merges besides."""
+
+    model: _Model | None = None
+    added_tokens: msgspec.Raw = msgspec.Raw(b"null")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +63,7 @@ def read_tokenizer(
     prefix = path + "/" if path else ""
     files = findings.attempt(_vocabulary, folder, prefix, vocab_size, findings) or ()
     settings = [name for name in SETTINGS if folder.has(prefix + name)]
-    documents = {
-        name: findings.attempt(Document.read, folder, prefix + name, "tokenizer_invalid", TOKENIZER_CAP)
-        for name in settings
-    }
+    documents = {name: findings.attempt(Document.read, folder, prefix + name, CODE, TOKENIZER_CAP) for name in settings}
     if "tokenizer_config.json" not in settings and (config_required or prefix + "tokenizer.json" not in files):
         findings.attempt(_missing_config, prefix)
     config = documents.get("tokenizer_config.json")
@@ -90,33 +112,22 @@ def _vocabulary(folder: Folder, prefix: str, vocab_size: int | None, findings: F
 
 def _read_vocabulary(folder: Folder, name: str) -> tuple[int, int]:
     """Of a tokenizer.json: the largest token id, added tokens included, and how many the vocabulary itself has."""
-    document = Document.read(folder, name, "tokenizer_invalid", TOKENIZER_CAP)
-    if not document.given("model"):
-        raise document.fault("it has no model")
-    model = document.inner("model")
-    if model.given("type") and model.text("type") not in MODELS:
-        raise document.fault(f"its model is {shown(model.fields['type'])}, which is not one of {sorted(MODELS)}")
-    vocabulary = model.fields.get("vocab")
-    largest, count = _largest(vocabulary, document)
-    added = document.fields.get("added_tokens") or []
-    if not isinstance(added, list) or not all(isinstance(token, dict) for token in added):
-        raise document.fault(f"added_tokens is {shown(added)}, expected a list of objects")
-    return max([largest, *(_id(token.get("id"), document) for token in added)]), count
+    file = read_fields(folder, name, CODE, _File, TOKENIZER_CAP)
+    if file.model is None:
+        raise unfit(CODE, f"{name}: it has no model", name)
+    if file.model.type is not None and file.model.type not in MODELS:
+        message = f"{name}: its model is {shown(file.model.type)}, which is not one of {sorted(MODELS)}"
+        raise unfit(CODE, message, name)
+    largest, count = _largest(build(file.model.vocab, name, CODE, Vocabulary, MOST_VALUES), name)
+    added: list[_Token] | None = build(file.added_tokens, name, CODE, list[_Token] | None, MOST_VALUES)
+    return max([largest, *(token.id for token in added or ())]), count
 
 
-def _largest(vocabulary: Any, document: Document) -> tuple[int, int]:
+def _largest(vocabulary: Vocabulary, name: str) -> tuple[int, int]:
     """The largest id and the number of tokens."""
-    if isinstance(vocabulary, list) and vocabulary:  # Unigram: pairs of token and score, whose place is the id
-        return len(vocabulary) - 1, len(vocabulary)
-    if not isinstance(vocabulary, dict) or not vocabulary:
-        raise document.fault(f"its vocabulary is {shown(vocabulary)}, expected tokens and their numbers")
-    return max(_id(value, document) for value in vocabulary.values()), len(vocabulary)
-
-
-def _id(value: Any, document: Document) -> int:
-    if type(value) is not int or not 0 <= value < 2**31:
-        raise document.fault(f"a token has the number {shown(value)}")
-    return value
+    if not vocabulary:
+        raise unfit(CODE, f"{name}: its vocabulary is empty", name)
+    return len(vocabulary) - 1 if isinstance(vocabulary, list) else max(vocabulary.values()), len(vocabulary)
 
 
 def _check_largest(largest: int, vocab_size: int | None, name: str) -> None:
@@ -154,10 +165,12 @@ def _warn_of_a_cut_list(folder: Folder, name: str, count: int, findings: Finding
 
 def _check_merges(folder: Folder, prefix: str, vocab_size: int | None) -> None:
     """A byte-level BPE: each token that is not a byte or a special one is made by a line of merges.txt."""
-    document = Document.read(folder, prefix + "vocab.json", "tokenizer_invalid", TOKENIZER_CAP)
-    _check_largest(_largest(document.fields, document)[0], vocab_size, prefix + "vocab.json")
+    name = prefix + "vocab.json"
+    content = read_fields(folder, name, CODE, msgspec.Raw, TOKENIZER_CAP)
+    vocabulary: Numbered = build(content, name, CODE, Numbered, MOST_VALUES)
+    _check_largest(_largest(vocabulary, name)[0], vocab_size, name)
     merges = prefix + "merges.txt"
     lines, ended = _lines(folder, merges)
-    if not ended or lines + MAX_UNMERGED < len(document.fields):
-        message = f"{merges} has {lines} lines for {len(document.fields)} tokens"
+    if not ended or lines + MAX_UNMERGED < len(vocabulary):
+        message = f"{merges} has {lines} lines for {len(vocabulary)} tokens"
         raise unfit("vocabulary_truncated", message, merges)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from gateway import events
 from gateway.catalog.catalog import Catalog
 from gateway.model import ModelId
+from gateway.volume.reasons import reason
+from gateway.volume.settle import Snapshot
 from tests import making
 from tests.catalog.test_layouts import Volume
 
@@ -107,6 +110,31 @@ async def test_a_base_that_does_not_fit_leaves_the_adapter_over_the_old_one(volu
     judged = len(volume.store.accepted)
     await volume.look()
     assert len(volume.store.accepted) == judged
+
+
+async def test_content_that_is_refused_as_it_lies_is_judged_once_for_each_move_of_its_base(
+    volume: Volume, made: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot, model = volume.snapshot, ModelId.of(A)
+
+    def with_a_wrong_sum(waiting: str = "", only: str | None = None) -> Snapshot:
+        found = snapshot(waiting, only)
+        wrong = msgspec.structs.replace(found.observations[model], reason=reason("checksum_mismatch", "it is another"))
+        return msgspec.structs.replace(found, observations=found.observations | {model: wrong})
+
+    monkeypatch.setattr(volume, "snapshot", with_a_wrong_sum)
+    (volume.root / A / "README.md").write_text("new")
+    await volume.look()
+    assert codes(volume) == ["checksum_mismatch"]
+    await volume.swap(made[1], path=B)
+    await volume.look()
+    asked = len(volume.again)
+    await volume.look()
+    assert len(volume.again) == asked  # a judgment ends by asking for the next look
+    monkeypatch.setattr(volume, "snapshot", snapshot)
+    (volume.root / A / "README.md").write_text("newer")
+    await volume.look()
+    assert volume.find(A).base == volume.find(B)
 
 
 async def test_an_adapter_outlives_the_removal_of_its_base_and_says_that_it_is_missing(volume: Volume) -> None:

@@ -164,6 +164,7 @@ def test_adapters_over_a_reranker_or_a_pickle_are_refused(tmp_path: Path) -> Non
         {"use_qalora": True},
         {"alora_invocation_tokens": [1]},
         {"alpha_pattern": {"(.*)*(.*)*x": 3}},
+        {"alpha_pattern": {r"(\w|.)" * 20 + "zzz": 3}},
     ],
     ids=str,
 )
@@ -200,6 +201,21 @@ def test_an_adapter_that_lacks_layers_it_says_it_changes_is_not_served_as_half_a
     assert "encoder.layer.1.attention.self.query and 1 more" in lacking.message
     shutil.rmtree(path)
     accepted(making.adapter(path, base="base/b", layers=1, config={"layers_to_transform": [0]}), based)
+
+
+def test_what_a_pattern_that_takes_long_to_match_says_of_layers_is_not_known(based: Path) -> None:
+    pattern = r"(\w|.)" * 24 + ".*"
+    accepted(making.adapter(based / "a", base="base/b", layers=1, config={"target_modules": pattern}), based)
+
+
+def test_patterns_of_scales_are_not_matched_against_names_that_no_layer_has(adapter: str) -> None:
+    file = Path(adapter, "adapter_model.safetensors")
+    tensors = load_file(file)
+    save_file({name.replace("encoder", "encoder." * 20): tensor for name, tensor in tensors.items()}, file)
+    assert set(reasons(adapter)) == {"base_missing"}
+    config = Path(adapter, "adapter_config.json")
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"alpha_pattern": {"query": 3}}))
+    assert "too long a name" in reasons(adapter)["adapter_not_supported"].message
 
 
 def test_magnitudes_without_dora_and_dora_without_magnitudes_are_no_adapter(based: Path) -> None:
@@ -255,7 +271,15 @@ def test_only_lora_is_taken(tmp_path: Path, kind: Any) -> None:
 
 @pytest.mark.parametrize(
     "config",
-    [{"r": 0}, {"r": "8"}, {"target_modules": 5}, {"base_model_name_or_path": None}, {"rank_pattern": {"query": "x"}}],
+    [
+        {"r": 0},
+        {"r": "8"},
+        {"target_modules": 5},
+        {"target_modules": "("},
+        {"alpha_pattern": {"(": 3}},
+        {"base_model_name_or_path": None},
+        {"rank_pattern": {"query": "x"}},
+    ],
     ids=str,
 )
 def test_a_configuration_that_makes_no_sense_is_invalid_and_names_the_key(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gateway.model import Reason
-from gateway.volume.files import Folder, has_hole, open_regular, read_capped, read_json, safe_relative
+from gateway.volume.files import MOST_VALUES, Folder, has_hole, open_regular, read_capped, read_json, safe_relative
 from gateway.volume.reasons import Unfit
 
 NOBODY = 65534
@@ -120,6 +120,12 @@ def test_json_that_a_parser_stumbles_over_is_invalid(tmp_path: Path, content: by
     (tmp_path / "config.json").write_bytes(content)
     found = refused(tmp_path / "config.json", tmp_path, cap=2_000_000)
     assert (found.code, found.kind) == ("json_invalid", "invalid")
+
+
+def test_a_document_of_very_many_values_is_refused_before_one_is_built(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes(b"[" + b"[]," * MOST_VALUES + b"[]]")
+    found = refused(tmp_path / "config.json", tmp_path, cap=2_000_000)
+    assert (found.code, found.kind) == ("file_too_large", "refused")
 
 
 @pytest.fixture

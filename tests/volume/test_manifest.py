@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,12 @@ from safetensors.numpy import load_file, save_file
 from gateway.model import Accepted, Dense, LayerNorm, Manifest, Normalize, Pooling, Reason, Rejected, Verdict
 from gateway.volume import reasons
 from gateway.volume.architectures import FAMILIES
+from gateway.volume.files import Folder
 from gateway.volume.manifest import WORD_EMBEDDING, judge
 from gateway.volume.metadata import read_metadata
 from gateway.volume.modules import ACTIVATIONS, LEGACY_MODES, SPELLINGS
+from gateway.volume.reasons import Findings
+from gateway.volume.tokenizer import MOST_VALUES, read_tokenizer
 from tests import making
 
 Edit = Callable[[Any], Any]
@@ -328,6 +332,35 @@ def test_a_byte_level_vocabulary_needs_its_merges(tmp_path: Path) -> None:
     assert {"vocab.json", "merges.txt"} <= set(accepted(path).files)
 
 
+def test_of_a_tokenizer_only_the_vocabulary_is_built(model: str) -> None:
+    edit(model, "tokenizer.json", put(more=[[]] * 200_000))
+    findings = Findings()
+    tracemalloc.start()
+    try:
+        read_tokenizer(Folder(model, model), "", None, findings, config_required=True)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert not findings.reasons
+    assert peak < 5_000_000  # bytes; the lists alone have more than twice as many
+
+
+def test_bytes_of_a_tokenizer_that_are_not_built_are_text_all_the_same(model: str) -> None:
+    edit(model, "tokenizer.json", put(more="here"))
+    file = Path(model, "tokenizer.json")
+    content = file.read_bytes()
+    file.write_bytes(content.replace(b"here", b"h\xffre"))
+    assert set(rejected(model)) == {"json_invalid"}
+    file.write_bytes(content.replace(b"here", b"h\x00re"))
+    assert set(rejected(model)) == {"json_invalid"}
+
+
+def test_a_vocabulary_of_more_tokens_than_any_model_has_is_refused_before_it_is_built(model: str) -> None:
+    file = Path(model, "tokenizer.json")
+    file.write_text('{"model": {"vocab": [' + "0," * MOST_VALUES + "0]}}")
+    assert set(rejected(model)) == {"file_too_large"}
+
+
 def test_a_sentencepiece_model_alone_says_what_to_save(model: str) -> None:
     Path(model, "tokenizer.json").rename(Path(model, "sentencepiece.bpe.model"))
     found = rejected(model)["tokenizer_not_supported"]
@@ -412,7 +445,12 @@ def at(index: int, **fields: Any) -> Edit:
         ("config_sentence_transformers.json", put(truncate_dim=8), "setting_not_supported"),
         ("tokenizer.json", lambda content: content.pop("model") and None, "tokenizer_invalid"),
         ("tokenizer.json", lambda content: content["model"].update(vocab={}), "tokenizer_invalid"),
+        ("tokenizer.json", lambda content: content["model"].update(vocab={"a": -1}), "tokenizer_invalid"),
+        ("tokenizer.json", lambda content: content["model"].update(vocab=None), "tokenizer_invalid"),
+        ("tokenizer.json", lambda content: content["model"].update(type="Other"), "tokenizer_invalid"),
+        ("tokenizer.json", put(model=[]), "tokenizer_invalid"),
         ("tokenizer.json", put(added_tokens=[{"id": "7"}]), "tokenizer_invalid"),
+        ("tokenizer.json", put(added_tokens=[{}]), "tokenizer_invalid"),
         ("tokenizer_config.json", put(model_max_length="long"), "tokenizer_invalid"),
     ],
 )
