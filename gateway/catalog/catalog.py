@@ -228,7 +228,7 @@ class Catalog:
     # Changes.
 
     async def restore(self) -> None:
-        """What was believed when the gateway last ran. Before the first look."""
+        """What was believed when the gateway last ran. Before the first look. Raises SettingsError."""
         for entry in await self._holdings.restore():
             self._entries[entry.model] = entry
         await self._aliases.restore()

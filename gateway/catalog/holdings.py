@@ -14,14 +14,15 @@ from cachetools import LRUCache
 from gateway import events
 from gateway.catalog import recall, retention
 from gateway.catalog.entry import Entry, Kept
-from gateway.catalog.ledger import Ledger
+from gateway.catalog.ledger import Ledger, Record
 from gateway.engine.engine import Engine
 from gateway.lane import Lane
 from gateway.model import Generation, ModelId
-from gateway.settings import Settings
+from gateway.settings import Settings, SettingsError
 from gateway.volume.generations import Store
 
 SUMMONED: Final = 16  # generations that are not live, that clients asked for by name, and that may stay loaded
+PAUSES: Final = (0.2, 1.0, 3.0)  # seconds between tries to read the ledger: descriptors, or a disk, may come back
 
 
 class Holdings:
@@ -55,18 +56,32 @@ class Holdings:
         self._ledger = Ledger(settings.state_dir)
         self._writes = Lane("ledger")
         self._summoned: LRUCache[str, Generation] = LRUCache(SUMMONED)
+        self._spared: set[str] = set()  # what a ledger may have named that nobody can read: it can still be mended
         self._prunings = 0
         self._writing = False
         self._unwritten = False  # something has changed since the ledger was last begun to be written
 
     async def restore(self) -> list[Entry]:
-        """What was believed when the gateway last ran."""
+        """What was believed when the gateway last ran. Raises SettingsError where the disk does not say: a start
+        without it would free the disk from every last good generation."""
         try:
-            records = await self._writes.run(self._ledger.read)
-        except (ValueError, OSError) as error:
+            records = await self._read()
+        except OSError as error:
+            where = self._settings.state_dir
+            raise SettingsError(f"--state-dir {where}: the ledger cannot be read: {error}") from error
+        except ValueError as error:
+            self._spared = await self.copies.run(self._store.digests)
             self._events.emit(events.Notice(code="ledger_unreadable", message=f"starting without it: {error}"))
             return []
         return [await self.copies.run(recall.entry, record, self._store.open) for record in records]
+
+    async def _read(self) -> list[Record]:
+        for pause in PAUSES:
+            try:
+                return await self._writes.run(self._ledger.read)
+            except OSError:
+                await asyncio.sleep(pause)
+        return await self._writes.run(self._ledger.read)
 
     def judging(self) -> bool:
         return any(version.judging for entry in self._entries.values() for version in entry.versions.values())
@@ -158,7 +173,7 @@ class Holdings:
 
     def _wanted(self) -> set[str]:
         """Generations that stay on disk."""
-        wanted = set(self._summoned)
+        wanted = self._spared.union(self._summoned)
         for entry in self._entries.values():
             wanted |= {kept.digest for kept in entry.generations()}
             wanted |= {entry.successor.digest} if entry.successor else set()
