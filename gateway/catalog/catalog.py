@@ -173,10 +173,10 @@ class Catalog:
         return {"model": str(model), "generations": there, **changes(old, new)}
 
     async def _side(self, entry: Entry, kept: Kept) -> Side:
-        record = await self._holdings.copies.run(self._store.record, kept.digest)
+        record = await self._holdings.records.run(self._store.record, kept.digest)
         if record is None:
             raise entry.not_found(f"no generation {kept.generation.short} any more", without=kept.digest)
-        metadata = await self._holdings.copies.run(self._store.noted, kept.digest, entry.model.path)
+        metadata = await self._holdings.records.run(self._store.noted, kept.digest, entry.model.path)
         return Side(kept, record, metadata, entry.serving)
 
     def count(self) -> tuple[Mapping[str, int], Mapping[str, int]]:
@@ -297,7 +297,7 @@ class Catalog:
     async def _bring_back(self, entry: Entry, target: Kept) -> None:
         entry.successor = target.generation  # wanted from here on
         await self._holdings.pruned.wait()
-        if await self._holdings.copies.run(self._store.open, target.digest) is None:
+        if await self._holdings.records.run(self._store.open, target.digest) is None:
             raise entry.not_found(f"no generation {target.generation.short} any more", without=target.digest)
         if entry.live is None or entry.live.digest != target.digest:
             await self._trial.run(entry, target.generation)

@@ -19,15 +19,17 @@ from gateway.engine.engine import Engine
 from gateway.lane import Lane
 from gateway.model import Generation, ModelId
 from gateway.settings import Settings, SettingsError
+from gateway.volume.directory import Directory
 from gateway.volume.generations import Store
 
 SUMMONED: Final = 16  # generations that are not live, that clients asked for by name, and that may stay loaded
+LARGE: Final = 2 * 1024**3  # bytes of a directory that is copied beside the others: few encoders have as many
 PAUSES: Final = (0.2, 1.0, 3.0)  # seconds between tries to read the ledger: descriptors, or a disk, may come back
 
 
 class Holdings:
-    """`named` are digests that aliases ask for, and `held` those that indexes were made with; `copies` is the lane of
-    everything that blocks on the store."""
+    """`named` are digests that aliases ask for, and `held` those that indexes were made with. `records` is the lane of
+    what only reads the store's records, which somebody may be waiting for: no copy holds it up."""
 
     def __init__(
         self,
@@ -40,7 +42,9 @@ class Holdings:
         spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
         named: Callable[[], Collection[str]],
     ) -> None:
-        self.copies = Lane("copies", 2)
+        self.records = Lane("records", 2)
+        self._copies = Lane("copies", 2)
+        self._large = Lane("large", 2)
         self.pruned = asyncio.Event()  # not set while the store is being pruned
         self.pruned.set()
         self.by_digest: dict[str, tuple[str, ...]] = {}  # the models of each live generation
@@ -70,10 +74,10 @@ class Holdings:
             where = self._settings.state_dir
             raise SettingsError(f"--state-dir {where}: the ledger cannot be read: {error}") from error
         except ValueError as error:
-            self._spared = await self.copies.run(self._store.digests)
+            self._spared = await self.records.run(self._store.digests)
             self._events.emit(events.Notice(code="ledger_unreadable", message=f"starting without it: {error}"))
             return []
-        return [await self.copies.run(recall.entry, record, self._store.open) for record in records]
+        return [await self.records.run(recall.entry, record, self._store.open) for record in records]
 
     async def _read(self) -> list[Record]:
         for pause in PAUSES:
@@ -83,6 +87,10 @@ class Holdings:
                 await asyncio.sleep(pause)
         return await self._writes.run(self._ledger.read)
 
+    def copies(self, directory: Directory) -> Lane:
+        """Where a directory is judged and copied: those that take long hold up none of the others."""
+        return self._large if directory.bytes >= LARGE else self._copies
+
     def judging(self) -> bool:
         return any(version.judging for entry in self._entries.values() for version in entry.versions.values())
 
@@ -90,7 +98,7 @@ class Holdings:
         """A generation that is not live, which may be loaded from now on; None when the store has it no more."""
         generation = self._summoned.get(digest)
         if generation is None:
-            generation = await self.copies.run(self._store.open, digest)
+            generation = await self.records.run(self._store.open, digest)
             if generation is None:
                 return None
             self._summoned[digest] = generation
@@ -163,7 +171,7 @@ class Holdings:
         self._prunings += 1
         self.pruned.clear()
         try:
-            await self.copies.run(self._store.prune, self._wanted())
+            await self._copies.run(self._store.prune, self._wanted())
         except OSError as error:
             self._events.emit(events.Notice(code="store_not_pruned", message=str(error)))
         finally:

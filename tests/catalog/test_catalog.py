@@ -16,11 +16,16 @@ import orjson
 import pytest
 
 from gateway import events
+from gateway.catalog.holdings import LARGE
 from gateway.errors import GenerationNotFound, LoadFailed, ModelCopying, ModelNotFound, ModelRejected, Starting
-from gateway.model import ModelId
+from gateway.model import Generation, ModelId
+from gateway.volume.bases import Base
+from gateway.volume.directory import Directory
 from gateway.volume.generations import DIGEST
 from tests import making
 from tests.catalog.world import M, World
+
+DEADLINE = 300.0  # seconds; only ends a test that hangs
 
 
 async def test_a_whole_directory_is_accepted_served_and_told_once(world: World, made: list[str]) -> None:
@@ -635,10 +640,50 @@ async def test_new_content_is_not_copied_before_the_last_of_several_prunings_has
     gates[0].set()
     await asyncio.wait({task for task in world.tasks if not task.done()}, return_when=asyncio.FIRST_COMPLETED)
     await asyncio.sleep(0)  # who waited for it would go on now
-    await world.catalog._holdings.copies.run(int)  # and would be done with copying before this
+    await world.catalog._holdings._copies.run(int)  # and would be done with copying before this
     gates[1].set()
     await world.quiet()
     assert world.store.open(world.find("next").digest) == world.find("next")
+
+
+async def test_copies_that_take_long_hold_up_no_rollback_no_earlier_generation_and_no_small_drop(
+    world: World, made: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = await world.swap(made[0], made[1])
+    accept, gate, begun = world.store.accept, threading.Event(), threading.Barrier(3)
+
+    def slow(directory: Directory, root: str, base: Base | None = None) -> Generation:
+        if directory.model.name.startswith("large"):
+            begun.wait(DEADLINE)
+            gate.wait(DEADLINE)
+        return accept(directory, root, base)
+
+    monkeypatch.setattr(world.store, "accept", slow)
+    for name in ("large1", "large2"):
+        world.put(made[2], f"finetuned/{name}")
+        padding = world.root / "finetuned" / name / "notes.dat"
+        padding.touch()
+        os.truncate(padding, LARGE)
+    world.see()
+    copying = set(world.tasks)
+    try:
+        await asyncio.to_thread(begun.wait, DEADLINE)
+        async with asyncio.timeout(DEADLINE):
+            await world.catalog.rollback(ModelId.of(M))
+            assert world.find() == one
+            assert (await world.ask(f"{M}@{two.short}")).generation == two
+            assert (await world.catalog.changes(ModelId.of(M), None, two.short))["generations"]
+            world.put(made[3], "finetuned/small")
+            world.see()
+            while world.shown("finetuned/small")["state"] == "copying":
+                await asyncio.wait(world.tasks - copying, return_when=asyncio.FIRST_COMPLETED)
+                copying |= {task for task in world.tasks if task.done()}
+        assert world.shown("finetuned/small")["state"] == "ready"
+        assert world.shown("finetuned/large1")["state"] == "copying"
+    finally:
+        gate.set()
+    await world.quiet()
+    assert world.shown("finetuned/large2")["state"] == "ready"
 
 
 async def test_many_models_at_once_are_all_accepted_while_the_store_is_pruned_again_and_again(
