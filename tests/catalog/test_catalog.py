@@ -535,6 +535,72 @@ async def test_the_volume_counts_as_looked_at_once_all_that_settled_is_judged(wo
     assert world.catalog.looked.is_set()
 
 
+async def test_a_start_waits_for_no_new_model_to_be_copied_where_it_is_known_what_to_serve(
+    world: World, made: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (live,) = await world.swap(made[0])
+    again = await world.restarted()
+    accept, gate = again.store.accept, threading.Event()
+
+    def slow(directory: Directory, root: str, base: Base | None = None) -> Generation:
+        gate.wait(DEADLINE)
+        return accept(directory, root, base)
+
+    monkeypatch.setattr(again.store, "accept", slow)
+    again.put(made[1], "finetuned/new")
+    again.put(made[2])  # its last good generation is served until this is copied
+    try:
+        async with asyncio.timeout(DEADLINE):
+            while not again.catalog.usable:
+                again.see()
+                await asyncio.sleep(0.01)
+        assert again.find() == live
+        assert isinstance(again.fails("finetuned/new"), ModelCopying)
+        assert not again.catalog.judged.is_set()
+    finally:
+        gate.set()
+    await again.quiet()
+    again.see()
+    assert again.catalog.judged.is_set()
+    assert again.find("finetuned/new") != again.find() != live
+
+
+async def test_a_start_waits_for_what_was_served_before_and_is_lost_and_for_nothing_that_settles_later(
+    world: World, made: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.put(made[1], "finetuned/other")
+    (live,) = await world.swap(made[0])
+    await world.quiet()
+    world.store.remove(live.digest)
+    again = await world.restarted()
+    accept, gates = again.store.accept, {"m": threading.Event(), "new": threading.Event()}
+
+    def slow(directory: Directory, root: str, base: Base | None = None) -> Generation:
+        gates[directory.model.name].wait(DEADLINE)
+        return accept(directory, root, base)
+
+    monkeypatch.setattr(again.store, "accept", slow)
+    try:
+        async with asyncio.timeout(DEADLINE):
+            while not again.catalog._aliases.read.is_set():
+                again.see()
+                await asyncio.sleep(0.01)
+            again.put(made[2], "finetuned/new")
+            again.see()
+            assert not again.catalog.looked.is_set()
+            gates["m"].set()
+            while not again.catalog.judged.is_set():
+                again.see()
+                await asyncio.sleep(0.01)
+        assert again.catalog.looked.is_set()
+        assert again.find() == live
+        assert isinstance(again.fails("finetuned/new"), ModelCopying)
+    finally:
+        for gate in gates.values():
+            gate.set()
+    await again.quiet()
+
+
 async def test_a_bare_name_prefers_finetuned_then_the_root_then_the_only_namespace(
     world: World, made: list[str]
 ) -> None:
