@@ -245,7 +245,7 @@ class Gateway:
         return self.catalog.sources()
 
     def _has_looked(self) -> bool:
-        return self.catalog.looked.is_set()
+        return self.catalog.judged.is_set()
 
     def _wish(self, generation: Generation) -> Wish:
         return self._wishes.of(self.catalog.owners(generation.digest), generation.manifest.wish)
@@ -298,7 +298,7 @@ class Gateway:
         self.spawn(self.history.follow())
         self.spawn(self.follower.follow())
         self.spawn(_tidy_when_quiet(self.service))
-        self.spawn(self.warm.follow(self.catalog.looked))
+        self.spawn(self.warm.follow(self.catalog.judged))
         self.spawn(self.activity.follow())
         self.spawn(self.knowledge.follower.follow())
         self.spawn(self.knowledge.follow())

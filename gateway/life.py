@@ -13,7 +13,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Final, TextIO
 
@@ -76,7 +76,7 @@ async def run(
         listener = stack.enter_context(_listen(settings))
         _refuse_exposure(settings, keyring, listener)
         volume = _volume(settings, tell, stack)
-        group = await stack.enter_async_context(asyncio.TaskGroup())
+        group = await stack.enter_async_context(_group())
         gateway = Gateway(
             settings,
             devices,
@@ -110,6 +110,19 @@ async def run(
             gateway.spawn(on_ready(gateway, _url(listener)))
         await stop.wait()
         await _drain(gateway, why[0], hurry)
+
+
+@contextlib.asynccontextmanager
+async def _group() -> AsyncIterator[asyncio.TaskGroup]:
+    """What an operator must change comes out as it is, also when it is found out within the group."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            yield group
+    except BaseExceptionGroup as failed:
+        wrong, others = failed.split(SettingsError)
+        if wrong is None or others is not None:
+            raise
+        raise wrong.exceptions[0] from None
 
 
 def _devices(settings: Settings) -> list[str]:

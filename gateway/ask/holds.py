@@ -55,7 +55,7 @@ def _read(path: str) -> frozenset[str]:
     try:
         with open(path, "rb") as stream:
             return frozenset(msgspec.json.decode(stream.read(), type=list[str]))
-    except (FileNotFoundError, msgspec.MsgspecError):  # it is replaced whole; what is no list was no work of ours
+    except (FileNotFoundError, ValueError):  # it is replaced whole; what is no list was no work of ours
         return frozenset()
 
 

@@ -71,7 +71,10 @@ class Catalog:
         self._stamp: frozenset[tuple[ModelId, str]] = frozenset()  # of the volume, at the last look
         self._shadowed: frozenset[str] = frozenset()  # aliases whose name a directory has
         self.ignored: tuple[Ignored, ...] = ()  # names on the volume that are no models
-        self.looked = asyncio.Event()  # the volume has been looked at, and what was known before is judged
+        self.looked = asyncio.Event()  # the volume has been looked at, and it is known what to serve
+        self.judged = asyncio.Event()  # all that the first look found settled is judged
+        self._first: list[Version] | None = None  # of those, the ones that are being judged yet
+        self._known: frozenset[ModelId] = frozenset()  # models of an earlier run
         self._away = False  # the volume was asked, and could not be read
         self._holdings = Holdings(self._entries, store, engine, tell, settings, spawn=spawn, named=self._named)
         self._trial = Trial(engine, settings.swap_policy, self._holdings.publish)
@@ -173,10 +176,10 @@ class Catalog:
         return {"model": str(model), "generations": there, **changes(old, new)}
 
     async def _side(self, entry: Entry, kept: Kept) -> Side:
-        record = await self._holdings.copies.run(self._store.record, kept.digest)
+        record = await self._holdings.records.run(self._store.record, kept.digest)
         if record is None:
             raise entry.not_found(f"no generation {kept.generation.short} any more", without=kept.digest)
-        metadata = await self._holdings.copies.run(self._store.noted, kept.digest, entry.model.path)
+        metadata = await self._holdings.records.run(self._store.noted, kept.digest, entry.model.path)
         return Side(kept, record, metadata, entry.serving)
 
     def count(self) -> tuple[Mapping[str, int], Mapping[str, int]]:
@@ -228,9 +231,10 @@ class Catalog:
     # Changes.
 
     async def restore(self) -> None:
-        """What was believed when the gateway last ran. Before the first look."""
+        """What was believed when the gateway last ran. Before the first look. Raises SettingsError."""
         for entry in await self._holdings.restore():
             self._entries[entry.model] = entry
+        self._known = frozenset(self._entries)
         await self._aliases.restore()
         self._holdings.publish()
 
@@ -249,8 +253,8 @@ class Catalog:
             self._remove(model)
         for observation in snapshot.observations.values():  # now that it is known which versions there are
             self._consider(observation, moved=self._stamp != before)
-        if not self._holdings.judging() and self._aliases.read.is_set():
-            self.looked.set()
+        if not self.judged.is_set():
+            self._take_stock()
         self._aliases.look()
         self._tell_shadowed()
 
@@ -297,7 +301,7 @@ class Catalog:
     async def _bring_back(self, entry: Entry, target: Kept) -> None:
         entry.successor = target.generation  # wanted from here on
         await self._holdings.pruned.wait()
-        if await self._holdings.copies.run(self._store.open, target.digest) is None:
+        if await self._holdings.records.run(self._store.open, target.digest) is None:
             raise entry.not_found(f"no generation {target.generation.short} any more", without=target.digest)
         if entry.live is None or entry.live.digest != target.digest:
             await self._trial.run(entry, target.generation)
@@ -345,6 +349,22 @@ class Catalog:
         if changed or version.unconfirmed or again or (moved and version.waits_for_base):
             version.retry_wait = 0.0 if changed else version.retry_wait
             version.judging = self._spawn(self._judge.judge(entry, version, observation))
+
+    def _take_stock(self) -> None:
+        """What has settled since the first look is waited for by nobody: there may always be more of it."""
+        seen = [each for entry in self._entries.values() for each in entry.versions.values()]
+        self._first = [version for version in (seen if self._first is None else self._first) if version.judging]
+        if self._aliases.read.is_set():
+            if not any(self._is_awaited(version) for version in self._first):
+                self.looked.set()
+            if not self._first:
+                self.judged.set()
+
+    def _is_awaited(self, version: Version) -> bool:
+        """Whether a start is over only when this is judged: of models of an earlier run, what nothing is served of
+        meanwhile; where there was none, everything, since nothing could be served before."""
+        entry = self._entries.get(version.model.family)
+        return entry is not None and entry.live is None and (not self._known or entry.model in self._known)
 
     def _counts(self, entry: Entry, version: Version) -> bool:
         """Of numbered versions only the newest are copied: the live one, and as many as earlier ones are kept."""

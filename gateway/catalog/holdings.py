@@ -14,19 +14,22 @@ from cachetools import LRUCache
 from gateway import events
 from gateway.catalog import recall, retention
 from gateway.catalog.entry import Entry, Kept
-from gateway.catalog.ledger import Ledger
+from gateway.catalog.ledger import Ledger, Record
 from gateway.engine.engine import Engine
 from gateway.lane import Lane
 from gateway.model import Generation, ModelId
-from gateway.settings import Settings
+from gateway.settings import Settings, SettingsError
+from gateway.volume.directory import Directory
 from gateway.volume.generations import Store
 
 SUMMONED: Final = 16  # generations that are not live, that clients asked for by name, and that may stay loaded
+LARGE: Final = 2 * 1024**3  # bytes of a directory that is copied beside the others: few encoders have as many
+PAUSES: Final = (0.2, 1.0, 3.0)  # seconds between tries to read the ledger: descriptors, or a disk, may come back
 
 
 class Holdings:
-    """`named` are digests that aliases ask for, and `held` those that indexes were made with; `copies` is the lane of
-    everything that blocks on the store."""
+    """`named` are digests that aliases ask for, and `held` those that indexes were made with. `records` is the lane of
+    what only reads the store's records, which somebody may be waiting for: no copy holds it up."""
 
     def __init__(
         self,
@@ -39,7 +42,9 @@ class Holdings:
         spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
         named: Callable[[], Collection[str]],
     ) -> None:
-        self.copies = Lane("copies", 2)
+        self.records = Lane("records", 2)
+        self._copies = Lane("copies", 2)
+        self._large = Lane("large", 2)
         self.pruned = asyncio.Event()  # not set while the store is being pruned
         self.pruned.set()
         self.by_digest: dict[str, tuple[str, ...]] = {}  # the models of each live generation
@@ -55,18 +60,36 @@ class Holdings:
         self._ledger = Ledger(settings.state_dir)
         self._writes = Lane("ledger")
         self._summoned: LRUCache[str, Generation] = LRUCache(SUMMONED)
+        self._spared: set[str] = set()  # what a ledger may have named that nobody can read: it can still be mended
         self._prunings = 0
         self._writing = False
         self._unwritten = False  # something has changed since the ledger was last begun to be written
 
     async def restore(self) -> list[Entry]:
-        """What was believed when the gateway last ran."""
+        """What was believed when the gateway last ran. Raises SettingsError where the disk does not say: a start
+        without it would free the disk from every last good generation."""
         try:
-            records = await self._writes.run(self._ledger.read)
-        except (ValueError, OSError) as error:
+            records = await self._read()
+        except OSError as error:
+            where = self._settings.state_dir
+            raise SettingsError(f"--state-dir {where}: the ledger cannot be read: {error}") from error
+        except ValueError as error:
+            self._spared = await self.records.run(self._store.digests)
             self._events.emit(events.Notice(code="ledger_unreadable", message=f"starting without it: {error}"))
             return []
-        return [await self.copies.run(recall.entry, record, self._store.open) for record in records]
+        return [await self.records.run(recall.entry, record, self._store.open) for record in records]
+
+    async def _read(self) -> list[Record]:
+        for pause in PAUSES:
+            try:
+                return await self._writes.run(self._ledger.read)
+            except OSError:
+                await asyncio.sleep(pause)
+        return await self._writes.run(self._ledger.read)
+
+    def copies(self, directory: Directory) -> Lane:
+        """Where a directory is judged and copied: those that take long hold up none of the others."""
+        return self._large if directory.bytes >= LARGE else self._copies
 
     def judging(self) -> bool:
         return any(version.judging for entry in self._entries.values() for version in entry.versions.values())
@@ -75,7 +98,7 @@ class Holdings:
         """A generation that is not live, which may be loaded from now on; None when the store has it no more."""
         generation = self._summoned.get(digest)
         if generation is None:
-            generation = await self.copies.run(self._store.open, digest)
+            generation = await self.records.run(self._store.open, digest)
             if generation is None:
                 return None
             self._summoned[digest] = generation
@@ -148,7 +171,7 @@ class Holdings:
         self._prunings += 1
         self.pruned.clear()
         try:
-            await self.copies.run(self._store.prune, self._wanted())
+            await self._copies.run(self._store.prune, self._wanted())
         except OSError as error:
             self._events.emit(events.Notice(code="store_not_pruned", message=str(error)))
         finally:
@@ -158,7 +181,7 @@ class Holdings:
 
     def _wanted(self) -> set[str]:
         """Generations that stay on disk."""
-        wanted = set(self._summoned)
+        wanted = self._spared.union(self._summoned)
         for entry in self._entries.values():
             wanted |= {kept.digest for kept in entry.generations()}
             wanted |= {entry.successor.digest} if entry.successor else set()

@@ -106,14 +106,15 @@ class Judge:
         """Into the store, and into the version's `content`."""
         if refusal is not None:
             raise Refused((refusal,))
+        lane = self._holdings.copies(directory)
         version.accepting = True
         try:
-            directory = await self._holdings.copies.run(self._volume.open, directory)
+            directory = await lane.run(self._volume.open, directory)
             base = await self._base(version, directory)
             kept = await self._take(entry, version, directory, base)
-            chosen = await self._holdings.copies.run(self._store.choose, directory, self._root, base)
-            metadata, trouble = await self._holdings.copies.run(read_metadata, chosen.path, self._root)
-            await self._holdings.copies.run(self._store.note, kept.digest, entry.model.path, lasting(metadata))
+            chosen = await lane.run(self._store.choose, directory, self._root, base)
+            metadata, trouble = await lane.run(read_metadata, chosen.path, self._root)
+            await lane.run(self._store.note, kept.digest, entry.model.path, lasting(metadata))
         finally:
             version.accepting = False
             self._volume.shut(directory)
@@ -135,14 +136,15 @@ class Judge:
             below = known.generation.base
             if below is None or (base is not None and base.generation.digest == below.digest):
                 return known  # from before the start
-        generation = await self._holdings.copies.run(self._store.accept, directory, self._root, base)
-        size = await self._holdings.copies.run(self._store.bytes, generation.digest)
-        await self._holdings.copies.run(read_ahead, generation)  # before its first request
+        lane = self._holdings.copies(directory)
+        generation = await lane.run(self._store.accept, directory, self._root, base)
+        size = await lane.run(self._store.bytes, generation.digest)
+        await lane.run(read_ahead, generation)  # before its first request
         return entry.kept(generation, version, size)
 
     async def _base(self, version: Version, directory: Directory) -> Base | None:
         """What the adapter in a directory changes, as it is live; None for all other models, and where it is not."""
-        found = await self._holdings.copies.run(_look_for_base, directory, self._root)
+        found = await self._holdings.copies(directory).run(_look_for_base, directory, self._root)
         version.base, version.base_digest = found, None
         if found is not None:
             await self._arrival(found)

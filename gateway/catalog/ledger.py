@@ -7,8 +7,12 @@ generation with it, and pins and rollbacks survive.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
+from typing import Final
 
 import msgspec
+
+FILE: Final = "catalog.json"
 
 
 class Kept(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,17 +51,20 @@ class Ledger:
     """The file. Blocking; for a lane of one thread, so that an older state never replaces a newer one."""
 
     def __init__(self, state_dir: str) -> None:
-        self._path = os.path.join(state_dir, "catalog.json")
+        self._path = os.path.join(state_dir, FILE)
 
     def read(self) -> list[Record]:
-        """Nothing, when there is no file; raises ValueError when there is one that this version cannot read."""
+        """Nothing, when there is no file. Raises ValueError for one that this version cannot read, and puts it aside;
+        OSError where the disk does not give it."""
         try:
             with open(self._path, "rb") as stream:
                 return msgspec.json.decode(stream.read(), type=list[Record])
         except FileNotFoundError:
             return []
-        except msgspec.MsgspecError as error:
-            raise ValueError(f"{self._path}: {error}") from error
+        except (ValueError, RecursionError) as error:
+            with suppress(OSError):
+                os.replace(self._path, self._path + ".broken")
+            raise ValueError(f"{self._path}: {error}; it is kept as {FILE}.broken") from error
 
     def write(self, records: list[Record]) -> None:
         """Raises OSError; the old file stays when it does."""

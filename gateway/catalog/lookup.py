@@ -121,6 +121,7 @@ class Lookup:
         entry, version = self.entry(ref)
         while entry.swapping is not None:
             await entry.swapping.wait()
+            entry, version = self.entry(ref)  # either may have gone meanwhile
         if ref.generation is not None:
             return Found(entry.model, await self._pinpoint(entry, ref.generation, version))
         if version is not None and (entry.serving is None or entry.serving.version != version):

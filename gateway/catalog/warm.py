@@ -51,9 +51,10 @@ class Warm:
         self._written: list[str] | None = None
         self._warmed = False  # before that, what is loaded is not what is wanted
 
-    async def follow(self, looked: asyncio.Event) -> None:
-        """Loads the warm set once the volume was `looked` at, and then writes down what is loaded, for ever."""
-        await looked.wait()
+    async def follow(self, judged: asyncio.Event) -> None:
+        """Loads the warm set once what lies on the volume is `judged`, and then writes down what is loaded, for
+        ever."""
+        await judged.wait()
         await self.load()
         while True:
             await asyncio.sleep(INTERVAL)

@@ -396,7 +396,7 @@ class Store:
         try:
             with open(os.path.join(self._base, digest, RECORD), "rb") as stream:
                 record = msgspec.json.decode(stream.read(), type=Record)
-        except (OSError, msgspec.DecodeError):
+        except (OSError, ValueError):
             return None
         return record if record.digest == digest else None
 

@@ -153,7 +153,7 @@ def _is_other(before: Object, now: Object) -> bool:
 
 
 def _read(path: str) -> dict[str, Object]:
-    with suppress(OSError, msgspec.DecodeError), open(path, "rb") as stream:
+    with suppress(OSError, ValueError), open(path, "rb") as stream:
         return msgspec.json.decode(stream.read(), type=Index).objects
     return {}
 

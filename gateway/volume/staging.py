@@ -63,7 +63,7 @@ class Place:
         try:
             with open(os.path.join(self.target, RECORD), "rb") as stream:
                 return msgspec.json.decode(stream.read(), type=Record)
-        except (OSError, msgspec.DecodeError):
+        except (OSError, ValueError, RecursionError):
             return None
 
     def check_free(self) -> None:

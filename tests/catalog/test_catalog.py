@@ -16,11 +16,16 @@ import orjson
 import pytest
 
 from gateway import events
+from gateway.catalog.holdings import LARGE
 from gateway.errors import GenerationNotFound, LoadFailed, ModelCopying, ModelNotFound, ModelRejected, Starting
-from gateway.model import ModelId
+from gateway.model import Generation, ModelId
+from gateway.volume.bases import Base
+from gateway.volume.directory import Directory
 from gateway.volume.generations import DIGEST
 from tests import making
 from tests.catalog.world import DEADLINE, M, World
+
+DEADLINE = 300.0  # seconds; only ends a test that hangs
 
 
 async def test_a_whole_directory_is_accepted_served_and_told_once(world: World, made: list[str]) -> None:
@@ -530,6 +535,72 @@ async def test_the_volume_counts_as_looked_at_once_all_that_settled_is_judged(wo
     assert world.catalog.looked.is_set()
 
 
+async def test_a_start_waits_for_no_new_model_to_be_copied_where_it_is_known_what_to_serve(
+    world: World, made: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (live,) = await world.swap(made[0])
+    again = await world.restarted()
+    accept, gate = again.store.accept, threading.Event()
+
+    def slow(directory: Directory, root: str, base: Base | None = None) -> Generation:
+        gate.wait(DEADLINE)
+        return accept(directory, root, base)
+
+    monkeypatch.setattr(again.store, "accept", slow)
+    again.put(made[1], "finetuned/new")
+    again.put(made[2])  # its last good generation is served until this is copied
+    try:
+        async with asyncio.timeout(DEADLINE):
+            while not again.catalog.usable:
+                again.see()
+                await asyncio.sleep(0.01)
+        assert again.find() == live
+        assert isinstance(again.fails("finetuned/new"), ModelCopying)
+        assert not again.catalog.judged.is_set()
+    finally:
+        gate.set()
+    await again.quiet()
+    again.see()
+    assert again.catalog.judged.is_set()
+    assert again.find("finetuned/new") != again.find() != live
+
+
+async def test_a_start_waits_for_what_was_served_before_and_is_lost_and_for_nothing_that_settles_later(
+    world: World, made: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.put(made[1], "finetuned/other")
+    (live,) = await world.swap(made[0])
+    await world.quiet()
+    world.store.remove(live.digest)
+    again = await world.restarted()
+    accept, gates = again.store.accept, {"m": threading.Event(), "new": threading.Event()}
+
+    def slow(directory: Directory, root: str, base: Base | None = None) -> Generation:
+        gates[directory.model.name].wait(DEADLINE)
+        return accept(directory, root, base)
+
+    monkeypatch.setattr(again.store, "accept", slow)
+    try:
+        async with asyncio.timeout(DEADLINE):
+            while not again.catalog._aliases.read.is_set():
+                again.see()
+                await asyncio.sleep(0.01)
+            again.put(made[2], "finetuned/new")
+            again.see()
+            assert not again.catalog.looked.is_set()
+            gates["m"].set()
+            while not again.catalog.judged.is_set():
+                again.see()
+                await asyncio.sleep(0.01)
+        assert again.catalog.looked.is_set()
+        assert again.find() == live
+        assert isinstance(again.fails("finetuned/new"), ModelCopying)
+    finally:
+        for gate in gates.values():
+            gate.set()
+    await again.quiet()
+
+
 async def test_a_bare_name_prefers_finetuned_then_the_root_then_the_only_namespace(
     world: World, made: list[str]
 ) -> None:
@@ -635,10 +706,50 @@ async def test_new_content_is_not_copied_before_the_last_of_several_prunings_has
     gates[0].set()
     await asyncio.wait({task for task in world.tasks if not task.done()}, return_when=asyncio.FIRST_COMPLETED)
     await asyncio.sleep(0)  # who waited for it would go on now
-    await world.catalog._holdings.copies.run(int)  # and would be done with copying before this
+    await world.catalog._holdings._copies.run(int)  # and would be done with copying before this
     gates[1].set()
     await world.quiet()
     assert world.store.open(world.find("next").digest) == world.find("next")
+
+
+async def test_copies_that_take_long_hold_up_no_rollback_no_earlier_generation_and_no_small_drop(
+    world: World, made: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = await world.swap(made[0], made[1])
+    accept, gate, begun = world.store.accept, threading.Event(), threading.Barrier(3)
+
+    def slow(directory: Directory, root: str, base: Base | None = None) -> Generation:
+        if directory.model.name.startswith("large"):
+            begun.wait(DEADLINE)
+            gate.wait(DEADLINE)
+        return accept(directory, root, base)
+
+    monkeypatch.setattr(world.store, "accept", slow)
+    for name in ("large1", "large2"):
+        world.put(made[2], f"finetuned/{name}")
+        padding = world.root / "finetuned" / name / "notes.dat"
+        padding.touch()
+        os.truncate(padding, LARGE)
+    world.see()
+    copying = set(world.tasks)
+    try:
+        await asyncio.to_thread(begun.wait, DEADLINE)
+        async with asyncio.timeout(DEADLINE):
+            await world.catalog.rollback(ModelId.of(M))
+            assert world.find() == one
+            assert (await world.ask(f"{M}@{two.short}")).generation == two
+            assert (await world.catalog.changes(ModelId.of(M), None, two.short))["generations"]
+            world.put(made[3], "finetuned/small")
+            world.see()
+            while world.shown("finetuned/small")["state"] == "copying":
+                await asyncio.wait(world.tasks - copying, return_when=asyncio.FIRST_COMPLETED)
+                copying |= {task for task in world.tasks if task.done()}
+        assert world.shown("finetuned/small")["state"] == "ready"
+        assert world.shown("finetuned/large1")["state"] == "copying"
+    finally:
+        gate.set()
+    await world.quiet()
+    assert world.shown("finetuned/large2")["state"] == "ready"
 
 
 async def test_many_models_at_once_are_all_accepted_while_the_store_is_pruned_again_and_again(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from gateway import events
-from gateway.errors import LoadFailed
+from gateway.errors import LoadFailed, ModelNotFound
 from gateway.model import ModelId
 from tests.catalog.world import M, World
 
@@ -40,6 +41,26 @@ async def test_where_both_do_not_fit_the_old_one_goes_first_and_requests_wait_fo
     found = await asked
     assert found.generation != old
     assert found.generation.digest in narrow.engine.loaded
+
+
+async def test_who_waited_for_a_version_that_has_gone_meanwhile_is_told_so(narrow: World, made: list[str]) -> None:
+    (old,) = await narrow.swap(made[0], path=f"{M}/1")
+    await narrow.engine.load(old)
+    narrow.engine.gate.clear()
+    narrow.engine.loading.clear()
+    narrow.put(made[1], f"{M}/2")
+    narrow.see()
+    await narrow.engine.begins()
+    asked = asyncio.ensure_future(narrow.ask(f"{M}/1"))
+    await asyncio.sleep(0)
+    assert not asked.done()
+    shutil.rmtree(narrow.root / M / "1")
+    narrow.see()
+    narrow.engine.gate.set()
+    with pytest.raises(ModelNotFound):
+        await asked
+    await narrow.quiet()
+    assert (await narrow.ask()).generation != old
 
 
 async def test_when_the_new_one_fails_the_old_one_is_loaded_again_and_answers(narrow: World, made: list[str]) -> None:

@@ -52,6 +52,14 @@ async def test_a_second_gateway_is_refused_the_first_ones_state_directory_and_po
         assert (await gateway.embed(TEXTS, MODEL))[0].shape == (4, 32)
 
 
+async def test_a_gateway_whose_ledger_cannot_be_read_says_so_and_does_not_start(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "state/catalog.json").mkdir(parents=True)
+    status, said = await start_in_vain(root, tmp_path / "state", "--port=0", "--device=cpu")
+    assert status == 2
+    assert "the ledger cannot be read" in said
+    assert "Traceback" not in said
+
+
 async def test_a_gateway_that_is_told_to_stop_answers_what_is_in_flight(root: Path, tmp_path: Path) -> None:
     """A request waits behind a device call that hangs, and is answered by the next host, long after the signal; a new
     one is refused; and nothing is left running. Hosts that hang are killed here, when the rest has been seen."""

@@ -319,9 +319,10 @@ def test_what_a_killed_process_left_is_swept_and_whole_generations_stay(root: Pa
         lambda stored: os.truncate(stored / "files/model.safetensors", 10),
         lambda stored: (stored / "files/config.json").unlink(),
         lambda stored: (stored / "generation.json").write_text("{}"),
+        lambda stored: (stored / "generation.json").write_bytes(b'{"digest": "\xed"}'),
         lambda stored: (stored / "generation.json").unlink(),
     ],
-    ids=["truncated", "file_gone", "record_broken", "record_gone"],
+    ids=["truncated", "file_gone", "record_broken", "record_no_text", "record_gone"],
 )
 def test_a_damaged_generation_is_not_opened_and_is_made_anew(
     root: Path, store: Store, damage: Callable[[Path], object]

@@ -60,9 +60,10 @@ def test_what_is_listed_no_more_goes_with_the_folders_that_it_was_alone_in(tmp_p
     assert [path.name for path in tmp_path.iterdir()] == [INDEX]
 
 
-def test_files_that_a_lost_index_does_not_know_are_made_anew_or_removed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [b"{", b'{"objects": {"\xed": 1}}'])
+def test_files_that_a_lost_index_does_not_know_are_made_anew_or_removed(content: bytes, tmp_path: Path) -> None:
     Outline(str(tmp_path)).match(listed(*KEYS), nothing)
-    (tmp_path / INDEX).write_bytes(b"{")
+    (tmp_path / INDEX).write_bytes(content)
     again = Outline(str(tmp_path))
     assert again.match(listed(KEYS[0]), nothing)
     assert [str(path.relative_to(tmp_path)) for path in (tmp_path / "finetuned").rglob("*") if path.is_file()] == [

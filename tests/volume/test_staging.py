@@ -74,6 +74,16 @@ def test_what_appeared_while_it_was_pulled_is_not_replaced(tmp_path: Path) -> No
     assert os.listdir(tmp_path / "acme/tiny") == ["mine"]
 
 
+@pytest.mark.parametrize("content", [b"", b"{}", b'{"model": "\xed"}', b'{"more": ' + b"[" * 100_000])
+def test_a_record_that_cannot_be_read_makes_a_directory_somebody_elses(content: bytes, tmp_path: Path) -> None:
+    place = Place(str(tmp_path), MODEL)
+    publish(place, "one")
+    (tmp_path / "acme/tiny" / RECORD).write_bytes(content)
+    assert place.record() is None
+    with pytest.raises(PullConflict):
+        place.check_free()
+
+
 def test_one_process_at_a_time_and_the_lock_goes_with_it(tmp_path: Path) -> None:
     place, other = Place(str(tmp_path), MODEL), Place(str(tmp_path), MODEL)
     with place.staging("one"), pytest.raises(PullInProgress), other.staging("one"):
