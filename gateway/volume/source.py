@@ -27,7 +27,7 @@ TRAINING: Final = frozenset({"training_progress.json", "final_model"})
 
 
 class VolumeUnreadable(Exception):
-    """The root is missing or can not be read. Nothing is known about any model."""
+    """The root is missing or can not be read, or is another one and empty. Nothing is known about any model."""
 
     def __init__(self, path: str, error: OSError) -> None:
         super().__init__(f"{path}: {error.strerror or error}")

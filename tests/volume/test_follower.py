@@ -46,7 +46,9 @@ async def test_publishing_by_exchange_again_and_again_is_seen_without_the_timer_
 
     tell = events.Events()
     tell.subscribe(told.append)
-    settings = Settings(models_dir=str(tmp_path / "root"), scan_interval=NEVER, settle_seconds=0.0)
+    settings = Settings(
+        models_dir=str(tmp_path / "root"), state_dir=str(tmp_path), scan_interval=NEVER, settle_seconds=0.0
+    )
     following = asyncio.create_task(Follower(settings, tell, served, seen).follow())
 
     async def until_seen() -> None:
