@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
 S = TypeVar("S")
 T = TypeVar("T")
+Answer = Future  # of work that was handed in and is not waited for
 
 
 class Lane:
@@ -30,6 +31,10 @@ class Lane:
         """Runs `function` on the lane and waits for its answer; its exceptions come out here."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, functools.partial(function, *args, **kwargs))
+
+    def submit(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Answer[T]:
+        """Has `function` run on the lane, for a caller that is a thread itself and does not wait."""
+        return self._threads.submit(function, *args, **kwargs)
 
     def map(self, function: Callable[[S], T], parts: Sequence[S]) -> list[T]:
         """`function` of each part, for a caller that is a thread itself and blocks until all are done; then the first

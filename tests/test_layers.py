@@ -18,7 +18,7 @@ ORDER: Final = [
     *("tenants.caller", "tenants.keys", "tenants.limits", "tenants.keyring", "tenants.audit"),
     *("tenants.usage",),
     *("volume.reasons", "volume.files", "volume.documents", "volume.mounts", "volume.directory", "volume.source"),
-    *("volume.root", "volume.writers", "volume.sums", "volume.evidence", "volume.settle"),
+    *("volume.root", "volume.writers", "volume.sums", "volume.evidence", "volume.settle", "volume.checks"),
     *("volume.watch", "volume.volume", "volume.follower"),
     *("volume.pickles", "volume.weights", "volume.networks", "volume.quantized", "volume.architectures"),
     *("volume.transformer", "volume.tokenizer"),
