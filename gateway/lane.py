@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import ParamSpec, TypeVar
@@ -46,3 +47,15 @@ class Lane:
     def close(self, *, wait: bool = True) -> None:
         """Takes no more work; what waits is dropped, what runs is finished (and waited for, if `wait`)."""
         self._threads.shutdown(wait=wait, cancel_futures=True)
+
+
+def leave(name: str, function: Callable[[S], object], argument: S, /, *, patience: float) -> None:
+    """Runs `function` on a thread of its own, and waits for at most `patience` seconds: what hangs in the kernel is
+    left behind there, and holds up neither its caller nor the end of the process."""
+    thread = threading.Thread(target=function, args=(argument,), name=name, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:  # no more threads
+        function(argument)
+    else:
+        thread.join(patience)

@@ -7,7 +7,6 @@ nothing that it does can end watchdog's threads.
 from __future__ import annotations
 
 import os
-import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -32,6 +31,7 @@ from watchdog.events import (
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver, EventDispatcher
 
+from gateway.lane import leave
 from gateway.volume.directory import PULLS
 
 EVENTS: Final[list[type[FileSystemEvent]]] = [  # not opened, not closed_no_write: a load would cause 38 of them
@@ -187,13 +187,7 @@ def _discard(observer: BaseObserver) -> None:
     On a thread of its own: watchdog's `stop` waits for its emitters and its reader however long that takes, and while
     it did nobody would look at the volume.
     """
-    ending = threading.Thread(target=_end, args=(observer,), name=ENDING, daemon=True)
-    try:
-        ending.start()
-    except RuntimeError:  # no more threads
-        _end(observer)
-    else:
-        ending.join(JOIN_SECONDS)
+    leave(ENDING, _end, observer, patience=JOIN_SECONDS)
 
 
 def _end(observer: BaseObserver) -> None:
