@@ -18,6 +18,7 @@ from gateway.volume.checks import Checks
 from gateway.volume.settle import Settler, Snapshot
 from gateway.volume.source import Scan, VolumeUnreadable
 from gateway.volume.volume import FileVolume, Volume
+from gateway.volume.watch import Watcher
 
 LEAST_GAP: Final = 0.05  # seconds between looks, while hints rain
 GAP_PER_LOOK: Final = 10.0  # and this many times as long as reading the volume took, but no longer than the period
@@ -48,6 +49,8 @@ class Follower:
         self._settler = Settler(settings, self._checks, network=self._volume.shared)
         self._lane = Lane("volume")
         self._watcher = self._volume.watcher(self._hinted)
+        self._ears = Lane("watchdog")
+        self._hearing: asyncio.Task[None] | None = None  # watchdog is being started, or asked whether it hears
         self._forget: set[ModelId] = set()
         self._lost = False
         self._deaf = False
@@ -61,8 +64,6 @@ class Follower:
 
     async def follow(self) -> None:
         """Looks for ever. To be run once, as a task."""
-        if self._watcher is not None:
-            await self._lane.run(self._watcher.start)
         self._events.emit(
             events.VolumeWatched(
                 place=self._volume.place, way=self._volume.way, kind=self._volume.kind, period=self._period
@@ -73,10 +74,13 @@ class Follower:
         try:
             while True:
                 due, took = await self._look(why, due)
-                await self._keep_hearing(why)
+                self._keep_hearing(why)
                 await asyncio.sleep(gap(took, self._period))
                 why = await self._wait(due)
         finally:
+            if self._hearing is not None:
+                self._hearing.cancel()
+            self._ears.close(wait=False)
             if self._watcher is not None:
                 self._watcher.stop()
             self._lane.close(wait=False)
@@ -129,22 +133,40 @@ class Follower:
             except TimeoutError:
                 if left <= DEATH_SECONDS:
                     return "timer"
-                if self._watcher is not None and self._watcher.dead:
+                if self._watcher is not None and not self._is_busy() and self._watcher.dead:
                     return "deaf"
             else:
                 return "hint"
 
-    async def _keep_hearing(self, why: str) -> None:
-        """Rebuilds a watchdog that has gone deaf, and asks for a look at what it missed meanwhile."""
+    def _keep_hearing(self, why: str) -> None:
+        """Starts watchdog, and sees to one that has gone deaf: beside the looks, for it walks whatever lies there."""
         self._by_timer += why == "timer"
-        if self._watcher is None:
+        if self._watcher is None or self._is_busy():
             return
-        asked = why == "start" or (why == "timer" and self._by_timer % CHECK_EVERY == 0)
-        if self._lost or not (asked or self._watcher.dead):
-            return
-        if deaf := await self._lane.run(self._watcher.check):
-            await self._lane.run(self._watcher.rebuild)
-            still = await self._lane.run(self._watcher.check)
+        asked = why == "timer" and self._by_timer % CHECK_EVERY == 0
+        if why == "start":
+            self._hearing = asyncio.create_task(self._begin_hearing(self._watcher))
+        elif not self._lost and (asked or self._watcher.dead):
+            self._hearing = asyncio.create_task(self._hear(self._watcher))
+
+    def _is_busy(self) -> bool:
+        """Whether watchdog is being seen to. A bug in that comes out here."""
+        if self._hearing is not None and self._hearing.done():
+            self._hearing.result()
+            self._hearing = None
+        return self._hearing is not None
+
+    async def _begin_hearing(self, watcher: Watcher) -> None:
+        await self._ears.run(watcher.start)
+        self._hint.set()  # for what changed since the first look
+        if not self._lost:
+            await self._hear(watcher)
+
+    async def _hear(self, watcher: Watcher) -> None:
+        """Rebuilds a watchdog that has gone deaf, and asks for a look at what it missed meanwhile."""
+        if deaf := await self._ears.run(watcher.check):
+            await self._ears.run(watcher.rebuild)
+            still = await self._ears.run(watcher.check)
             self._tell_hearing(deaf, still)
 
     def _tell_hearing(self, deaf: str, still: str | None) -> None:

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -22,6 +22,7 @@ from gateway.volume.follower import LEAST_GAP, Follower, gap
 from gateway.volume.settle import Snapshot
 from gateway.volume.sums import Checked
 from gateway.volume.volume import FileVolume
+from gateway.volume.watch import Watcher
 from tests.volume.test_source import drop, exchange, one
 
 NEVER = 100_000.0  # seconds of the timer: only hints and what was asked for bring a look
@@ -56,7 +57,8 @@ async def test_publishing_by_exchange_again_and_again_is_seen_without_the_timer_
     settings = Settings(
         models_dir=str(tmp_path / "root"), state_dir=str(tmp_path), scan_interval=NEVER, settle_seconds=0.0
     )
-    following = asyncio.create_task(Follower(settings, tell, served, seen).follow())
+    follower = Follower(settings, tell, served, seen)
+    following = asyncio.create_task(follower.follow())
 
     async def until_seen() -> None:
         now = one(tmp_path / "root").fingerprint
@@ -67,6 +69,9 @@ async def test_publishing_by_exchange_again_and_again_is_seen_without_the_timer_
 
     try:
         await until_seen()
+        async with asyncio.timeout(DEADLINE):
+            while follower._watcher is None or follower._watcher.check() is not None:  # until it has been started
+                await asyncio.sleep(0.01)
         after_first = 0
         for number in range(ROUNDS):
             stage = drop(tmp_path / f"root/finetuned/.m.{number}", "config.json", "1_Pooling/config.json")
@@ -79,6 +84,65 @@ async def test_publishing_by_exchange_again_and_again_is_seen_without_the_timer_
             while threads() > after_first + 1:  # one that was told to end may be on its way
                 await asyncio.sleep(0.01)
     finally:
+        following.cancel()
+        await asyncio.wait({following})
+
+
+class Listening(FileVolume):
+    """Whose watchdog walks the tree for as long as a test wants."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.begun, self.gate = threading.Event(), threading.Event()
+
+    def watcher(self, on_hint: Callable[[], None]) -> Watcher:
+        volume = self
+
+        class Walking(Watcher):
+            def start(self) -> None:
+                volume.begun.set()
+                volume.gate.wait(DEADLINE)
+                super().start()
+
+        return Walking(self.root, on_hint)
+
+
+async def test_a_watchdog_that_walks_the_tree_for_long_holds_up_no_look(tmp_path: Path) -> None:
+    settings = Settings(
+        models_dir=str(tmp_path / "root"), state_dir=str(tmp_path), scan_interval=NEVER, settle_seconds=0.0
+    )
+    drop(tmp_path / "root/finetuned/m")
+    volume = Listening(settings)
+    found: set[str] = set()
+    looked = asyncio.Event()
+    told: list[events.Event] = []
+
+    def seen(snapshot: Snapshot) -> None:
+        found.update(model.name for model in snapshot.observations)
+        looked.set()
+
+    async def until(condition: Callable[[], object]) -> None:
+        async with asyncio.timeout(DEADLINE):
+            while not condition():
+                looked.clear()
+                await looked.wait()
+
+    tell = events.Events()
+    tell.subscribe(told.append)
+    follower = Follower(settings, tell, dict, seen, volume)
+    following = asyncio.create_task(follower.follow())
+    try:
+        await until(lambda: "m" in found)
+        assert await asyncio.to_thread(volume.begun.wait, DEADLINE)
+        drop(tmp_path / "root/finetuned/asked")
+        follower.look_again()
+        await until(lambda: "asked" in found)
+        drop(tmp_path / "root/finetuned/unasked")  # nobody hears of it yet
+        volume.gate.set()
+        await until(lambda: "unasked" in found)
+        assert not any(isinstance(event, events.WatcherDeaf | events.WatcherRebuilt) for event in told)
+    finally:
+        volume.gate.set()
         following.cancel()
         await asyncio.wait({following})
 
