@@ -475,7 +475,7 @@ class VolumeScanned(Event, frozen=True, kw_only=True):
 
 
 class VolumeUnreadable(Event, frozen=True, kw_only=True):
-    """The root cannot be read: nothing is known, so nothing is unloaded."""
+    """The root cannot be read, or is another directory and empty: nothing is known, so nothing is unloaded."""
 
     name = "volume_unreadable"
     level = "error"

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
 S = TypeVar("S")
 T = TypeVar("T")
+Answer = Future  # of work that was handed in and is not waited for
 
 
 class Lane:
@@ -31,6 +33,10 @@ class Lane:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, functools.partial(function, *args, **kwargs))
 
+    def submit(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Answer[T]:
+        """Has `function` run on the lane, for a caller that is a thread itself and does not wait."""
+        return self._threads.submit(function, *args, **kwargs)
+
     def map(self, function: Callable[[S], T], parts: Sequence[S]) -> list[T]:
         """`function` of each part, for a caller that is a thread itself and blocks until all are done; then the first
         exception among them comes out here."""
@@ -41,3 +47,15 @@ class Lane:
     def close(self, *, wait: bool = True) -> None:
         """Takes no more work; what waits is dropped, what runs is finished (and waited for, if `wait`)."""
         self._threads.shutdown(wait=wait, cancel_futures=True)
+
+
+def leave(name: str, function: Callable[[S], object], argument: S, /, *, patience: float) -> None:
+    """Runs `function` on a thread of its own, and waits for at most `patience` seconds: what hangs in the kernel is
+    left behind there, and holds up neither its caller nor the end of the process."""
+    thread = threading.Thread(target=function, args=(argument,), name=name, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:  # no more threads
+        function(argument)
+    else:
+        thread.join(patience)

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from gateway.lane import Lane
+from gateway.lane import Lane, leave
 
 
 def fail() -> None:
@@ -129,3 +129,27 @@ def test_a_part_that_fails_is_told_when_the_others_are_done() -> None:
         lane.map(work, [1, 2, 3])
     assert sorted(done) == [2, 3]
     lane.close()
+
+
+def test_what_hangs_is_left_behind_and_holds_up_no_end() -> None:
+    gate, begun = threading.Event(), threading.Event()
+    threads = list[threading.Thread]()
+
+    def hang(patience: float) -> None:
+        threads.append(threading.current_thread())
+        begun.set()
+        gate.wait(patience)
+
+    leave("test", hang, 300.0, patience=0.0)
+    assert begun.wait(300)
+    assert threads[0].is_alive()
+    assert threads[0].daemon
+    gate.set()
+    threads[0].join(300)
+    assert not threads[0].is_alive()
+
+
+def test_what_does_not_hang_is_waited_for() -> None:
+    done = list[int]()
+    leave("test", done.append, 1, patience=300.0)
+    assert done == [1]

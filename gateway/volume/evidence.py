@@ -12,7 +12,7 @@ from gateway.volume.writers import Writer
 
 
 class VolumeEvidence:
-    """What the operating system and the files say. Blocking; for one lane of one thread."""
+    """What the operating system and the files say. Blocking; for one lane of one thread, and `checked` for any."""
 
     def __init__(self, root: str, sums: Sums | None = None) -> None:
         self._root = os.path.realpath(root)

@@ -43,8 +43,8 @@ class Evidence(Protocol):
     def writer(self, directory: Directory, changed: float) -> Writer | None:
         """Who may be writing to it; it last changed at `changed`, in wall-clock seconds."""
 
-    def checked(self, directory: Directory) -> Checked:
-        """What its SHA256SUMS says of it."""
+    def checked(self, directory: Directory) -> Checked | None:
+        """What its SHA256SUMS says of it; None while that is found out, to be asked again at the next look."""
 
 
 class Observation(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,6 +80,7 @@ class _Track:
     settled: bool = False
     writer_left: bool = False
     gone: float = 0.0
+    asked: bool = False  # what SHA256SUMS says
     checked: Checked | None = None
 
 
@@ -172,10 +173,11 @@ class Settler:
         if directory.in_progress:
             return f"partial name {shown_name(directory.in_progress)}", None
         early = NEVER  # when SHA256SUMS may spare us the wait
-        if now < ready and track.checked is None and directory.file(SUMS_NAME):
+        if (now < ready or track.asked) and track.checked is None and directory.file(SUMS_NAME):
             early = since + SUMS_SECONDS
         if now >= early:
-            if self._checked(track).verified:
+            track.asked, track.checked = True, self._evidence.checked(directory)
+            if track.checked is not None and track.checked.verified:
                 return self._settle(track)
             early = NEVER
         if now < since + WRITER_SECONDS and (writer := self._writer(track, now)):
@@ -183,6 +185,8 @@ class Settler:
             return f"writer {writer}", min(early, now + patience)
         if now < (ready := self._ready(track)):
             return "changing", min(early, ready)
+        if track.asked and track.checked is None:  # the one proof is worth the wait: the end of it brings a look
+            return f"comparing {SUMS_NAME}", None
         if now < since + HOLE_SECONDS and (hole := self._evidence.hole(directory)):
             return f"hole in {shown_name(hole)}", min(since + HOLE_SECONDS, now + HOLE_LOOK_SECONDS)
         return self._settle(track)
@@ -191,11 +195,6 @@ class Settler:
         track.settled = True
         self._replaced.discard(track.directory.model)
         return "", None
-
-    def _checked(self, track: _Track) -> Checked:
-        if track.checked is None:
-            track.checked = self._evidence.checked(track.directory)
-        return track.checked
 
     def _writer(self, track: _Track, now: float) -> Writer | None:
         """Asked at every look, not only before accepting: that a writer has left is known only if it was seen."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -26,7 +27,7 @@ TRAINING: Final = frozenset({"training_progress.json", "final_model"})
 
 
 class VolumeUnreadable(Exception):
-    """The root is missing or can not be read. Nothing is known about any model."""
+    """The root is missing or can not be read, or is another one and empty. Nothing is known about any model."""
 
     def __init__(self, path: str, error: OSError) -> None:
         super().__init__(f"{path}: {error.strerror or error}")
@@ -60,11 +61,10 @@ def scan(root: str) -> Scan:
     real = os.path.realpath(root)
     try:
         own = os.stat(real)
-        entries = _entries(real)
+        look = _Look(real)
+        look.at(_entries(real))
     except OSError as error:
         raise VolumeUnreadable(root, error) from error
-    look = _Look(real)
-    look.at(entries)
     return Scan(
         directories=look.directories,
         ignored=tuple(look.ignored),
@@ -116,7 +116,7 @@ class _Look:
                 self._ignore(entry.name, unreadable(error, path).message)
             return
         if _is_model(children):
-            models = [child for child in children if child.is_dir() and _stands_alone(child, entry.name)]
+            models = [child for child in children if _leads_to_dir(child) and _stands_alone(child, entry.name)]
             self._add(ModelId(None, entry.name), path, frozenset(child.name for child in models))
             children = models
         for child in children:
@@ -152,7 +152,8 @@ class _Look:
             reason = reasons.reason(
                 "outside_volume", f"{model.path} is a link that leads out of the volume", model.name
             )
-            self.directories[model] = refused(model, entry.path, entry.stat(follow_symlinks=False), reason)
+            with suppress(OSError):  # removed while we look
+                self.directories[model] = refused(model, entry.path, entry.stat(follow_symlinks=False), reason)
             return None
         return real
 
@@ -217,9 +218,17 @@ def _entries_or_none(path: str) -> list[os.DirEntry[str]]:
         return []
 
 
+def _leads_to_dir(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder, or a link to one. Not one that leads to itself, through a file or where we may not go."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
 def _versions(entries: list[os.DirEntry[str]], parent: str) -> list[os.DirEntry[str]]:
     """Directories with a number for a name. Beside a model's own files they count if they hold models themselves."""
-    numbered = [entry for entry in entries if VERSION.fullmatch(entry.name) and entry.is_dir()]
+    numbered = [entry for entry in entries if VERSION.fullmatch(entry.name) and _leads_to_dir(entry)]
     return [entry for entry in numbered if _stands_alone(entry, parent)] if _is_model(entries) else numbered
 
 

@@ -12,6 +12,7 @@ from gateway.settings import Settings
 from gateway.volume import mounts
 from gateway.volume.directory import Directory
 from gateway.volume.evidence import VolumeEvidence
+from gateway.volume.root import Root
 from gateway.volume.settle import Evidence
 from gateway.volume.source import Scan, scan
 from gateway.volume.watch import Watcher
@@ -60,10 +61,13 @@ class FileVolume:
         if settings.watch == "auto" and mounts.is_network(self.root):
             self.way, self.shared = "polling", True
         self._deaf = settings.watch == "polling"
+        self._known = Root(self.root, settings.state_dir)
         self.period = NETWORK_PERIOD if self.shared else LOCAL_PERIOD
 
     def scan(self) -> Scan:
-        return scan(self.root)
+        found = scan(self.root)
+        self._known.check(found)
+        return found
 
     def evidence(self) -> Evidence:
         return VolumeEvidence(self.root)

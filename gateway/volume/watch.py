@@ -7,7 +7,6 @@ nothing that it does can end watchdog's threads.
 from __future__ import annotations
 
 import os
-import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -32,6 +31,7 @@ from watchdog.events import (
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver, EventDispatcher
 
+from gateway.lane import leave
 from gateway.volume.directory import PULLS
 
 EVENTS: Final[list[type[FileSystemEvent]]] = [  # not opened, not closed_no_write: a load would cause 38 of them
@@ -72,7 +72,9 @@ class _Hint(FileSystemEventHandler):
 
 
 class Watcher:
-    """Calls `on_hint` (from a thread of watchdog's) after something changed below `root`: once, until `take`."""
+    """Calls `on_hint` (from a thread of watchdog's) after something changed below `root`: once, until `take`.
+
+    `start`, `rebuild` and `check` are for one lane, the others for any thread."""
 
     def __init__(self, root: str, on_hint: Callable[[], None]) -> None:
         self._root = root
@@ -80,6 +82,7 @@ class Watcher:
         self._observer: BaseObserver | None = None
         self._identity: tuple[str, int, int] | None = None
         self._deaf: str | None = "not started"
+        self._stopped = False
 
     def take(self) -> bool:
         """Whether a hint came since the last call. To be called before the scan, so that none is lost."""
@@ -87,7 +90,8 @@ class Watcher:
         return pending
 
     def start(self) -> None:
-        """Begins to watch. Never raises: `check` says what went wrong. Blocking, a few ms for a hundred models."""
+        """Begins to watch. Never raises: `check` says what went wrong. Blocking: every folder below the root is
+        walked, whatever it is, of a hundred models in a few ms."""
         observer: BaseObserver | None = None
         try:
             self._identity = _identity(self._root)
@@ -103,29 +107,35 @@ class Watcher:
                 _discard(observer)
             return
         self._observer, self._deaf = observer, None
+        if self._stopped:  # while it was starting
+            self._drop()
 
     def stop(self) -> None:
-        """Ends all of watchdog's threads, whatever state they are in."""
+        """Ends all of watchdog's threads, whatever state they are in; for good."""
+        self._stopped = True
+        self._drop()
+
+    def rebuild(self) -> None:
+        """A fresh observer on whatever the root is now."""
+        self._drop()
+        self.start()
+
+    def _drop(self) -> None:
         observer, self._observer, self._deaf = self._observer, None, "stopped"
         if observer is not None:
             _discard(observer)
 
-    def rebuild(self) -> None:
-        """A fresh observer on whatever the root is now."""
-        self.stop()
-        self.start()
-
     @property
     def dead(self) -> bool:
         """Whether a thread of watchdog's has ended; costs nothing. Without an observer only time can help."""
-        if self._observer is None:
+        if (observer := self._observer) is None:
             return False
-        parts = (self._observer, *self._observer.emitters, _reader(self._observer))
+        parts = (observer, *observer.emitters, _reader(observer))
         return any(part is not None and not part.is_alive() for part in parts)
 
     def check(self) -> str | None:
         """Why changes would go unseen, or None."""
-        if self._observer is None:
+        if (observer := self._observer) is None:
             return self._deaf
         try:
             now = _identity(self._root)
@@ -133,14 +143,14 @@ class Watcher:
             return f"{self._root}: {error.strerror}"
         if now != self._identity:
             return "the models directory is another one than at the start"
-        if not self._observer.is_alive():
+        if not observer.is_alive():
             return "watchdog's dispatcher has died"
-        if not self._observer.emitters or not all(emitter.is_alive() for emitter in self._observer.emitters):
+        if not observer.emitters or not all(emitter.is_alive() for emitter in observer.emitters):
             return "watchdog's emitter has died"
-        reader = _reader(self._observer)
+        reader = _reader(observer)
         if reader is not None and not reader.is_alive():
             return "watchdog's inotify reader has died"
-        if (unheard := _unheard(self._observer, now[0])) is not None:
+        if (unheard := _unheard(observer, now[0])) is not None:
             return f"{ascii(unheard)[1:-1]} has no watch: it was exchanged, or fs.inotify.max_user_watches is reached"
         return None
 
@@ -187,13 +197,7 @@ def _discard(observer: BaseObserver) -> None:
     On a thread of its own: watchdog's `stop` waits for its emitters and its reader however long that takes, and while
     it did nobody would look at the volume.
     """
-    ending = threading.Thread(target=_end, args=(observer,), name=ENDING, daemon=True)
-    try:
-        ending.start()
-    except RuntimeError:  # no more threads
-        _end(observer)
-    else:
-        ending.join(JOIN_SECONDS)
+    leave(ENDING, _end, observer, patience=JOIN_SECONDS)
 
 
 def _end(observer: BaseObserver) -> None:

@@ -25,12 +25,22 @@ from gateway.telemetry import Metrics
 from gateway.volume import follower, watch
 from gateway.volume.follower import Follower
 from gateway.volume.settle import Snapshot
+from gateway.volume.source import Scan
+from gateway.volume.volume import FileVolume
 from tests.catalog.world import Engine
 from tests.volume.test_source import drop, exchange
 
 REPO = Path(__file__).parents[2]
 PATIENCE = 300.0  # seconds; only ends a test that would hang
 PERIOD = 0.1
+
+
+class Counted(FileVolume):
+    looks = 0
+
+    def scan(self) -> Scan:
+        self.looks += 1
+        return super().scan()
 
 
 class World:
@@ -41,11 +51,15 @@ class World:
         self.told: list[events.Event] = []
         self.metrics = Metrics(Engine(), lambda digest: ())
         self.snapshot: Snapshot | None = None
+        self.removed: set[ModelId] = set()
         tell = events.Events()
         tell.subscribe(self._hear)
         tell.subscribe(self.metrics)
-        settings = Settings(models_dir=str(root), scan_interval=PERIOD, settle_seconds=0.01)
-        self.follower = Follower(settings, tell, dict, self._see)
+        state = root.with_name("state")
+        state.mkdir(exist_ok=True)
+        settings = Settings(models_dir=str(root), state_dir=str(state), scan_interval=PERIOD, settle_seconds=0.01)
+        self.volume = Counted(settings)
+        self.follower = Follower(settings, tell, dict, self._see, self.volume)
         self.watcher = self.follower._watcher
 
     def _hear(self, event: events.Event) -> None:
@@ -53,6 +67,7 @@ class World:
 
     def _see(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
+        self.removed |= snapshot.removed
 
     async def until(self, condition: Callable[[], object]) -> None:
         async with asyncio.timeout(PATIENCE):
@@ -68,6 +83,9 @@ class World:
     def heard(self, kind: type[events.Event]) -> list[Any]:
         return [event for event in self.told if isinstance(event, kind)]
 
+    def looks(self) -> list[str]:
+        return [event.why for event in self.heard(events.VolumeScanned)]
+
     def metric(self, name: str) -> float | None:
         return self.metrics.registry.get_sample_value(name)
 
@@ -77,6 +95,8 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     world = World(drop(tmp_path / "root/finetuned/m").parents[1])
     task = asyncio.create_task(world.follower.follow())
     await world.sees("m")
+    await world.until(lambda: "hint" in world.looks())  # which a watchdog that has been started asks for
+    await world.until(lambda: not world.follower._is_busy())
     yield world
     task.cancel()
     await asyncio.wait({task})
@@ -122,10 +142,10 @@ async def test_a_drop_is_seen_with_any_thread_of_watchdogs_dead(
 @pytest.mark.usefixtures("unhurried")
 async def test_a_drop_is_seen_when_no_hint_ever_comes(world: World) -> None:
     world.watcher._hint.dispatch = lambda event: None  # type: ignore[method-assign] # alive, and says nothing
+    before = len(world.looks())
     drop(world.root / "finetuned/n")
     await world.sees("n")
-    looks = [event.why for event in world.heard(events.VolumeScanned)]
-    assert set(looks[1:]) == {"timer"}
+    assert set(world.looks()[before:]) == {"timer"}
 
 
 def remade(root: Path) -> None:
@@ -166,6 +186,21 @@ async def test_a_root_that_is_away_is_said_and_takes_no_model_away(world: World)
     assert world.snapshot.removed == frozenset()
     assert ModelId("finetuned", "m") in world.snapshot.observations
     assert len(world.heard(events.VolumeUnreadable)) == 1
+
+
+async def test_an_unmount_that_leaves_its_empty_mount_point_takes_no_model_away(world: World) -> None:
+    mounted = world.root.rename(world.root.with_name("mounted"))
+    world.root.mkdir()
+    await world.until(lambda: world.heard(events.VolumeUnreadable) or world.removed)
+    before = world.volume.looks
+    await world.until(lambda: world.volume.looks > before + 5)
+    world.root.rmdir()
+    mounted.rename(world.root)
+    drop(world.root / "finetuned/n")
+    await world.sees("n")
+    assert world.snapshot is not None
+    assert ModelId("finetuned", "m") in world.snapshot.observations
+    assert not world.removed
 
 
 async def test_a_drop_is_seen_after_the_kernels_queue_overflowed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ class Facts:
     def __init__(self) -> None:
         self.hole_in: str | None = None
         self.at_work: Writer | None = None
-        self.sums = Checked()
+        self.sums: Checked | None = Checked()
         self.asked: list[str] = []
 
     def begin(self) -> None:
@@ -41,7 +41,7 @@ class Facts:
         self.asked.append("writer")
         return self.at_work
 
-    def checked(self, directory: Directory) -> Checked:
+    def checked(self, directory: Directory) -> Checked | None:
         self.asked.append("checked")
         return self.sums
 
@@ -282,6 +282,34 @@ def test_a_copy_that_does_not_match_its_sums_yet_is_hashed_once_a_state_and_wait
     healed = volume.seen(0.1)
     assert healed.settled
     assert healed.reason is None
+
+
+@pytest.mark.parametrize("answer", [Checked(verified=True), Checked(reason=MISMATCH), Checked()])
+def test_sums_that_take_long_to_compare_are_waited_for_by_their_own_directory(volume: Volume, answer: Checked) -> None:
+    volume.facts.sums = None
+    volume.put("a", with_sums=True)
+    assert volume.seen().waiting == "changing"
+    assert volume.seen(0.1).waiting == "changing"
+    for _ in range(3):
+        late = volume.look(100)
+        assert late.observations[MODEL].waiting == "comparing SHA256SUMS"
+        assert late.due is None
+    volume.facts.sums = answer
+    settled = volume.seen()
+    assert settled.settled
+    assert settled.reason == answer.reason
+
+
+def test_sums_that_were_still_compared_when_the_directory_changed_are_compared_anew(volume: Volume) -> None:
+    volume.facts.sums = None
+    volume.put("half", with_sums=True)
+    assert not volume.seen().settled
+    assert not volume.seen(0.1).settled
+    assert not volume.seen(100).settled
+    volume.put("whole", with_sums=True)
+    volume.facts.sums = Checked(verified=True)
+    assert volume.seen().waiting == "changing"
+    assert volume.seen(0.05).settled
 
 
 def test_sums_that_prove_nothing_leave_the_other_rules_in_force(volume: Volume) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import shutil
 import tempfile
@@ -213,6 +214,59 @@ def test_a_fifo_is_seen_and_never_opened(tmp_path: Path) -> None:
     found = one(tmp_path).file("config.json")
     assert found is not None
     assert not found.is_regular
+
+
+@pytest.mark.parametrize("target", ["1", "config.json/x", "a" * 300, "nowhere"])
+def test_a_link_that_cannot_be_followed_is_no_folder_and_hides_nothing(tmp_path: Path, target: str) -> None:
+    """To itself, through a file, by a name that is too long: each is another error of the operating system."""
+    drop(tmp_path / "finetuned/m", "config.json").joinpath("1").symlink_to(target)
+    drop(tmp_path / "finetuned/odd", "notes.txt").joinpath("1").symlink_to(target)
+    drop(tmp_path / "legacy", "config.json").joinpath("1").symlink_to(target)
+    drop(tmp_path / "base/n")
+    assert ids(scan(str(tmp_path))) == {"finetuned/m", "finetuned/odd", "legacy", "base/n"}
+    found = source.find(str(tmp_path), ModelId.of("finetuned/m"))
+    assert found is not None
+    assert found.path == str(tmp_path / "finetuned/m")
+
+
+def test_a_link_to_where_we_may_not_go_is_no_folder_and_hides_nothing(open_root: Path) -> None:
+    drop(open_root / "closed/x")
+    drop(open_root / "root/legacy", "config.json").joinpath("backup").symlink_to(open_root / "closed/x")
+    drop(open_root / "root/finetuned/m").joinpath("1").symlink_to(open_root / "closed/x")
+    (open_root / "closed").chmod(0o700 if os.geteuid() == 0 else 0)
+    with somebody_else():
+        assert ids(scan(str(open_root / "root"))) == {"finetuned/m", "legacy"}
+
+
+def test_a_link_out_of_the_volume_that_is_removed_while_we_look_has_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drop(tmp_path / "elsewhere")
+    drop(tmp_path / "root/finetuned/m")
+    link = tmp_path / "root/finetuned/out"
+    link.symlink_to(tmp_path / "elsewhere")
+    inside = source.inside
+
+    def removing(path: str, root: str) -> bool:
+        if path == str(tmp_path / "elsewhere"):
+            link.unlink()
+        return inside(path, root)
+
+    monkeypatch.setattr(source, "inside", removing)
+    assert ids(scan(str(tmp_path / "root"))) == {"finetuned/m"}
+
+
+def test_whatever_else_the_operating_system_says_during_a_look_leaves_the_volume_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drop(tmp_path / "finetuned/m")
+
+    def failing(*_: object) -> bool:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(source, "_is_model", failing)
+    with pytest.raises(source.VolumeUnreadable, match="Input/output error"):
+        scan(str(tmp_path))
 
 
 def test_a_model_may_be_a_link_inside_the_volume_and_never_one_out_of_it(tmp_path: Path) -> None:

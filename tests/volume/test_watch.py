@@ -317,3 +317,27 @@ def test_a_kernel_that_has_no_watches_left_is_told_and_not_raised(
     assert watcher.check() is None
     watcher.stop()
     until_there_are(before)
+
+
+def test_a_watcher_that_is_stopped_while_it_starts_leaves_no_thread(
+    root: Path, hints: Hints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, gate = threading.Event(), threading.Event()
+
+    class Slow(watch.Observer):  # type: ignore[misc,valid-type] # watchdog chooses the class by platform
+        def start(self) -> None:
+            begun.set()
+            gate.wait(PATIENCE)
+            super().start()
+
+    before = watchdogs()
+    monkeypatch.setattr(watch, "Observer", Slow)
+    watcher = Watcher(str(root), hints)
+    starting = threading.Thread(target=watcher.start)
+    starting.start()
+    assert begun.wait(PATIENCE)
+    watcher.stop()
+    gate.set()
+    starting.join(PATIENCE)
+    assert watcher.check() == "stopped"
+    until_there_are(before)
