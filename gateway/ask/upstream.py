@@ -26,6 +26,7 @@ from gateway.ask.providers import Delta, Message, Sampling
 from gateway.ask.specs import Key, Spec
 from gateway.errors import (
     GatewayError,
+    InvalidBody,
     ProviderBusy,
     ProviderFailed,
     ProviderModelNotFound,
@@ -224,7 +225,10 @@ class Upstream:
             await self._sleep(wait or 0.0)
 
     async def _post(self, body: Mapping[str, Any], way: Way, limits: Limits) -> aiohttp.ClientResponse:
-        data, headers = orjson.dumps(body), self.headers()
+        try:
+            data, headers = orjson.dumps(body), self.headers()
+        except TypeError as error:  # lists in lists in lists
+            raise InvalidBody(f"the request cannot be handed on: {error}") from error
         try:
             async with asyncio.timeout_at(limits.first):
                 return await self._session().post(

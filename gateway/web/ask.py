@@ -15,7 +15,7 @@ from aiohttp import web
 from gateway.ask.citations import Citation
 from gateway.ask.grounds import File, Ground
 from gateway.ask.local import named
-from gateway.ask.passage import Value, Where
+from gateway.ask.passage import Where
 from gateway.ask.providers import EXTRACTIVE, LOCAL, Message, Sampling
 from gateway.ask.question import Answered, AskRequest, Cleared, Done, Event, Found, Said, Status
 from gateway.ask.retrieval import MOST_HITS
@@ -23,7 +23,7 @@ from gateway.errors import DeadlineExceeded, GatewayError
 from gateway.model import PREFIX
 from gateway.web import answers, asking, sse
 from gateway.web.asking import ANSWERER, SERVICE
-from gateway.web.body import decode, read, timeout
+from gateway.web.body import Value, decode, read, timeout
 from gateway.web.contract import EVENTS, says
 from gateway.web.errors import LINE
 from gateway.web.native import answer

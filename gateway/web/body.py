@@ -19,6 +19,7 @@ T = TypeVar("T")
 SECONDS: Final = web.AppKey("body_seconds", float)  # that a body has to come; 0 is for ever
 TIMEOUT: Final = "X-Request-Timeout"
 Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]  # what JSON can be answered with
+Value = str | Int64 | float | bool  # of a document's metadata
 TokenId = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
 Input = str | list[TokenId]  # a text, or what a tokenizer has made of one
 Inputs = str | list[str | TokenId | list[TokenId]]

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 import orjson
@@ -14,7 +14,7 @@ from aiohttp import web
 
 from gateway.ask import local
 from gateway.ask.providers import EXTRACTIVE, Named, Provider
-from gateway.errors import DeadlineExceeded, EmptyInput, GatewayError, ProviderModelNotFound
+from gateway.errors import DeadlineExceeded, EmptyInput, GatewayError, InvalidJson, ProviderModelNotFound
 from gateway.web import answers, asking, openai, sse
 from gateway.web.asking import ROSTER, SERVICE
 from gateway.web.body import decode, read, timeout
@@ -56,7 +56,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
     asking.count(request, [message.content for message in body.messages])
     named = _named(request, body)
     provider = request.app[ROSTER].find(named, asking.speaking(request))
-    document = {name: value for name, value in orjson.loads(raw).items() if name not in {"model", "stream"}}
+    document = {name: value for name, value in _whole_of(raw).items() if name not in {"model", "stream"}}
     with request[SERVICE].at_work():
         if body.stream:
             chunks = _chunks(request, provider, document, named)
@@ -64,6 +64,14 @@ async def completions(request: web.Request) -> web.StreamResponse:
         response = answer(await _whole(request, provider, document, named))
         asking.name_speaker(request, response)
         return response
+
+
+def _whole_of(raw: bytes) -> dict[str, Any]:
+    """With the fields that a `ChatBody` leaves unread. Raises InvalidJson."""
+    try:
+        return cast(dict[str, Any], orjson.loads(raw))
+    except orjson.JSONDecodeError as error:  # half a character, or a number beyond all floats
+        raise InvalidJson(f"the body is not JSON: {error}") from error
 
 
 def _named(request: web.Request, body: ChatBody) -> Named:

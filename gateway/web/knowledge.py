@@ -17,12 +17,12 @@ from gateway.ask.follow import Reindex
 from gateway.ask.intake import File, Taken, check_document_name
 from gateway.ask.knowledge import Knowledge
 from gateway.ask.parser import too_large
-from gateway.ask.passage import Hit, Row, Value, Where, check_name, document_id
+from gateway.ask.passage import Hit, Row, Where, check_name, document_id
 from gateway.ask.retrieval import MOST_HITS, RetrieveRequest
 from gateway.errors import GatewayError, InvalidBody
 from gateway.web import answers, asking
 from gateway.web.asking import SERVICE
-from gateway.web.body import decode, read, timeout
+from gateway.web.body import Value, decode, read, timeout
 from gateway.web.contract import says
 from gateway.web.errors import LINE
 from gateway.web.errors import body as worded

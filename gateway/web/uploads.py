@@ -7,16 +7,17 @@ A file over the limit is read to its end and dropped: the others are still worth
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from contextlib import contextmanager
 from typing import Final, TypeVar
 
 import msgspec
 from aiohttp import BodyPartReader, web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from gateway.ask.intake import File
-from gateway.ask.passage import Value
 from gateway.errors import BodyTooSlow, InvalidBody
-from gateway.web.body import SECONDS
+from gateway.web.body import SECONDS, Value
 
 T = TypeVar("T")
 BITE_BYTES: Final = 16 * 1024**2  # after which files are handed on
@@ -51,7 +52,7 @@ async def bites(request: web.Request, most_bytes: int) -> AsyncIterator[list[Upl
         file = None
         if content is not None:
             media = part.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-            file = File(name=part.filename, content=content, media=media, metadata=metadata)
+            file = File(name=part.filename, content=content, media=media if media.isascii() else "", metadata=metadata)
         bite.append(Upload(part.filename, file))
         size += len(content or b"")
         if size >= BITE_BYTES or len(bite) >= BITE_FILES:
@@ -62,27 +63,38 @@ async def bites(request: web.Request, most_bytes: int) -> AsyncIterator[list[Upl
 
 
 async def _parts(request: web.Request) -> AsyncIterator[BodyPartReader]:
-    try:
+    with _broken_is_told():
         reader = await request.multipart()
-        while (part := await _within(request, reader.next())) is not None:
-            if not isinstance(part, BodyPartReader):
-                raise InvalidBody("a part of the body has parts itself", field="body")
-            yield part
-    except (ValueError, AssertionError, RuntimeError) as error:  # aiohttp's, for what is no multipart after all
-        raise InvalidBody(f"the body is no multipart/form-data: {error}") from error
+    while True:
+        with _broken_is_told():
+            part = await _within(request, reader.next())
+        if part is None:
+            return
+        if not isinstance(part, BodyPartReader):
+            raise InvalidBody("a part of the body has parts itself", field="body")
+        yield part
+
+
+@contextmanager
+def _broken_is_told() -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, AssertionError, RuntimeError, HttpProcessingError) as error:  # aiohttp's, for what is none
+        raise InvalidBody(f"the body is no multipart/form-data: {error}", field="body") from error
 
 
 async def _content(request: web.Request, part: BodyPartReader, most_bytes: int) -> bytes | None:
     """None for more bytes than a document may have."""
     content = bytearray()
     fits = True
-    while piece := await _within(request, part.read_chunk(PIECE)):
-        fits = fits and len(content) + len(piece) <= most_bytes
-        if fits:
-            content += piece
-        else:
-            content.clear()
-    return bytes(part.decode(content)) if fits else None
+    with _broken_is_told():
+        while piece := await _within(request, part.read_chunk(PIECE)):
+            fits = fits and len(content) + len(piece) <= most_bytes
+            if fits:
+                content += piece
+            else:
+                content.clear()
+        return bytes(part.decode(content)) if fits else None
 
 
 async def _field(request: web.Request, part: BodyPartReader, metadata: dict[str, Value]) -> dict[str, Value]:
@@ -91,7 +103,7 @@ async def _field(request: web.Request, part: BodyPartReader, metadata: dict[str,
         return metadata
     try:
         return _metadata.decode(raw or b"")
-    except msgspec.MsgspecError as error:
+    except ValueError as error:  # msgspec's, or of bytes that are no text
         raise InvalidBody(
             f"`metadata` is a JSON object of texts, numbers and booleans: {error}", field=METADATA
         ) from error

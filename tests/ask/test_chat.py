@@ -37,6 +37,22 @@ async def chat(gateway: Serving, asked: Any) -> tuple[int, dict[str, Any]]:
         return answer.status, await answer.json()
 
 
+@pytest.mark.parametrize(
+    ("field", "code"),
+    [
+        (b'"x": "\xff"', "invalid_json"),
+        (b'"temperature": 1e400', "invalid_json"),
+        (b'"x": ' + b"[" * 300 + b"]" * 300, "invalid_body"),
+    ],
+    ids=["half a character", "beyond all floats", "nested"],
+)
+async def test_a_field_that_cannot_be_handed_on_is_refused(gateway: Serving, field: bytes, code: str) -> None:
+    asked = json.dumps(body()).encode().removesuffix(b"}") + b", " + field + b"}"
+    headers = {"Content-Type": "application/json"}
+    async with gateway.session.post("/v1/chat/completions", data=asked, headers=headers) as answer:
+        assert (answer.status, (await answer.json())["error"]["code"]) == (400, code)
+
+
 async def stream(gateway: Serving, asked: Any) -> list[str]:
     async with gateway.session.post("/v1/chat/completions", json={**asked, "stream": True}) as answer:
         assert (answer.status, answer.content_type) == (200, "text/event-stream")

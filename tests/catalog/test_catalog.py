@@ -25,8 +25,6 @@ from gateway.volume.generations import DIGEST
 from tests import making
 from tests.catalog.world import DEADLINE, M, World
 
-DEADLINE = 300.0  # seconds; only ends a test that hangs
-
 
 async def test_a_whole_directory_is_accepted_served_and_told_once(world: World, made: list[str]) -> None:
     world.put(made[0])

@@ -229,6 +229,7 @@ async def test_a_hostile_name_is_refused(gateway: RunningGateway, name: str) -> 
         ({"documents": [{"name": "", "content": "x"}]}, "invalid_body", 400),
         ({"documents": [{"name": "a\nb", "content": "x"}]}, "invalid_body", 400),
         ({"documents": [{"name": "a", "content": "x", "metadata": {"a": [1]}}]}, "invalid_body", 400),
+        ({"documents": [{"name": "a", "content": "x", "metadata": {"a": 2**63}}]}, "invalid_body", 400),
         ({"documents": [{"name": "a", "content": "  "}]}, "document_unreadable", 422),
         ({"documents": [{"name": "a", "content": "x"}], "embedding_model": "no/such"}, "model_not_found", 404),
         ({}, "invalid_body", 400),
@@ -271,6 +272,36 @@ async def test_a_multipart_body_that_is_none_is_refused(gateway: RunningGateway)
     for headers in ({"Content-Type": "multipart/form-data"}, {"Content-Type": "multipart/form-data; boundary=x"}):
         async with gateway.session.post("/kb/bad/documents", data=b"garbage", headers=headers) as answer:
             assert (answer.status, (await answer.json())["error"]["code"]) == (400, "invalid_body")
+
+
+FILE = b'Content-Disposition: form-data; name="f"; filename="a.txt"'
+METADATA = b'Content-Disposition: form-data; name="metadata"'
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        FILE + b"\r\nContent-Transfer-Encoding: base64\r\n\r\nabcde",
+        FILE + b"\r\nContent-Transfer-Encoding: other\r\n\r\nabcde",
+        b"no header\r\n\r\nabcde",
+        METADATA + b'\r\n\r\n{"a": "\xff"}',
+        METADATA + b'\r\n\r\n{"a": 123456789012345678901}',
+    ],
+    ids=["base64", "encoding", "header", "text", "number"],
+)
+async def test_a_part_that_cannot_be_read_is_refused(gateway: RunningGateway, part: bytes) -> None:
+    body = b"--x\r\n" + part + b"\r\n--x--\r\n"
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    async with gateway.session.post("/kb/bad/documents", data=body, headers=headers) as answer:
+        assert (answer.status, (await answer.json())["error"]["code"]) == (400, "invalid_body")
+
+
+async def test_a_type_that_is_no_ascii_is_none_and_the_file_is_read_by_its_name(gateway: RunningGateway) -> None:
+    body = b"--x\r\n" + FILE + b"\r\nContent-Type: text/pl\xffain\r\n\r\nThe beam is stable.\r\n--x--\r\n"
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    async with gateway.session.post("/kb/typed/documents", data=body, headers=headers) as answer:
+        assert answer.status == 200, await answer.text()
+    assert [hit["name"] for hit in await search(gateway, "typed", "beam")] == ["a.txt"]
 
 
 async def test_the_routes_of_the_earlier_system_answer_in_its_shapes(gateway: RunningGateway) -> None:

@@ -174,7 +174,7 @@ def test_a_file_that_cannot_be_moved_on_closes_nothing_but_itself(
     close = os.close
     monkeypatch.setattr(os, "close", lambda number: (closed.append(number), close(number)))
     (tmp_path / "audit.1/full").mkdir(parents=True)
-    with pytest.raises(IsADirectoryError, match="audit.1"):
+    with pytest.raises(IsADirectoryError, match=r"audit\.1"):
         file.append(b"b\n")
     assert len(closed) == len(set(closed)) <= 1
     assert (tmp_path / "audit").read_bytes() == b"a\n"
