@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 
 from gateway.errors import DoesNotFit, GatewayError, Internal, ModelNotFound, Overloaded, TooManyInputs, TooManyTokens
-from gateway.host import encoder, memory, pairs, spelling, stages, threads, wire
+from gateway.host import encoder, memory, pairs, panic, spelling, stages, threads, wire
 from gateway.host.adapted import Adapted, Adapter
 from gateway.host.adapters import AdapterLoader
 from gateway.host.backlog import Hold
@@ -170,7 +170,8 @@ class Host:
 
     async def _answer(self, request: int, work: Coroutine[Any, Any, None]) -> None:
         try:
-            await work
+            with panic.caught():
+                await work
         except GatewayError as error:
             self._send(wire.Failed.of(request, error), b"")
         except Exception as error:  # a bug: told to the operator in full, and to the client as a bug

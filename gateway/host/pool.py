@@ -23,6 +23,7 @@ from typing import Final
 from cachetools import LRUCache
 
 from gateway.errors import DoesNotFit, GatewayError, LoadFailed
+from gateway.host import panic
 from gateway.host.failures import Failures
 from gateway.host.pace import Pace
 from gateway.host.slot import Loader, Observer, Runtime, Slot, State
@@ -300,7 +301,8 @@ class Pool:
     async def _load(self, slot: Slot) -> None:
         began = self._clock()
         try:
-            runtime = await self._fetch(slot)
+            with panic.caught():
+                runtime = await self._fetch(slot)
         except GatewayError as error:
             self._load_failed(slot, error)
             return

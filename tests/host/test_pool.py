@@ -487,6 +487,22 @@ async def test_a_bug_in_a_load_is_that_models_failure() -> None:
         await use(pool, A)
 
 
+async def test_a_panic_in_a_load_is_that_models_failure_and_leaves_nothing() -> None:
+    class PanicException(BaseException):
+        """As of a library in Rust: no Exception."""
+
+    class Broken(Device):
+        async def load(self, generation: Generation) -> Memory:
+            raise PanicException("index out of bounds")
+
+    pool, told, _ = make(Broken())
+    using = asyncio.create_task(use(pool, A))
+    await until(using.done)
+    with pytest.raises(LoadFailed, match="index out of bounds"):
+        using.result()
+    assert (pool.used, pool.slots(), told.failures) == (0, [], ["load_failed"])
+
+
 async def test_unloading_what_is_leased_waits_for_the_lease() -> None:
     device = Device()
     pool, told, _ = make(device)
