@@ -16,7 +16,7 @@ import torch
 from tokenizers import Tokenizer as Backend
 from tokenizers import models
 
-from gateway.host import encoder, host, linear, wire
+from gateway.host import encoder, host, linear, loader, wire
 from gateway.host.host import Config, Host
 from gateway.host.recorder import Recorder
 from gateway.host.tokenize import SHORT, Tokenizer
@@ -237,6 +237,26 @@ async def test_a_model_over_whose_probe_the_tokenizer_panics_is_a_failed_load(tm
     failed, _ = await rig.answer(1)
     assert (failed.code, rig.host.pool.slots(), rig.recorder.loading()) == ("load_failed", [], [])
     await rig.close()
+
+
+async def test_a_load_is_noted_before_anything_of_it_is_read(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that is away hangs whoever asks it for a file: the gateway's watchdog goes by the recorder."""
+    begun, gate = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def read_ahead(generation: Generation) -> int:
+        loop.call_soon_threadsafe(begun.set)
+        gate.wait(DEADLINE)
+        return 0
+
+    monkeypatch.setattr(loader, "read_ahead", read_ahead)
+    rig.ask(1, "alpha")
+    async with asyncio.timeout(DEADLINE):
+        await begun.wait()
+    assert [entry.digest for entry in rig.recorder.loading()] == [rig.generation.digest]
+    gate.set()
+    assert isinstance((await rig.answer(1))[0], wire.Done)
+    assert rig.recorder.loading() == []
 
 
 async def test_once_somebody_was_answered_the_model_is_made_faster_until_nothing_is_left(rig: Rig) -> None:
