@@ -32,7 +32,8 @@ AT_ONCE: Final = 2  # reads
 
 
 class AdapterLoader:
-    """`lease` gives the right to use a base."""
+    """`lease` gives the right to use a base, which may be retired already: whoever asked for the adapter keeps it until
+    that is loaded."""
 
     def __init__(self, device: Device, lease: Callable[[Generation], AbstractAsyncContextManager[Runtime]]) -> None:
         self._device = device

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gateway.errors import InvalidInput, LoadFailed
-from gateway.host import library
+from gateway.host import library, panic
 from gateway.host.wire import Turn
 from gateway.model import Generation
 from gateway.volume.conversation import TEMPLATE
@@ -25,7 +25,8 @@ class Template:
         whose = base if base is not None and not (lora and lora.own_tokenizer) else generation
         path = os.path.join(whose.path, whose.manifest.tokenizer_path)
         try:
-            tokenizer = library.transformers().AutoTokenizer.from_pretrained(path, **library.LOCAL)
+            with panic.caught():
+                tokenizer = library.transformers().AutoTokenizer.from_pretrained(path, **library.LOCAL)
         except Exception as error:  # the library has no list of what it raises
             message = f"the tokenizer could not be read: {error}"
             raise LoadFailed(message, reason="tokenizer_unreadable", generation=generation.short) from error

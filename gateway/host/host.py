@@ -7,6 +7,7 @@ weights into host memory, the tokenizer lane makes token ids; none of the three 
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import sys
 import time
@@ -19,7 +20,7 @@ import msgspec
 import numpy as np
 
 from gateway.errors import DoesNotFit, GatewayError, Internal, ModelNotFound, Overloaded, TooManyInputs, TooManyTokens
-from gateway.host import encoder, memory, pairs, spelling, stages, threads, wire
+from gateway.host import encoder, memory, pairs, panic, spelling, stages, threads, wire
 from gateway.host.adapted import Adapted, Adapter
 from gateway.host.adapters import AdapterLoader
 from gateway.host.backlog import Hold
@@ -98,7 +99,7 @@ class Host:
             max_queue_tokens=config.max_queue_tokens or (CUDA_QUEUE if on_cuda else CPU_QUEUE),
             on_call=self.reports.called,
         )
-        self._adapter_loader = AdapterLoader(self._device, self.pool.lease)
+        self._adapter_loader = AdapterLoader(self._device, functools.partial(self.pool.lease, join=True))
         self.adapters = Pool(
             self._adapter_loader,
             self.reports,
@@ -170,7 +171,8 @@ class Host:
 
     async def _answer(self, request: int, work: Coroutine[Any, Any, None]) -> None:
         try:
-            await work
+            with panic.caught():
+                await work
         except GatewayError as error:
             self._send(wire.Failed.of(request, error), b"")
         except Exception as error:  # a bug: told to the operator in full, and to the client as a bug
@@ -183,7 +185,11 @@ class Host:
 
     async def _load(self, command: wire.Load, generation: Generation | None) -> None:
         known = _known(generation)
-        await (self.pool if known.base is None else self.adapters).load(known)
+        if known.base is None:
+            await self.pool.load(known)
+        else:
+            async with self.pool.lease(known.base):  # as `_lease` does, and for its reason
+                await self.adapters.load(known)
         self._send(wire.Done(command.id), b"")
 
     @asynccontextmanager

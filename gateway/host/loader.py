@@ -156,9 +156,9 @@ class Loader:
         return runtimes.predict(generation, self._wished(generation), self._device.name, self._room(generation))
 
     async def load(self, generation: Generation) -> Runtime:
-        await self._ahead.run(read_ahead, generation)  # so that the disk works while another load is being built
         async with self._loads, self._device.turn([generation.digest]):
             with self._recorder.load(generation.digest):
+                await self._ahead.run(read_ahead, generation)  # the disk works while another load is being built
                 try:
                     model = await self._read_or_make_room(generation)
                 except GatewayError:

@@ -23,6 +23,7 @@ from typing import Final
 from cachetools import LRUCache
 
 from gateway.errors import DoesNotFit, GatewayError, LoadFailed
+from gateway.host import panic
 from gateway.host.failures import Failures
 from gateway.host.pace import Pace
 from gateway.host.slot import Loader, Observer, Runtime, Slot, State
@@ -94,12 +95,13 @@ class Pool:
         return whole + sum(self._pace.seconds(other.generation.digest, other.bytes) for other in ahead)
 
     @asynccontextmanager
-    async def lease(self, generation: Generation) -> AsyncIterator[Runtime]:
+    async def lease(self, generation: Generation, *, join: bool = False) -> AsyncIterator[Runtime]:
         """The right to use a generation, loaded if need be. It is not unloaded before the block ends.
+        `join`: of one that is retired and in use too, for what such a use waits for; else each waits for the other.
 
         Raises LoadFailed (remembered, with a backoff) or DoesNotFit.
         """
-        slot = self._slot(generation)
+        slot = (self._retired(generation.digest) if join else None) or self._slot(generation)
         slot.waiters += 1
         try:
             runtime = await asyncio.shield(slot.loaded)
@@ -179,6 +181,14 @@ class Pool:
         self._waiting.append(slot)
         self._admit()
         return slot
+
+    def _retired(self, digest: str) -> Slot | None:
+        """What is retired and in use, if nothing is loaded in its place."""
+        successor = self._slots.get(digest)
+        if successor is not None and successor.state is State.LOADED:
+            return None
+        leaving = (slot for slot in self._leaving if slot.generation.digest == digest)
+        return next((slot for slot in leaving if slot.runtime is not None and not slot.closing), None)
 
     def _admit(self) -> None:
         """Starts the loads that there is room for, and makes room for the next."""
@@ -300,7 +310,8 @@ class Pool:
     async def _load(self, slot: Slot) -> None:
         began = self._clock()
         try:
-            runtime = await self._fetch(slot)
+            with panic.caught():
+                runtime = await self._fetch(slot)
         except GatewayError as error:
             self._load_failed(slot, error)
             return

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
 from gateway.errors import DeadlineExceeded, Overloaded
+from gateway.host import panic
 from gateway.host.fair import Fair
 from gateway.host.generator import Row
 from gateway.host.likelihoods import Likelihoods
@@ -154,7 +155,8 @@ class Talk:
             for number, token in came:
                 answer = self._running[number]
                 try:
-                    answer.take(token, self._endings)
+                    with panic.caught():
+                        answer.take(token, self._endings)
                 except Exception as error:  # in making its text: the others go on
                     answer.fail(error)
             self._leaving = self._ended()

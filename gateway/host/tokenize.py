@@ -22,7 +22,7 @@ from tokenizers import Encoding, models, normalizers
 from tokenizers import Tokenizer as Backend
 
 from gateway.errors import InputTooLong, InvalidInput, LoadFailed
-from gateway.host import frame, library, wordpieces
+from gateway.host import frame, library, panic, wordpieces
 from gateway.host.excerpt import can_be_cut, excerpt
 from gateway.host.frame import Frame, PairFrame, Row
 from gateway.host.wire import Side
@@ -302,7 +302,8 @@ def _choosing(config: bytes) -> bytes:
 def _load(path: str, generation: str) -> Any:
     transformers = library.transformers()
     try:
-        loaded = transformers.AutoTokenizer.from_pretrained(path, **library.LOCAL)
+        with panic.caught():
+            loaded = transformers.AutoTokenizer.from_pretrained(path, **library.LOCAL)
     except Exception as error:  # the library has no list of what it raises
         raise _unreadable(error, generation) from error
     if not loaded.is_fast:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -32,6 +33,17 @@ def loras(base: Generation, tmp_path_factory: pytest.TempPathFactory) -> list[Ge
         adapting.generation(adapting.lora(folder / str(number), base.path, seed=number), base, str(number + 1) * 64)
         for number in range(COUNT)
     ]
+
+
+def another(folder: Path) -> Generation:
+    """A model that is no base of theirs."""
+    return msgspec.structs.replace(making.generation(making.encoder(folder / "other", seed=5)), digest="f" * 64)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(DEADLINE):
+        while not condition():
+            await asyncio.sleep(0)
 
 
 @pytest.fixture(scope="module")
@@ -155,9 +167,7 @@ async def test_the_least_recently_used_adapter_makes_room_by_bytes(base: Generat
 async def test_a_base_is_not_evicted_while_an_adapter_over_it_is_leased_and_may_be_after(
     base: Generation, loras: list[Generation], tmp_path: Path
 ) -> None:
-    from msgspec.structs import replace
-
-    other = replace(making.generation(making.encoder(tmp_path / "other", seed=5)), digest="f" * 64)
+    other = another(tmp_path)
     rig = Host(base, loras, max_loaded_models=1)
     rig.tell(wire.Offer(other))
     async with rig.host._lease(loras[0]) as adapted:
@@ -174,6 +184,45 @@ async def test_a_base_is_not_evicted_while_an_adapter_over_it_is_leased_and_may_
     loads = [report.digest for report in rig.of(wire.Loaded)]
     assert loads.count(loras[0].digest) == 1
     assert loads.count(base.digest) == 2
+    await rig.close()
+
+
+async def test_an_adapter_is_loaded_over_the_base_that_its_request_holds_while_that_makes_way(
+    base: Generation, loras: list[Generation], tmp_path: Path
+) -> None:
+    """The request waits for a place among the adapters; another model wants the base's place, and the base anew stands
+    behind that."""
+    rig, other = Host(base, loras[:2], max_loaded_models=1, max_loaded_adapters=1), another(tmp_path)
+    rig.tell(wire.Offer(other))
+    await rig.embed(loras[0])
+    gate = block(rig)
+    first = rig.begin(loras[0])
+    await rig.until_waiting(0)
+    second = rig.begin(loras[1])
+    await until(lambda: bool(rig.host.adapters._waiting))
+    third = rig.begin(other)
+    await until(lambda: bool(rig.host.pool._leaving))
+    gate.set()
+    for number in (first, second, third):
+        assert len(await rig.vectors(number)) == len(TEXTS)
+    loads = [report.digest for report in rig.of(wire.Loaded)]
+    assert loads == [base.digest, loras[0].digest, loras[1].digest, other.digest]
+    await rig.close()
+
+
+async def test_an_adapter_that_is_loaded_on_request_holds_no_place_while_its_base_waits_for_one(
+    base: Generation, loras: list[Generation], tmp_path: Path
+) -> None:
+    """Else who is to leave the place for the base would wait for that of the adapter."""
+    other = another(tmp_path)
+    over = adapting.generation(adapting.lora(tmp_path / "over", other.path), other, "e" * 64)
+    rig = Host(base, [loras[0], over], max_loaded_models=1, max_loaded_adapters=1)
+    rig.tell(wire.Offer(other))
+    number = rig.begin(over)
+    rig.tell(wire.Load(500, loras[0].digest))
+    assert len(await rig.vectors(number)) == len(TEXTS)
+    assert isinstance((await rig.answer(500))[0], wire.Done)
+    assert rig.loaded() == {base.digest, loras[0].digest}
     await rig.close()
 
 

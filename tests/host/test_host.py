@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer as Backend
+from tokenizers import models
 
-from gateway.host import encoder, host, linear, wire
+from gateway.host import encoder, host, linear, loader, wire
 from gateway.host.host import Config, Host
 from gateway.host.recorder import Recorder
 from gateway.host.tokenize import SHORT, Tokenizer
@@ -199,6 +203,61 @@ async def test_long_texts_are_tokenized_off_the_loop_and_short_ones_on_it(
     await rig.answer(1)
     await rig.answer(2)
     assert threads == [True, False]
+
+
+async def test_a_request_over_which_the_tokenizer_panics_is_answered_and_the_others_go_on(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the loop and on the lane. The panic is a real one."""
+    await rig.load()
+    content = json.loads(Backend(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]")).to_str())
+    content["pre_tokenizer"] = {"type": "FixedLength", "length": 0}
+    broken = Backend.from_str(json.dumps(content))
+    right = host._tokenize
+
+    def tokenize(tokenizer: Tokenizer, command: wire.Embed) -> Any:
+        return broken.encode("odd") if command.texts[0].startswith("odd") else right(tokenizer, command)
+
+    monkeypatch.setattr(host, "_tokenize", tokenize)
+    for number, text in enumerate(("odd", "odd " * (SHORT // 2), "alpha")):
+        rig.ask(number, text)
+    assert [(await rig.answer(number))[0].code for number in range(2)] == ["internal"] * 2
+    assert isinstance((await rig.answer(2))[0], wire.Done)
+    assert rig.host.batcher.queue_tokens == 0
+
+
+async def test_a_model_over_whose_probe_the_tokenizer_panics_is_a_failed_load(tmp_path: Path) -> None:
+    path = making.encoder(tmp_path / "m", family="modernbert")
+    file = tmp_path / "m/tokenizer.json"
+    content = json.loads(file.read_text())
+    content["pre_tokenizer"] = {"type": "FixedLength", "length": 0}
+    generation = making.generation(path)
+    file.write_text(json.dumps(content))
+    rig = Rig(generation)
+    rig.ask(1, "alpha")
+    failed, _ = await rig.answer(1)
+    assert (failed.code, rig.host.pool.slots(), rig.recorder.loading()) == ("load_failed", [], [])
+    await rig.close()
+
+
+async def test_a_load_is_noted_before_anything_of_it_is_read(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that is away hangs whoever asks it for a file: the gateway's watchdog goes by the recorder."""
+    begun, gate = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def read_ahead(generation: Generation) -> int:
+        loop.call_soon_threadsafe(begun.set)
+        gate.wait(DEADLINE)
+        return 0
+
+    monkeypatch.setattr(loader, "read_ahead", read_ahead)
+    rig.ask(1, "alpha")
+    async with asyncio.timeout(DEADLINE):
+        await begun.wait()
+    assert [entry.digest for entry in rig.recorder.loading()] == [rig.generation.digest]
+    gate.set()
+    assert isinstance((await rig.answer(1))[0], wire.Done)
+    assert rig.recorder.loading() == []
 
 
 async def test_once_somebody_was_answered_the_model_is_made_faster_until_nothing_is_left(rig: Rig) -> None:

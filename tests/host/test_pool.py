@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 
 import pytest
 
@@ -487,6 +488,22 @@ async def test_a_bug_in_a_load_is_that_models_failure() -> None:
         await use(pool, A)
 
 
+async def test_a_panic_in_a_load_is_that_models_failure_and_leaves_nothing() -> None:
+    class PanicException(BaseException):
+        """As of a library in Rust: no Exception."""
+
+    class Broken(Device):
+        async def load(self, generation: Generation) -> Memory:
+            raise PanicException("index out of bounds")
+
+    pool, told, _ = make(Broken())
+    using = asyncio.create_task(use(pool, A))
+    await until(using.done)
+    with pytest.raises(LoadFailed, match="index out of bounds"):
+        using.result()
+    assert (pool.used, pool.slots(), told.failures) == (0, [], ["load_failed"])
+
+
 async def test_unloading_what_is_leased_waits_for_the_lease() -> None:
     device = Device()
     pool, told, _ = make(device)
@@ -513,6 +530,39 @@ async def test_a_generation_that_leaves_can_be_asked_for_again() -> None:
     await leaving
     await until(lambda: len(device.held) == 1)
     assert device.held[0] is second
+
+
+async def test_what_a_lease_waits_for_gets_the_generation_of_that_lease_though_it_is_retired() -> None:
+    device = Device()
+    pool, _, _ = make(device, limit=1)
+    async with pool.lease(A) as held:
+        wanted = asyncio.create_task(use(pool, B))
+        await until(lambda: bool(pool._leaving))
+        again = asyncio.create_task(use(pool, A))
+        await until(lambda: len(pool._waiting) == 2)
+        async with pool.lease(A, join=True) as joined:
+            assert joined is held
+        assert device.names == ["/a"]
+    await asyncio.gather(wanted, again)
+    assert device.loads == {"/a": 2, "/b": 1}
+    async with pool.lease(C, join=True) as loaded:  # nothing to join
+        assert device.held == [loaded]
+
+
+async def test_a_retired_generation_lasts_as_long_as_who_joined_its_lease() -> None:
+    device = Device()
+    pool, told, _ = make(device)
+    stack = AsyncExitStack()
+    async with stack:
+        async with pool.lease(A) as held:
+            unloading = asyncio.create_task(pool.unload(A.digest))
+            await until(lambda: bool(pool._leaving))
+            assert await stack.enter_async_context(pool.lease(A, join=True)) is held
+        assert device.names == ["/a"]
+        assert not unloading.done()
+    await unloading
+    assert told.unloads == [("/a", "requested")]
+    assert device.held == []
 
 
 async def test_the_count_limit_holds_beside_the_bytes() -> None:

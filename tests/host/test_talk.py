@@ -12,6 +12,7 @@ import torch
 from gateway.errors import DeadlineExceeded, Overloaded
 from gateway.host import talk as module
 from gateway.host.generator import Row
+from gateway.host.panic import Panic
 from gateway.host.sampling import Sampler
 from gateway.host.talk import Answer, Talk
 from gateway.host.wire import Sampling
@@ -178,16 +179,23 @@ async def test_what_a_call_raises_is_told_to_all_that_rode_in_it_and_to_nobody_e
     assert rig.text(later) == ("12.", "stop")
 
 
-async def test_an_answer_whose_text_cannot_be_made_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+class PanicException(BaseException):
+    """As of a library in Rust: no Exception."""
+
+
+@pytest.mark.parametrize(("error", "told"), [(ZeroDivisionError, ZeroDivisionError), (PanicException, Panic)])
+async def test_an_answer_whose_text_cannot_be_made_fails_alone(
+    error: type[BaseException], told: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
     rig = Rig()
     bad, good = rig.answer(1, 3), rig.answer(2, 3)
 
     def add(token: int) -> str:
-        raise ZeroDivisionError
+        raise error
 
     monkeypatch.setattr(bad.prose, "add", add)
     failed, _ = await asyncio.gather(rig.talk.answer(bad), rig.talk.answer(good), return_exceptions=True)
-    assert isinstance(failed, ZeroDivisionError)
+    assert isinstance(failed, told)
     assert rig.text(good) == ("123.", "stop")
     assert not rig.talk.running
 

@@ -146,6 +146,17 @@ def test_a_tokenizer_that_cannot_be_read_fails_the_load(path: str, tmp_path: Pat
     assert caught.value.details["reason"] == "tokenizer_unreadable"
 
 
+def test_a_tokenizer_over_which_its_library_panics_fails_the_load(tmp_path: Path) -> None:
+    path = making.encoder(tmp_path / "right", family="xlm-roberta")
+    copy, generation = changed_copy(path, tmp_path / "model")
+    content = json.loads((copy / "tokenizer.json").read_text())
+    content["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
+    (copy / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(LoadFailed, match="precompiled_charsmap") as caught:
+        Tokenizer(generation)
+    assert caught.value.details["reason"] == "tokenizer_unreadable"
+
+
 @pytest.mark.parametrize("family", ["bert", "mpnet", "roberta", "modernbert", "xlm-roberta", "t5"])
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_what_is_too_long_is_cut_on_the_side_that_is_asked_for(family: str, side: Side, tmp_path: Path) -> None:
