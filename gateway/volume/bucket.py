@@ -258,7 +258,7 @@ class BucketVolume:
 
     def _origin(self, path: str) -> str:
         """Where in the outline lies what is open at `path`."""
-        for place, origin in self._origins.items():
+        for place, origin in self._origins.copy().items():  # other threads open and shut meanwhile
             if _is_in(path, place):
                 return origin + path[len(place) :]
         return path
