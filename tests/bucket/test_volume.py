@@ -344,3 +344,26 @@ async def test_a_bug_in_a_fetch_ends_nothing_and_the_next_one_brings_the_weights
         assert "nobody thought of this" in notice.message
         async with disk.holding(generation):
             assert Path(generation.path, "model.safetensors").exists()
+
+
+def test_what_is_opened_while_a_look_tidies_up_is_not_taken_for_what_is_shut(
+    cloud: Cloud, tmp_path: Path, made: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cloud.upload(made[0], KEY)
+    node = Node(tmp_path / "state")
+    directory = node.find()
+    node.volume.shut(node.volume.open(directory))
+    opened: list[Directory] = []
+    listdir = os.listdir
+
+    def meanwhile(path: str) -> list[str]:
+        """As a thread does that has its turn right before."""
+        if path.endswith(bucket.OPENED) and not opened:
+            opened.append(node.volume.open(directory))
+        return listdir(path)
+
+    monkeypatch.setattr(os, "listdir", meanwhile)
+    node.volume.scan()
+    (left,) = listdir(Path(node.volume.root) / bucket.OPENED)
+    assert Path(opened[0].path).parent.name == left
+    assert Path(opened[0].path, "config.json").exists()
