@@ -60,19 +60,21 @@ class AliasFile:
             return None
         if 0 <= time.time() - found.st_ctime < SETTLE:
             raise Unsettled
-        self._seen = stamp
         try:
-            return read_capped(self._path, self._root, CAP)
+            content = read_capped(self._path, self._root, CAP)
         except Unfit as error:
             raise AliasFault(error.reason.message) from error
+        self._seen = stamp  # only now: what could not be read is read at the next call
+        return content
 
     def text(self) -> str:
         """As it is now; nothing when there is none. Raises OSError, and AliasFault where it is no text."""
         try:
-            with open(self._path, "rb") as stream:
-                return stream.read(CAP + 1).decode()
-        except FileNotFoundError:
-            return ""
+            return read_capped(self._path, self._root, CAP).decode()
+        except Unfit as error:
+            if error.reason.code in {"file_missing", "link_broken"}:
+                return ""
+            raise OSError(errno.EINVAL, error.reason.message) from error
         except UnicodeDecodeError as error:
             raise AliasFault(f"{FILE}: {error}") from error
 

@@ -108,6 +108,25 @@ async def test_a_volume_that_cannot_be_written_is_told(world: World, made: list[
         await world.catalog.point("prod/x", Pointer(A))
 
 
+async def test_a_fifo_in_its_place_is_told_and_keeps_nobody_waiting(world: World, made: list[str]) -> None:
+    world.put(made[0], A)
+    await world.look()
+    os.mkfifo(world.root / "aliases.toml")
+    with pytest.raises(VolumeUnwritable, match="not a regular file"):
+        await asyncio.wait_for(world.catalog.point("prod/x", Pointer(A)), 300)
+
+
+async def test_what_lies_outside_the_volume_is_neither_read_nor_replaced(world: World, made: list[str]) -> None:
+    world.put(made[0], A)
+    await world.look()
+    outside = world.base / "outside.toml"
+    outside.write_text(f'[aliases]\n"prod/y" = "{A}"\n')
+    (world.root / "aliases.toml").symlink_to(outside)
+    with pytest.raises(VolumeUnwritable, match="outside the volume"):
+        await world.catalog.point("prod/x", Pointer(A))
+    assert (world.root / "aliases.toml").is_symlink()
+
+
 @contextmanager
 def editing(world: World) -> Iterator[None]:
     """As `trainer alias` does."""
