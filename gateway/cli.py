@@ -83,9 +83,16 @@ def _serve(options: argparse.Namespace) -> int:
     from gateway import life  # noqa: PLC0415  # likewise
     from gateway.examples import show  # noqa: PLC0415  # likewise
 
-    uvloop.run(life.run(chosen, on_ready=show if options.examples else None))
+    status = 0
+    try:
+        uvloop.run(life.run(chosen, on_ready=show if options.examples else None))
+    except (settings.SettingsError, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # no matter what: whoever starts gateways anew waits for the end of this one
+        sys.excepthook(type(error), error, error.__traceback__)
+        status = 1
     sys.stdout.flush()
-    os._exit(0)  # all is closed; a thread that still copies a model must not hold the end up, and the next start sweeps
+    os._exit(status)  # all is closed; a thread that still copies must not hold the end up, and the next start sweeps
 
 
 def _add_models(verb: argparse.ArgumentParser) -> None:

@@ -32,6 +32,30 @@ import contextlib, sys
 {work}
 print(sorted(set(sys.argv[1:]) & sys.modules.keys()))
 """
+FAILING = """
+import asyncio, sys, threading
+from gateway import cli, life
+from gateway.lane import Lane
+
+begun = threading.Event()
+
+def copy():
+    begun.set()
+    threading.Event().wait()
+
+async def fail():
+    while not begun.is_set():
+        await asyncio.sleep(0)
+    raise OSError("out of luck")
+
+async def run(chosen, on_ready=None):
+    async with asyncio.TaskGroup() as group:
+        group.create_task(Lane("copies").run(copy))
+        group.create_task(fail())
+
+life.run = run
+sys.exit(cli.main(sys.argv[1:]))
+"""
 Serve = Callable[[web.Application], Awaitable[TestServer]]
 LISTED: Final = {
     "id": "huggingface:finetuned/m", "state": "loaded", "pending": None, "reasons": [], "load_error": None,
@@ -376,6 +400,15 @@ def test_an_address_that_is_none_exits_2_and_names_the_flag(tmp_path: Path) -> N
 def test_a_state_directory_that_cannot_be_made_exits_2_and_names_the_flag(tmp_path: Path) -> None:
     (tmp_path / "state").write_text("a file")
     assert f"--state-dir {tmp_path}/state" in refused(tmp_path, "--device=cpu", "--port=0")
+
+
+def test_a_gateway_that_fails_ends_at_once_though_a_thread_is_busy(tmp_path: Path) -> None:
+    serve = ("serve", f"--models-dir={tmp_path}/models", f"--state-dir={tmp_path}/state")
+    ran = subprocess.run(
+        [sys.executable, "-c", FAILING, *serve], capture_output=True, text=True, check=False, timeout=300
+    )
+    assert ran.returncode == 1
+    assert "OSError: out of luck" in ran.stderr
 
 
 def test_checking_a_reranker_says_what_its_scores_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ as it is.
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import os
 import secrets
@@ -25,6 +26,8 @@ from gateway.volume.reasons import Unfit
 
 CAP: Final = 1024**2  # bytes
 SETTLE: Final = 0.3  # seconds for which the file must not have changed: half a table may parse
+TRIES: Final = 200  # to write it, while others do
+PAUSE: Final = 0.05  # seconds between two of them
 
 
 class Unsettled(Exception):
@@ -57,31 +60,31 @@ class AliasFile:
             return None
         if 0 <= time.time() - found.st_ctime < SETTLE:
             raise Unsettled
-        self._seen = stamp
         try:
-            return read_capped(self._path, self._root, CAP)
+            content = read_capped(self._path, self._root, CAP)
         except Unfit as error:
             raise AliasFault(error.reason.message) from error
+        self._seen = stamp  # only now: what could not be read is read at the next call
+        return content
 
     def text(self) -> str:
         """As it is now; nothing when there is none. Raises OSError, and AliasFault where it is no text."""
         try:
-            with open(self._path, "rb") as stream:
-                return stream.read(CAP + 1).decode()
-        except FileNotFoundError:
-            return ""
+            return read_capped(self._path, self._root, CAP).decode()
+        except Unfit as error:
+            if error.reason.code in {"file_missing", "link_broken"}:
+                return ""
+            raise OSError(errno.EINVAL, error.reason.message) from error
         except UnicodeDecodeError as error:
             raise AliasFault(f"{FILE}: {error}") from error
 
     def replace(self, before: str, text: str) -> bool:
-        """In one step, and only if it is still what it was `before`. The directory's lock is what others who edit it
-        take. Raises OSError; the file is then as it was."""
+        """In one step, and only if it is still what it was `before` and nobody is editing it, who has the directory's
+        lock then. Raises OSError; the file is then as it was."""
         folder = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY)
         draft = os.path.join(self._root, f".{FILE}.{secrets.token_hex(4)}")
         try:
-            with suppress(OSError):  # a file system without locks: then nobody else should edit
-                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if self.text() != before:
+            if not _lock(folder) or self.text() != before:
                 return False
             with open(draft, "xb") as stream:
                 stream.write(text.encode())
@@ -104,6 +107,17 @@ class AliasFile:
         with open(self._copy + ".partial", "wb") as stream:
             stream.write(content)
         os.replace(self._copy + ".partial", self._copy)
+
+
+def _lock(folder: int) -> bool:
+    """False where somebody else has it."""
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks: then nobody else should edit
+        pass
+    return True
 
 
 class Aliases:
@@ -150,8 +164,9 @@ class Aliases:
 
     async def point(self, name: str, pointer: Pointer) -> None:
         """Writes one alias into the file, which is otherwise left as it is, and takes the table at once. Raises
-        AliasFault, and OSError where the volume cannot be written; nothing has changed then."""
-        while True:
+        AliasFault, and OSError where the volume cannot be written, or others do for too long; nothing has changed
+        then."""
+        for _ in range(TRIES):
             before = await self._lane.run(self._file.text)
             made = edited(before, name, pointer)
             table = parse(made.encode(), self._root)
@@ -159,6 +174,8 @@ class Aliases:
             if await self._lane.run(self._file.replace, before, made):
                 self._offer(made.encode(), table)
                 return
+            await asyncio.sleep(PAUSE)
+        raise OSError(errno.EBUSY, "somebody else is editing it; try again")
 
     async def _look(self) -> None:
         try:

@@ -171,6 +171,9 @@ class Disk:
             self._events.emit(events.Notice(code="weights_not_fetched", message=message))
         except (Refused, OSError) as error:
             self._events.emit(events.Notice(code="weights_not_fetched", message=f"{generation.short}: {error}"))
+        except Exception as error:  # a bug, of which this one generation goes without its weights
+            message = f"{generation.short}: {type(error).__name__}: {error}"
+            self._events.emit(events.Notice(code="weights_not_fetched", message=message))
         finally:
             del self._fetching[digest]
 

@@ -217,9 +217,10 @@ class BucketVolume:
     def _tidy(self) -> None:
         """Without what is not open any more."""
         opened = os.path.join(self.root, OPENED)
-        names = {os.path.basename(os.path.dirname(place)) for place in list(self._origins)}
         with suppress(FileNotFoundError):
-            for name in set(os.listdir(opened)) - names:
+            there = set(os.listdir(opened))  # before it is asked what is open: what is being opened is among that
+            names = {os.path.basename(os.path.dirname(place)) for place in list(self._origins)}
+            for name in there - names:
                 shutil.rmtree(os.path.join(opened, name), ignore_errors=True)
 
     def _listed(self, directory: Directory) -> set[str]:
@@ -258,7 +259,7 @@ class BucketVolume:
 
     def _origin(self, path: str) -> str:
         """Where in the outline lies what is open at `path`."""
-        for place, origin in self._origins.items():
+        for place, origin in self._origins.copy().items():  # other threads open and shut meanwhile
             if _is_in(path, place):
                 return origin + path[len(place) :]
         return path

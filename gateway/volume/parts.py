@@ -74,13 +74,15 @@ class Parts:
 
     def link(self, wanted: Object, target: str) -> str:
         """Gives the object's file, which is fetched if need be, the name `target` too; -> its SHA-256. Raises as
-        `fetch`."""
+        `fetch`, and Refused where the folder of `target` is not there."""
         while True:
             digest = self.fetch(wanted)
             with storing():
                 try:
                     os.link(self._path(wanted, digest), target)
                 except FileNotFoundError:  # let go by the sweeping, or by somebody who tidied up
+                    if not os.path.isdir(os.path.dirname(target)):
+                        raise  # which no fetch heals
                     self._known.pop(_id(wanted), None)
                     continue
             return digest

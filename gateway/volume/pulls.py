@@ -1,7 +1,8 @@
 """The pulls of a running gateway: one for each model however many ask, each in a process of its own.
 
 Who asked does not wait, and leaving ends nothing; the gateway's end ends them all, and the next pull of a model goes
-on from what is there. A client's request starts one only for what the operator allowed.
+on from what is there. A client's request starts one only for what the operator allowed, and while few others wait:
+names cost nothing to make up.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Final, Literal
@@ -28,12 +29,14 @@ from gateway.volume.order import MAIN, Failed, Looked, Order, Progress, Pulled, 
 
 COMMAND: Final = (sys.executable, "-m", "gateway.volume.pull")
 AT_ONCE: Final = 2
+MOST_WAITING: Final = 32  # pulls; while so many wait, a client's request starts no other
 REMEMBERED: Final = 100  # pulls that have ended
 ARRIVING: Final = 30.0  # seconds that a published model may take until it is in the catalog
 RETRY: Final = 30.0  # seconds until a client's request starts again what has failed
 LEAST_WAIT: Final = 2.0  # seconds that a client is told to wait, and the most
 MOST_WAIT: Final = 60.0
 LINE: Final = 2**22  # bytes of a report, at most
+SAID: Final = 1000  # bytes that are kept of a line which is none
 State = Literal["waiting", "pulling", "pulled", "failed"]
 
 _reports: Final = msgspec.json.Decoder(Report)
@@ -131,7 +134,7 @@ class Pulls:
 
     def instead(self, ref: ModelRef, caller: Caller = OPEN) -> GatewayError | None:
         """What a client is told of a model that is not served yet; None when no hub is involved. Starts the pull of
-        a model that the operator allowed and the caller may see."""
+        a model that the operator allowed and the caller may see, unless many wait."""
         model = ref.candidates[-1] if ref.bare else ref.candidates[0]
         if ref.generation is not None or model.version is not None or not caller.sees(model):
             return None
@@ -145,6 +148,9 @@ class Pulls:
             if isinstance(pull.error, PullInProgress):  # by another gateway of this volume
                 return _come_back(pull, now)
             return type(pull.error)(pull.error.message, retry_after=RETRY - age, **pull.error.details)
+        if sum(pull.state == "waiting" for pull in self._pulls.values()) >= MOST_WAITING:
+            message = f"{model} is pulled from the hub when fewer other models wait for that"
+            return ModelPulling(message, retry_after=MOST_WAIT, model=str(model), bytes=0, total=None)
         try:
             return _come_back(self.start(model), now)
         except HubOffline as error:
@@ -209,11 +215,11 @@ class Pulls:
             await process.stdin.drain()
         process.stdin.close()
         other: deque[str] = deque(maxlen=8)  # what is no report: a library's warnings, or the interpreter's last words
-        async for line in process.stdout:
+        async for line in _lines(process.stdout):
             try:
                 report = _reports.decode(line)
-            except msgspec.DecodeError:
-                other.append(line.decode(errors="replace").strip())
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                other.append(line[:SAID].decode(errors="replace").strip())
                 continue
             if isinstance(report, Pulled | Failed):
                 return report
@@ -250,6 +256,18 @@ class Pulls:
                     total=pull.total or 0,
                 )
             )
+
+
+async def _lines(stream: asyncio.StreamReader) -> AsyncIterator[bytes]:
+    """Without what is longer than any report."""
+    while True:
+        try:
+            line = await stream.readline()
+        except ValueError:  # the stream has dropped what it had of it
+            continue
+        if not line:
+            return
+        yield line
 
 
 def _tenth(pull: Pull) -> int:

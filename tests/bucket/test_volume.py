@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 from collections.abc import Iterator
@@ -10,8 +11,11 @@ from pathlib import Path
 import pytest
 
 from gateway import events
+from gateway.catalog.disk import Disk
+from gateway.errors import ModelLoading
 from gateway.model import ModelId
 from gateway.settings import Settings
+from gateway.volume import bucket
 from gateway.volume.bucket import BucketVolume
 from gateway.volume.copying import Changed, Refused
 from gateway.volume.directory import Directory
@@ -283,3 +287,83 @@ def test_content_that_is_taken_in_again_has_its_weights_again(cloud: Cloud, tmp_
     Thin(node.store).cut(digest)
     assert node.accept(ModelId("finetuned", "n")) == digest
     assert Thin(node.store).digests() == set()
+
+
+def test_directories_are_opened_and_shut_while_another_is_looked_up(
+    cloud: Cloud, tmp_path: Path, made: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cloud.upload(made[0], KEY)
+    node = Node(tmp_path / "state")
+    first, second = (node.volume.open(node.find()) for _ in range(2))
+    is_in = bucket._is_in
+
+    def meanwhile(path: str, place: str) -> bool:
+        """As a thread does that has its turn right then."""
+        node.volume.shut(first)
+        return is_in(path, place)
+
+    monkeypatch.setattr(bucket, "_is_in", meanwhile)
+    assert node.volume.look(second) is not None
+
+
+async def test_a_bug_in_a_fetch_ends_nothing_and_the_next_one_brings_the_weights(
+    cloud: Cloud, tmp_path: Path, made: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cloud.upload(made[0], KEY)
+    node = Node(tmp_path / "state")
+    digest, directory = node.accept(), node.find()
+    Thin(node.store).cut(digest)
+    generation = node.store.open(digest)
+    assert generation is not None
+    told: list[events.Event] = []
+    tell = events.Events()
+    tell.subscribe(told.append)
+
+    def fail(_: Directory) -> Directory:
+        raise RuntimeError("nobody thought of this")
+
+    async with asyncio.TaskGroup() as group:
+        disk = Disk(
+            node.volume,
+            node.store,
+            tell,
+            budget=2**40,
+            sources=lambda: {digest: directory},
+            needed=lambda: (),
+            names=lambda _: (),
+            spawn=group.create_task,
+        )
+        disk.begin()
+        with monkeypatch.context() as patched:
+            patched.setattr(node.volume, "open", fail)
+            with pytest.raises(ModelLoading):
+                await disk.holding(generation).__aenter__()
+        (notice,) = told
+        assert isinstance(notice, events.Notice)
+        assert notice.code == "weights_not_fetched"
+        assert "nobody thought of this" in notice.message
+        async with disk.holding(generation):
+            assert Path(generation.path, "model.safetensors").exists()
+
+
+def test_what_is_opened_while_a_look_tidies_up_is_not_taken_for_what_is_shut(
+    cloud: Cloud, tmp_path: Path, made: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cloud.upload(made[0], KEY)
+    node = Node(tmp_path / "state")
+    directory = node.find()
+    node.volume.shut(node.volume.open(directory))
+    opened: list[Directory] = []
+    listdir = os.listdir
+
+    def meanwhile(path: str) -> list[str]:
+        """As a thread does that has its turn right before."""
+        if path.endswith(bucket.OPENED) and not opened:
+            opened.append(node.volume.open(directory))
+        return listdir(path)
+
+    monkeypatch.setattr(os, "listdir", meanwhile)
+    node.volume.scan()
+    (left,) = listdir(Path(node.volume.root) / bucket.OPENED)
+    assert Path(opened[0].path).parent.name == left
+    assert Path(opened[0].path, "config.json").exists()

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import fcntl
+import os
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import events
+from gateway.catalog import alias_file
 from gateway.catalog.alias_edit import Pointer, edited
+from gateway.catalog.alias_file import AliasFile
 from gateway.catalog.aliases import AliasFault
 from gateway.errors import InvalidAlias, VolumeUnwritable
 from tests.catalog.world import World
@@ -99,3 +106,70 @@ async def test_a_volume_that_cannot_be_written_is_told(world: World, made: list[
     (world.root / "aliases.toml").mkdir()  # which no rename replaces
     with pytest.raises(VolumeUnwritable, match=r"aliases\.toml cannot be written"):
         await world.catalog.point("prod/x", Pointer(A))
+
+
+async def test_a_fifo_in_its_place_is_told_and_keeps_nobody_waiting(world: World, made: list[str]) -> None:
+    world.put(made[0], A)
+    await world.look()
+    os.mkfifo(world.root / "aliases.toml")
+    with pytest.raises(VolumeUnwritable, match="not a regular file"):
+        await asyncio.wait_for(world.catalog.point("prod/x", Pointer(A)), 300)
+
+
+async def test_what_lies_outside_the_volume_is_neither_read_nor_replaced(world: World, made: list[str]) -> None:
+    world.put(made[0], A)
+    await world.look()
+    outside = world.base / "outside.toml"
+    outside.write_text(f'[aliases]\n"prod/y" = "{A}"\n')
+    (world.root / "aliases.toml").symlink_to(outside)
+    with pytest.raises(VolumeUnwritable, match="outside the volume"):
+        await world.catalog.point("prod/x", Pointer(A))
+    assert (world.root / "aliases.toml").is_symlink()
+
+
+@contextmanager
+def editing(world: World) -> Iterator[None]:
+    """As `trainer alias` does."""
+    folder = os.open(world.root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
+async def test_whoever_edits_the_file_at_the_same_time_undoes_nothing(
+    world: World, made: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = asyncio.Event()
+    loop, replace = asyncio.get_running_loop(), AliasFile.replace
+
+    def watched(self: AliasFile, before: str, text: str) -> bool:
+        answer = replace(self, before, text)
+        loop.call_soon_threadsafe(tried.set)
+        return answer
+
+    monkeypatch.setattr(AliasFile, "replace", watched)
+    monkeypatch.setattr(alias_file, "TRIES", 10**6)
+    monkeypatch.setattr(alias_file, "PAUSE", 0.0)
+    world.put(made[0], A)
+    await world.look()
+    with editing(world):
+        pointing = asyncio.create_task(world.catalog.point("prod/x", Pointer(A)))
+        await asyncio.wait_for(tried.wait(), 300)
+        assert not (world.root / "aliases.toml").exists()
+        (world.root / "aliases.toml").write_text(f'[aliases]\n"prod/y" = "{A}"\n')
+    await asyncio.wait_for(pointing, 300)
+    written = tomllib.loads((world.root / "aliases.toml").read_text())
+    assert written == {"aliases": {"prod/x": A, "prod/y": A}}
+
+
+async def test_who_edits_the_file_for_ever_keeps_nobody_waiting_for_ever(
+    world: World, made: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(alias_file, "PAUSE", 0.0)
+    world.put(made[0], A)
+    await world.look()
+    with editing(world), pytest.raises(VolumeUnwritable, match="somebody else is editing it"):
+        await world.catalog.point("prod/x", Pointer(A))
+    assert not (world.root / "aliases.toml").exists()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -168,6 +170,27 @@ async def test_a_fifo_a_folder_and_a_link_out_of_the_volume_are_no_aliases(world
     told = [event.message for event in world.heard(events.AliasesRejected)]  # the same news is told once
     assert told == ["aliases.toml is not a regular file", "aliases.toml is a link to something outside the volume"]
     assert isinstance(await world.refused(PROD), ModelNotFound)
+
+
+async def test_a_file_that_could_not_be_opened_once_is_read_at_the_next_look(
+    world: World, made: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await two(world, made)
+    await write(world, f'"{PROD}" = "{A}"')
+    open_ = os.open
+
+    def full(path: str, *rest: Any, **named: Any) -> int:
+        if str(path).endswith("aliases.toml"):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return open_(path, *rest, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", full)
+        await write(world, f'"{PROD}" = "{B}"')
+    assert (await world.ask(PROD)).model == ModelId.of(A)
+    assert len(world.heard(events.AliasesRejected)) == 1
+    await world.look()
+    assert (await world.ask(PROD)).model == ModelId.of(B)
 
 
 async def test_a_target_that_arrives_later_has_the_table_taken_without_another_change(

@@ -119,6 +119,25 @@ def test_what_the_bucket_has_no_more_is_let_go_and_what_a_generation_is_made_of_
     assert (tmp_path / "generation").read_bytes() == CONTENT
 
 
+def test_a_file_that_somebody_removed_is_fetched_again(tmp_path: Path, store: Store) -> None:
+    parts = opened(tmp_path / "parts", store)
+    parts.fetch(WEIGHTS)
+    (file,) = (tmp_path / "parts").glob(f"*.{SHA}")
+    file.unlink()
+    assert parts.link(WEIGHTS, str(tmp_path / "linked")) == SHA
+    assert store.begins == [0, 0]
+
+
+def test_nothing_is_fetched_again_for_a_folder_that_is_not_there(tmp_path: Path, store: Store) -> None:
+    parts = opened(tmp_path / "parts", store)
+    parts.fetch(WEIGHTS)
+    store.etag = '"2"'  # so that a second fetch would fail
+    with pytest.raises(Refused) as refused:
+        parts.link(WEIGHTS, str(tmp_path / "gone" / "linked"))
+    assert [reason.code for reason in refused.value.reasons] == ["store_unwritable"]
+    assert parts.digest(WEIGHTS) == SHA
+
+
 def test_nothing_is_fetched_for_which_the_disk_has_no_room(tmp_path: Path, store: Store) -> None:
     parts = opened(tmp_path / "parts", store)
     with pytest.raises(Refused) as refused:

@@ -16,7 +16,7 @@ from gateway.errors import GatewayError, HubModelNotFound, HubOffline, ModelPull
 from gateway.model import ModelId, ModelRef
 from gateway.settings import Settings
 from gateway.volume.order import parse_repository
-from gateway.volume.pulls import ARRIVING, REMEMBERED, RETRY, Pull, Pulls, show
+from gateway.volume.pulls import ARRIVING, LINE, MOST_WAITING, REMEMBERED, RETRY, Pull, Pulls, show
 
 DEADLINE: Final = 300.0  # seconds; it only ends a test that hangs
 MODEL: Final = ModelId("acme", "tiny")
@@ -33,6 +33,11 @@ PULLED: Final = (
     ' "files": 3, "fresh": true}\')\n'
 )
 MISSING: Final = 'tell(\'{"type": "failed", "code": "hub_model_not_found", "message": "no such model"}\')\n'
+LONG: Final = f"tell('x' * {LINE + 2**20})\n"
+NO_TEXT: Final = r"""
+sys.stdout.buffer.write(b'{"type": "failed", "code": "\xff", "message": "?"}\n')
+sys.stdout.flush()
+"""
 WAIT: Final = "open(sys.argv[2]).read()\n"  # a FIFO: until the test opens its other end
 
 
@@ -158,6 +163,23 @@ async def test_what_is_no_report_is_not_taken_for_one(desk: Open) -> None:
     assert (pull.state, pull.commit, pull.bytes, pull.error) == ("pulled", "c0ffee", 100, None)
 
 
+@pytest.mark.parametrize("said", [LONG, NO_TEXT])
+async def test_whatever_a_process_says_ends_no_gateway(desk: Open, said: str) -> None:
+    here = desk(said + LOOKED + PULLED)
+    pull = here.pulls.start(MODEL)
+    await here.done()
+    assert (pull.state, pull.commit, pull.error) == ("pulled", "c0ffee", None)
+
+
+async def test_of_long_last_words_the_beginning_is_told(desk: Open) -> None:
+    here = desk("print('out of luck' + 'x' * 100_000, flush=True); os.kill(os.getpid(), 9)")
+    pull = here.pulls.start(MODEL)
+    await here.done()
+    message = show(pull)["error"]["message"]
+    assert "out of luck" in message
+    assert len(message) < 2000
+
+
 async def test_ending_the_gateway_ends_the_process_of_a_pull(desk: Open, tmp_path: Path) -> None:
 
     here = desk(LOOKED + WAIT)
@@ -208,6 +230,25 @@ async def test_a_request_pulls_what_the_operator_allowed_and_nothing_else(
     assert isinstance(answer, ModelPulling) is allowed
     assert len(here.tasks) == allowed
     await here.done()
+
+
+async def test_made_up_names_start_a_bounded_number_of_pulls(desk: Open) -> None:
+    here = desk(PULLED, hub_allow="acme/*")
+    for number in range(MOST_WAITING + 100):
+        answer = told(here.pulls.instead(asked(f"acme/no-{number}")))
+        assert isinstance(answer, ModelPulling)
+        assert answer.retry_after
+    counts = [len(here.tasks)]
+    here.pulls.start(MODEL)  # an operator's
+    counts.append(len(here.tasks))
+    for pull in here.pulls.listing()[:2]:
+        pull.state = "pulling"
+    here.pulls.instead(asked("acme/another"))
+    counts.append(len(here.tasks))
+    for task in here.tasks:
+        task.cancel()
+    await asyncio.wait(here.tasks)
+    assert counts == [MOST_WAITING, MOST_WAITING + 1, MOST_WAITING + 2]
 
 
 async def test_requests_are_told_to_come_back_until_the_model_is_in_the_catalog(desk: Open) -> None:
