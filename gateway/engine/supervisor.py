@@ -170,6 +170,8 @@ class HostProcess:
             raise Death
         self._number = number = (self._number + 1) % (1 << 32) or 1
         answer: asyncio.Future[tuple[wire.Done, wire.Payload]] = asyncio.get_running_loop().create_future()
+        if not self._calls:  # nobody asked before: that it was silent until now says nothing
+            self._heard = time.monotonic()
         self._calls[number] = Call(answer, digest, tell)
         self._link.send(command(number))
         try:
@@ -287,14 +289,19 @@ class HostProcess:
         SIGKILL does not end it."""
         while not (self._killed_for and time.monotonic() - self._killed > UNKILLABLE):
             await asyncio.sleep(TICK)
-            now = time.monotonic()
-            call = self._recorder.running()
-            if call and now - call.began > self._hang_timeout:
-                self.kill("a device call took too long")
-            elif any(now - load.began > self._load_timeout for load in self._recorder.loading()):
-                self.kill("a load took too long")
-            elif self._calls and not call and now - self._heard > self._hang_timeout + self._load_timeout:
-                self.kill("no answer")
+            if why := self._hangs(time.monotonic()):
+                self.kill(why)
+
+    def _hangs(self, now: float) -> str:
+        """In what; "" if it does not."""
+        call = self._recorder.running()
+        if call and now - call.began > self._hang_timeout:
+            return "a device call took too long"
+        if any(now - load.began > self._load_timeout for load in self._recorder.loading()):
+            return "a load took too long"
+        if self._calls and not call and now - self._heard > self._hang_timeout + self._load_timeout:
+            return "no answer"
+        return ""
 
     def _exited(self, process: asyncio.subprocess.Process) -> None:
         """Fails what was in flight; who was on the device is a suspect."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from gateway.engine import supervisor
 from gateway.engine.supervisor import Death, HostProcess
 from gateway.errors import HostFailed
 from gateway.host import wire
+from gateway.host.link import Link
 
 PATIENCE = 300.0  # seconds: never what decides
 
@@ -118,3 +120,20 @@ async def test_what_a_host_wrote_last_is_told_before_its_end() -> None:
         await running.until(lambda: bool(running.exits()))
         before = running.told[: running.told.index(running.exits()[0])]
         assert [event.line for event in before if isinstance(event, events.HostOutput)] == ["1", "2", "3"]
+
+
+async def test_a_host_that_nobody_asked_for_long_has_all_its_time_for_the_first_request() -> None:
+    host = made("exit 0", events.Events())
+    host._link = Link(wire.reports)
+    host._heard = asked = time.monotonic() - 1e6
+    calls = [asyncio.create_task(host.call(lambda number: wire.Load(number, "a")))]
+    await asyncio.sleep(0)
+    assert host._hangs(asked + 1e6 + 100.0) == ""  # of 120 s
+    before = host._heard
+    calls.append(asyncio.create_task(host.call(lambda number: wire.Load(number, "a"))))
+    await asyncio.sleep(0)
+    assert host._heard == before  # a second one gives a host that hangs no more
+    assert host._hangs(before + 121.0) == "no answer"
+    for call in calls:
+        call.cancel()
+    await asyncio.gather(*calls, return_exceptions=True)
