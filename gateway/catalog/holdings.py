@@ -60,7 +60,8 @@ class Holdings:
         self._unwritten = False  # something has changed since the ledger was last begun to be written
 
     async def restore(self) -> list[Entry]:
-        """What was believed when the gateway last ran."""
+        """What was believed when the gateway last ran, of a store that is swept first."""
+        await self.copies.run(self._store.sweep)
         try:
             records = await self._writes.run(self._ledger.read)
         except (ValueError, OSError) as error:
