@@ -283,7 +283,6 @@ class Gateway:
         """The hosts and the follower, until the block ends."""
         await self.catalog.restore()
         await self.keeper.restore()
-        self._store.sweep()
         if self.disk is not None:
             self.disk.begin()
             self.spawn(self.disk.follow())

@@ -411,7 +411,8 @@ class HostStarted(Event, frozen=True, kw_only=True):
 
 
 class HostExited(Event, frozen=True, kw_only=True):
-    """`status` as of `os.waitstatus_to_exitcode`; `suspects` were on the device or being loaded."""
+    """`status` as of `os.waitstatus_to_exitcode`; `suspects` were on the device or being loaded. `why` says where
+    SIGKILL does not end it: then there is no other host on that device before it does."""
 
     name = "host_exited"
     level = "warning"

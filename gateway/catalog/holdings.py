@@ -66,8 +66,9 @@ class Holdings:
         self._unwritten = False  # something has changed since the ledger was last begun to be written
 
     async def restore(self) -> list[Entry]:
-        """What was believed when the gateway last ran. Raises SettingsError where the disk does not say: a start
-        without it would free the disk from every last good generation."""
+        """What was believed when the gateway last ran, of a store that is swept first. Raises SettingsError where the
+        disk does not say: a start without it would free the disk from every last good generation."""
+        await self._copies.run(self._store.sweep)
         try:
             records = await self._read()
         except OSError as error:

@@ -13,7 +13,7 @@ import contextlib
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 
@@ -43,6 +43,8 @@ from gateway.errors import DeadlineExceeded, GatewayError, HostFailed, Internal,
 from gateway.host import wire
 from gateway.model import Generation
 from gateway.wish import Wish
+
+T = TypeVar("T")
 
 LOOK: Final = 0.5  # seconds between two looks at the replicas
 AGAIN: Final = 5.0  # seconds until the cluster is joined again, where that failed
@@ -100,6 +102,7 @@ class RayEngine(Commands):
         self._patience = patience
         self._me = secrets.token_hex(8)
         self._sight = Sight()
+        self._strange = ""  # what a replica's state was last not understood for
         self._quarantine = Quarantine()
         self._costs = Costs()
         self._live: tuple[int, tuple[str, ...], tuple[str, ...]] = (0, (), ())  # version, live and pinned
@@ -226,9 +229,9 @@ class RayEngine(Commands):
         frame = wire.encoder.encode(Asked(offers, command))
         if told is None or not isinstance(command, wire.Generate):
             header, payload = await self._fleet.call(need, sorted(avoid), frame, seconds)
-            return replies.decode(header), payload
+            return _understood(replies, header), payload
         async for header in self._fleet.stream(need, sorted(avoid), frame, seconds):
-            reply = streamed.decode(header)
+            reply = _understood(streamed, header)
             if not isinstance(reply, wire.Piece):
                 return reply, b""
             told(reply)
@@ -259,7 +262,7 @@ class RayEngine(Commands):
                     self._events.emit(events.Notice(code="cluster_unreachable", message=told))
                 await asyncio.sleep(0.0 if joined else AGAIN)
                 joined = False  # with no replica left, what is deployed may be something else by now
-            except TimeoutError:
+            except (TimeoutError, GatewayError):
                 pass  # nobody answers: that shows in what is ready
             await asyncio.sleep(LOOK)
 
@@ -270,17 +273,31 @@ class RayEngine(Commands):
 
     async def _look_once(self) -> None:
         """Now, and once for all who want it."""
-        with contextlib.suppress(Lost, TimeoutError):
+        with contextlib.suppress(Lost, TimeoutError, GatewayError):
             await self._look()
 
     async def _look(self) -> None:
-        seen = [states.decode(state) for state in await self._fleet.follow(self._me, self._sight.told)]
+        seen = self._states(await self._fleet.follow(self._me, self._sight.told))
         for name, what in self._sight.see(seen):
             self._hear(name, what)
         version, live, pinned = self._live
         if version and any(state.version != version for state in seen):
             await self._fleet.keep(self._me, version, live, pinned)
         self._load_pinned()
+
+    def _states(self, told: Sequence[bytes]) -> list[State]:
+        """Replicas may be of another version than this gateway: one that it does not understand is not there."""
+        seen, strange = [], ""
+        for state in told:
+            try:
+                seen.append(states.decode(state))
+            except msgspec.DecodeError as error:
+                strange = str(error)[:300]
+        if strange and strange != self._strange:
+            message = f"a replica of another version than this gateway: {strange}"
+            self._events.emit(events.Notice(code="replica_not_understood", message=message))
+        self._strange = strange
+        return seen
 
     def _load_pinned(self) -> None:
         held = self._sight.residences()
@@ -305,7 +322,8 @@ class RayEngine(Commands):
         if isinstance(what, Event):
             if kind := events.kinds().get(what.name):
                 facts: dict[str, Any] = what.facts | ({"device": name} if "device" in what.facts else {})
-                self._events.emit(msgspec.convert(facts, kind))
+                with contextlib.suppress(msgspec.ValidationError):  # another version's event of this name
+                    self._events.emit(msgspec.convert(facts, kind))
             return
         if isinstance(what, wire.Batch):
             self._quarantine.survived(what.digest)
@@ -314,6 +332,14 @@ class RayEngine(Commands):
             self._costs.loaded(what)
         if (event := event_of(what, self._names, name)) is not None:
             self._events.emit(event)
+
+
+def _understood(decoder: msgspec.msgpack.Decoder[T], header: bytes) -> T:
+    """Raises Lost: whoever speaks otherwise is as good as not there."""
+    try:
+        return decoder.decode(header)
+    except msgspec.DecodeError as error:
+        raise Lost(f"a replica of another version than this gateway: {error}") from error
 
 
 def _next(avoid: set[str], node: str) -> set[str]:

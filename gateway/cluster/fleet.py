@@ -21,6 +21,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouterConfig
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 
+from gateway import __version__
 from gateway.cluster.messages import Lost, Need
 from gateway.cluster.replica import Config, Replica
 from gateway.cluster.router import STATS, Router
@@ -29,7 +30,7 @@ from gateway.errors import Internal, Overloaded
 from gateway.host import wire
 from gateway.lane import Lane
 
-PREFIX: Final = "host-"  # of the deployment's name; what follows says how its replicas are set up
+PREFIX: Final = "host-"  # of the deployment's name; what follows says by which version and how its replicas are set up
 PERIOD: Final = 0.5  # seconds between two statistics of a replica
 HEALTH: Final = 5.0  # seconds between two questions for its health
 GRACE: Final = 30.0
@@ -206,7 +207,8 @@ class RayFleet:
 
     def _name(self) -> str:
         shape = msgspec.structs.replace(self._shape, address="")  # each gateway has its own way there
-        return PREFIX + hashlib.sha256(self._config + msgspec.json.encode(shape)).hexdigest()[:12]
+        what = (__version__.encode(), self._config, msgspec.json.encode(shape))
+        return PREFIX + hashlib.sha256(b"".join(what)).hexdigest()[:12]
 
     def _deploy(self) -> str:
         needs = {"num_gpus": 1} if self._resource() == GPU else {"resources": {self._resource(): 1}}

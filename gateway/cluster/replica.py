@@ -26,7 +26,7 @@ from gateway.engine.placement import RESTED
 from gateway.engine.routing import Told
 from gateway.engine.sites import Shelf
 from gateway.engine.supervisor import HOST_COMMAND, Death, HostProcess
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, Internal
 from gateway.host import wire
 from gateway.lane import Lane
 from gateway.model import Generation
@@ -180,7 +180,11 @@ class Replica:
         )
 
     def check(self) -> None:
-        """Raises GatewayError when its host does not start: something else may have to be tried."""
+        """Raises GatewayError when it is of no use as it is: its host does not start, or nobody looks after the host or
+        the disk any more. Something else may have to be tried."""
+        for task in self._tasks:
+            if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+                raise Internal(f"{type(error).__name__} while the replica looked after itself") from error
         self._host.check()
 
     # A command.
@@ -260,7 +264,12 @@ class Replica:
             self._apply()
             if self._kept is not None and time.monotonic() - pruned > PRUNE:
                 pruned = time.monotonic()
-                gone = await self._disk.run(self._stock.prune, {*self._kept.live, *self._host.residents, *self._taking})
+                wanted = {*self._kept.live, *self._host.residents, *self._taking}
+                try:
+                    gone = await self._disk.run(self._stock.prune, wanted)
+                except OSError as error:
+                    self._hear(events.Notice(code="store_not_pruned", message=str(error)))
+                    continue
                 self._known = {digest: each for digest, each in self._known.items() if digest not in gone}
 
 

@@ -24,7 +24,7 @@ from gateway.engine.refusals import Inputs, Refusals
 from gateway.engine.replicas import BUSY, CALM, Replicas
 from gateway.engine.sites import Sites
 from gateway.engine.supervisor import Death, HostProcess
-from gateway.errors import GatewayError, HostFailed, ModelLoading, Overloaded
+from gateway.errors import DoesNotFit, GatewayError, HostFailed, ModelLoading, Overloaded
 from gateway.host import wire
 from gateway.model import Generation
 from gateway.wish import Wish, Wishes
@@ -68,6 +68,7 @@ class ProcessEngine(Commands):
         self._live: dict[str, Generation] | None = None  # None: nobody has said what may stay, and all may
         self._wishes: dict[str, Wish] = {}  # of those, as hosts were told
         self._preloads: dict[str, asyncio.Task[None]] = {}  # of pinned generations
+        self._comes = asyncio.Event()  # of the next host that is up
         self._refusals = Refusals(clock)
         self._demand = Demand()
         self._costs = Costs()
@@ -215,11 +216,10 @@ class ProcessEngine(Commands):
         told: Told | None = None,
         inputs: Inputs = (),
     ) -> tuple[wire.Done, wire.Payload]:
-        strikes, told = 0, told or Told()
+        strikes, told, elsewhere, full = 0, told or Told(), None, set[int]()
         for _ in range(MOST_ATTEMPTS):
-            host = self._place(generation)
-            if not host.up:
-                await host.wait_until_up()
+            host = elsewhere or await self._one_up(generation)
+            elsewhere = None
             self._offer(generation, host)
             try:
                 with self._asked(host, generation, inputs):
@@ -229,12 +229,44 @@ class ProcessEngine(Commands):
                     raise HostFailed("the host process died in the middle of the answer", retry_after=1.0) from death
                 strikes += death.suspect
                 convicted = strikes >= STRIKES and death.sole
+            except DoesNotFit:
+                elsewhere = self._elsewhere(generation, host, full)
+                if elsewhere is None:
+                    raise
+                continue
             finally:
                 self._sites.settled((generation.base or generation).digest, host)
             if convicted:
                 raise HostFailed("the host process died twice while it worked on this request", retry_after=FIRST)
             self._quarantine.refuse(generation)
         raise HostFailed("the host process keeps dying", retry_after=5.0)
+
+    async def _one_up(self, generation: Generation) -> HostProcess:
+        """Where it is to be asked for: while none is up, on the one that is first. Raises HostFailed when that host
+        does not start, again and again."""
+        while not (host := self._place(generation)).up:
+            host.check()
+            await self._comes.wait()
+        return host
+
+    def _elsewhere(self, generation: Generation, host: HostProcess, full: set[int]) -> HostProcess | None:
+        """Another device that may have room for what that host has none for; `full` are those that had none."""
+        generation = generation.base or generation
+        digest, size = generation.digest, self._predict(generation)
+        if self._sites.index(host) in self._sites.answering(digest):
+            return None  # it is what has no room beside it: an adapter, or rows
+        full.add(self._sites.index(host))
+        self._sites.dismiss(digest, host)
+        sites = [
+            site
+            for site in self._sites.some(digest, size)
+            if site.up and site.index not in full and self._has_room(size, self._hosts[site.index], digest)
+        ]
+        if not sites:
+            return None
+        index = place(sites, size, self._costs.loading(generation, size))
+        self._sites.assign(digest, index, size)
+        return self._hosts[index]
 
     def _asked(
         self, host: HostProcess, generation: Generation, inputs: Inputs
@@ -302,6 +334,8 @@ class ProcessEngine(Commands):
         return place(self._sites.some(digest, size), size, load)
 
     def _load_pinned(self) -> None:
+        if not self.ready:  # all devices look alike, and nothing is known to fit anywhere
+            return
         for digest, generation in self._pins.items():
             held = any(digest in host.residents for host in self._hosts)
             if not held and digest not in self._preloads:
@@ -325,6 +359,8 @@ class ProcessEngine(Commands):
 
     def _came_up(self, host: HostProcess) -> None:
         self._tell_keep(host, {**self._pins, **(self._live or {})}.values())
+        self._comes.set()
+        self._comes = asyncio.Event()
         self._load_pinned()
 
     def _died(self, host: HostProcess, suspects: Mapping[str, float], sole: bool) -> None:
@@ -340,8 +376,7 @@ class ProcessEngine(Commands):
                         retry_after=seconds,
                     )
                 )
-        if any(other.up for other in self._hosts):
-            self._load_pinned()
+        self._load_pinned()
 
     def _reported(self, host: HostProcess, report: wire.Report) -> None:
         if isinstance(report, wire.Batch):

@@ -1,13 +1,16 @@
 """One host process: spawned, watched, killed when it hangs, and started again when it dies.
 
 What must stay true: every request sent to a host is answered, by the host or by its death; a host never outlives the
-gateway; a host that hangs in a device call or a load is killed, since nothing else frees the device.
+gateway; a host that hangs in a device call or a load is killed, since nothing else frees the device. One that even
+SIGKILL does not end, since it sleeps in a driver or on a disk, is as good as dead, but for its device: that is its own
+until it ends.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import os
 import signal
 import socket
@@ -32,6 +35,8 @@ HEALTHY: Final = 60.0  # seconds of life after which earlier deaths are forgotte
 TICK: Final = 0.5
 HOPELESS: Final = 3  # starts that failed in a row, after which requests are told so at once
 GRACE: Final = 5.0  # seconds between closing the socket and SIGKILL
+UNKILLABLE: Final = 10.0  # seconds after SIGKILL until a host is given up: to free much memory takes some
+LAST_WORDS: Final = 1.0  # seconds for what a host wrote before its end: a child of its own may have its stderr still
 
 HOST_COMMAND: Final = (sys.executable, "-m", "gateway.host")
 
@@ -103,6 +108,8 @@ class HostProcess:
         self._number = 0
         self._heard = 0.0
         self._killed_for = ""
+        self._killed = 0.0
+        self._stuck = False
         self._stopping = False
 
     @property
@@ -121,12 +128,17 @@ class HostProcess:
     # Requests.
 
     async def wait_until_up(self) -> None:
-        """Raises HostFailed when the host does not start, again and again."""
+        """Raises HostFailed when the host does not start, again and again, or does not end."""
         self.check()
         await self._up.wait()
 
     def check(self) -> None:
-        """Raises HostFailed when the host does not start, again and again."""
+        """Raises HostFailed when the host does not start, again and again, or does not end."""
+        if self._stuck:
+            raise HostFailed(
+                f"the host of {self.device} was killed and does not end: a driver or a disk hangs",
+                retry_after=LAST_BACKOFF,
+            )
         if not self.up and (self._failed_starts >= HOPELESS or self._stopping):
             raise HostFailed(f"the host of {self.device} does not start; its log says why", retry_after=LAST_BACKOFF)
 
@@ -158,6 +170,8 @@ class HostProcess:
             raise Death
         self._number = number = (self._number + 1) % (1 << 32) or 1
         answer: asyncio.Future[tuple[wire.Done, wire.Payload]] = asyncio.get_running_loop().create_future()
+        if not self._calls:  # nobody asked before: that it was silent until now says nothing
+            self._heard = time.monotonic()
         self._calls[number] = Call(answer, digest, tell)
         self._link.send(command(number))
         try:
@@ -186,7 +200,7 @@ class HostProcess:
                 await asyncio.sleep(backoff)
 
     async def stop(self) -> None:
-        """Ends the host. Requests in flight die with it: drain first."""
+        """Ends the host, or leaves one behind that does not end. Requests in flight die with it: drain first."""
         self._stopping = True
         if self._link is not None:
             self._link.close()
@@ -195,11 +209,13 @@ class HostProcess:
                 await asyncio.wait_for(self._process.wait(), GRACE)
             except TimeoutError:
                 self.kill("did not stop")
-                await self._process.wait()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._process.wait(), UNKILLABLE)
 
     def kill(self, why: str) -> None:
         if self._process is not None and self._process.returncode is None:
-            self._killed_for = self._killed_for or why
+            if not self._killed_for:
+                self._killed_for, self._killed = why, time.monotonic()
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(signal.SIGKILL)
 
@@ -210,8 +226,9 @@ class HostProcess:
         self._killed_for = ""
         self._heard = began
         ours, theirs = socket.socketpair()
-        with theirs:
-            process = self._process = await self._spawn(theirs.fileno())
+        stderr, errors = (io.FileIO(fd, mode) for fd, mode in zip(os.pipe(), "rw", strict=True))
+        with theirs, errors:
+            process = self._process = await self._spawn(theirs.fileno(), errors.fileno())
 
         def receive(report: wire.Report, payload: wire.Payload) -> None:
             self._receive(report, payload, process.pid, began)
@@ -221,14 +238,19 @@ class HostProcess:
         ours.setblocking(False)
         await asyncio.get_running_loop().create_connection(lambda: link, sock=ours)
         async with asyncio.TaskGroup() as group:
-            watchdog = group.create_task(self._watch())
-            await self._read_output(process)
-            await process.wait()
-            watchdog.cancel()
+            watchdog, end = group.create_task(self._watch()), group.create_task(process.wait())
+            output = group.create_task(self._read_output(process.pid, stderr))
+            await asyncio.wait({watchdog, end}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({output}, timeout=LAST_WORDS)
+            for task in (watchdog, end, output):
+                task.cancel()
         link.close()
         self._exited(process)
+        await process.wait()  # before that no other one may have the device
+        self._stuck = False
 
-    async def _spawn(self, connection: int) -> asyncio.subprocess.Process:
+    async def _spawn(self, connection: int, errors: int) -> asyncio.subprocess.Process:
+        """The pipe of its stderr is ours: of one that asyncio made, a process has ended only when its children have."""
         fds = (connection, self._recorder.fileno())
         return await asyncio.create_subprocess_exec(
             *self._command,
@@ -238,7 +260,7 @@ class HostProcess:
             pass_fds=fds,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
+            stderr=errors,
         )
 
     def _lost(self) -> None:
@@ -251,29 +273,40 @@ class HostProcess:
         if self.pid == pid:
             self.kill("its connection broke")
 
-    async def _read_output(self, process: asyncio.subprocess.Process) -> None:
-        assert process.stderr is not None
-        while line := await _line(process.stderr):
-            text = line.decode(errors="replace").rstrip()
-            if text:
-                self._events.emit(events.HostOutput(device=self.device, pid=process.pid, line=text[:2000]))
+    async def _read_output(self, pid: int, stderr: io.FileIO) -> None:
+        stream = asyncio.StreamReader()
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(stream), stderr
+        )
+        with contextlib.closing(transport):
+            while line := await _line(stream):
+                text = line.decode(errors="replace").rstrip()
+                if text:
+                    self._events.emit(events.HostOutput(device=self.device, pid=pid, line=text[:2000]))
 
     async def _watch(self) -> None:
-        """Kills a host that hangs: in a device call, in a load, or before it answers anything at all."""
-        while True:
+        """Kills a host that hangs: in a device call, in a load, or before it answers anything at all. Returns when
+        SIGKILL does not end it."""
+        while not (self._killed_for and time.monotonic() - self._killed > UNKILLABLE):
             await asyncio.sleep(TICK)
-            now = time.monotonic()
-            call = self._recorder.running()
-            if call and now - call.began > self._hang_timeout:
-                self.kill("a device call took too long")
-            elif any(now - load.began > self._load_timeout for load in self._recorder.loading()):
-                self.kill("a load took too long")
-            elif self._calls and not call and now - self._heard > self._hang_timeout + self._load_timeout:
-                self.kill("no answer")
+            if why := self._hangs(time.monotonic()):
+                self.kill(why)
+
+    def _hangs(self, now: float) -> str:
+        """In what; "" if it does not."""
+        call = self._recorder.running()
+        if call and now - call.began > self._hang_timeout:
+            return "a device call took too long"
+        if any(now - load.began > self._load_timeout for load in self._recorder.loading()):
+            return "a load took too long"
+        if self._calls and not call and now - self._heard > self._hang_timeout + self._load_timeout:
+            return "no answer"
+        return ""
 
     def _exited(self, process: asyncio.subprocess.Process) -> None:
         """Fails what was in flight; who was on the device is a suspect."""
-        status = process.returncode if process.returncode is not None else 0
+        self._stuck = process.returncode is None
+        status = -signal.SIGKILL if process.returncode is None else process.returncode
         was_up = self.up
         self._up.clear()
         self._failed_starts = 0 if was_up else self._failed_starts + 1
@@ -297,7 +330,7 @@ class HostProcess:
                     device=self.device,
                     pid=process.pid,
                     status=status,
-                    why=self._killed_for or _why(status),
+                    why=(self._killed_for or _why(status)) + (", and SIGKILL does not end it" if self._stuck else ""),
                     suspects=tuple(sorted(digest[:12] for digest in suspects)),
                     requests=len(calls),
                 )

@@ -340,6 +340,40 @@ async def test_a_pinned_model_is_loaded_at_once_and_again_after_a_crash(models: 
         assert [event.why for event in unloaded] == ["host_exit"]
 
 
+async def test_what_is_pinned_is_on_all_devices_together_after_a_start(models: list[Generation]) -> None:
+    """It is known before any host is up, and which of them is up first has no room for all of it."""
+    pinned = models[:2]
+    async with rig(("cpu:0", "cpu:1"), budget=int(models[0].manifest.parameters * 6)) as running:
+        running.engine.keep(models, pinned)
+        await running.until(lambda: len({*where(running, pinned[0]), *where(running, pinned[1])}) == 2)
+        assert len(running.of(events.GenerationLoaded)) == 2
+
+
+async def test_what_has_no_room_beside_what_is_pinned_goes_to_another_device(models: list[Generation]) -> None:
+    pinned, other, third = models[:3]
+    async with rig(("cpu:0", "cpu:1"), budget=int(pinned.manifest.parameters * 6)) as running:
+        await running.until(lambda: all(host.up for host in running.hosts))
+        running.engine.keep(models, [pinned])
+        await running.until(lambda: bool(where(running, pinned)))
+        [full] = [index for index, host in enumerate(running.hosts) if host.device in where(running, pinned)]
+        running.engine._sites.assign(other.digest, full, 1)  # as one that was told before the other was pinned
+        assert (await running.embed(other, "anything")).shape == (1, 32)
+        await running.until(lambda: bool(where(running, other)))
+        assert where(running, other) != where(running, pinned)
+        running.engine.keep(models, [pinned, other])
+        with pytest.raises(DoesNotFit):
+            await running.embed(third, "anything")
+
+
+async def test_while_no_host_is_up_a_request_and_a_pin_wait_for_whichever_is_first(models: list[Generation]) -> None:
+    async with rig(("cpu:0", "cpu:1")) as running:
+        running.hosts[0]._command = ("/bin/sh", "-c", "exec sleep 1000")  # it never says that it is up
+        running.engine.keep(models, models[1:2])
+        assert (await running.embed(models[0], "anything")).shape == (1, 32)
+        await running.until(lambda: where(running, models[1]) == {"cpu:1"})
+        assert where(running, models[0]) == {"cpu:1"}
+
+
 def where(running: Rig, generation: Generation) -> set[str]:
     found = running.engine.residences().get(generation.digest, [])
     return {residence.device for residence in found if residence.state == "loaded"}
