@@ -66,6 +66,7 @@ class Ingestion:
         self._events = tell
         self._spawn = spawn
         self._work: dict[str, Work] = {}
+        self._resumed: set[str] = set()  # bases
 
     async def add(
         self, bases: KnowledgeBases, name: str, files: Sequence[File], embedding_model: str | None = None
@@ -121,21 +122,31 @@ class Ingestion:
             work.task.cancel()
 
     async def resume(self) -> None:
-        """Makes up what every index lacks: to be run once, at the start."""
+        """Makes up what every index lacks: to be run at the start, and again for as long as it raises what the store
+        does. A base that cannot be read keeps no other waiting."""
         if not self._opened.worth_opening:
             return
         store = await self._opened()
+        failed: GatewayError | None = None
         for row in await store.rows():
+            if row.kb in self._resumed:
+                continue
             try:
                 await self._make_up(store, row)
             except (KnowledgeBaseNotFound, IndexGone):
                 continue
+            except GatewayError as error:
+                failed = error
+            else:
+                self._resumed.add(row.kb)
+        if failed is not None:
+            raise failed
 
     async def _make_up(self, store: Store, row: Row) -> None:
         if row.live is None:
             return
+        indexed = await store.indexed(row.live)  # first: what comes meanwhile is then missing at most, and never gone
         heads = {head.id: head for head in await store.list_documents(row.kb)}
-        indexed = await store.indexed(row.live)
         if gone := sorted(indexed.keys() - heads.keys()):
             await store.remove(row.live, gone)
         missing = [id for id, head in heads.items() if indexed.get(id) != head.digest]
