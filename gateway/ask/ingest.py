@@ -42,6 +42,7 @@ class Round(msgspec.Struct):
     """What one bite of the pending documents came to."""
 
     documents: list[Document]
+    missing: list[str]  # that are not stored any more
     failures: Failures
     chunks: int = 0
 
@@ -200,15 +201,15 @@ class Ingestion:
         """A bite of what is pending, into every index that has to have it."""
         store = await self._opened()
         row = await store.row(kb)
-        taken = dict(list(work.pending.items())[:TAKE])
-        found = [known or await _get(store, kb, id) for id, known in taken.items()]
-        done = Round([each for each in found if each is not None], {})
-        began = time.monotonic()
-        work.take(taken, done.documents)
+        taken = work.take(TAKE)
         try:
+            found = {id: known or await _get(store, kb, id) for id, known in taken.items()}
+            documents = [each for each in found.values() if each is not None]
+            done = Round(documents, [id for id, each in found.items() if each is None], {})
+            began = time.monotonic()
             await self._index(store, row, work, done)
         except BaseException:
-            work.give_back(done.documents)
+            work.give_back(taken)
             raise
         work.rest()
         self._tell(row, work, done, time.monotonic() - began)
@@ -220,7 +221,7 @@ class Ingestion:
         for index in indexes:
             told = done.count if index == row.live else _nobody
             done.failures |= await self._indexer.put(store, index, done.documents, told)
-            if gone := sorted(work.gone):
+            if gone := sorted(work.gone.union(done.missing)):
                 await store.remove(index, gone)
             if not work.pending:
                 await store.finish(index)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest_asyncio
 
 from gateway import events
 from gateway.ask.intake import File
-from gateway.ask.passage import document_id, key
+from gateway.ask.passage import Document, document_id, key
 from gateway.errors import (
     AskUnavailable,
     DocumentNotFound,
@@ -282,3 +283,55 @@ async def test_a_base_that_is_dropped_while_it_is_filled_is_gone(papers: Desk) -
     papers.ingestion.forget(row.kb)
     papers.service.gate.set()
     assert await papers.bases.list() == []
+
+
+class Held(MemoryStore):
+    """Reading the document `held` waits for `go`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held = ""
+        self.waiting, self.go = asyncio.Event(), asyncio.Event()
+
+    async def get_document(self, kb: str, document: str) -> Document:
+        found = await super().get_document(kb, document)
+        if document == self.held:
+            self.waiting.set()
+            await self.go.wait()
+        return found
+
+
+@pytest_asyncio.fixture
+async def resuming(tmp_path: Path) -> AsyncIterator[Desk]:
+    """A second life, which reads `b.txt` to index it after `a.txt`, and is held there."""
+    store = Held()
+    async with desk(str(tmp_path), store) as before:
+        await before.ingestion.add(before.bases, "papers", [file("z.txt", "Z.")])
+        await before.settle()
+        before.service.gate.clear()
+        await before.ingestion.add(before.bases, "papers", [file("a.txt", "Old words."), file("b.txt", "Bee.")])
+    store.held = document_id("b.txt")
+    async with desk(str(tmp_path), store) as after:
+        await after.ingestion.resume()
+        async with asyncio.timeout(300):
+            await store.waiting.wait()
+        store.held = ""
+        yield after
+
+
+async def test_a_document_that_is_replaced_while_a_start_makes_up_for_it_is_the_new_one(resuming: Desk) -> None:
+    [taken] = await resuming.ingestion.add(resuming.bases, "papers", [file("a.txt", "New words.")])
+    assert taken.status == "replaced"
+    assert isinstance(resuming.store, Held)
+    resuming.store.go.set()
+    await resuming.settle()
+    assert (await resuming.texts())["a.txt"] == "New words."
+
+
+async def test_a_document_that_is_deleted_while_a_start_makes_up_for_it_is_found_no_more(resuming: Desk) -> None:
+    await resuming.ingestion.delete(resuming.bases, "papers", document_id("a.txt"))
+    assert isinstance(resuming.store, Held)
+    resuming.store.go.set()
+    row = await resuming.bases.get("papers")
+    assert await resuming.ingestion.settled(row.kb, [document_id("a.txt"), document_id("b.txt")], 300)
+    assert document_id("a.txt") not in await resuming.store.indexed(await resuming.live())
