@@ -35,6 +35,7 @@ from gateway.errors import (
 TAKE: Final = 256  # documents that are indexed in one go
 LEAST_RETRY: Final = 1.0  # seconds until an index that could not be written is tried again
 MOST_RETRY: Final = 60.0
+CLOSE_SECONDS: Final = 5.0  # that writes are waited for at the end
 REMEMBERED: Final = 1000  # failures of a base that are told
 
 
@@ -68,6 +69,8 @@ class Ingestion:
         self._spawn = spawn
         self._work: dict[str, Work] = {}
         self._resumed: set[str] = set()  # bases
+        self._writes: set[asyncio.Task[None]] = set()
+        self._closed = False
 
     async def add(
         self, bases: KnowledgeBases, name: str, files: Sequence[File], embedding_model: str | None = None
@@ -91,8 +94,7 @@ class Ingestion:
         failed = self._work[row.kb].failed if row.kb in self._work else {}
         fresh = [each for each in latest.values() if known[each.id] != each.digest or each.id in failed]
         if fresh:
-            await store.put_documents(row.kb, fresh)
-            self._wake(row.kb, {each.id: each for each in fresh})
+            await self._whole(self._put(store, row.kb, fresh))
         changed = {each.id for each in fresh}
         return [_taken(file, each, known, changed) for file, each in zip(files, read, strict=True)]
 
@@ -100,12 +102,7 @@ class Ingestion:
         """Raises DocumentNotFound."""
         row = await bases.get(name)
         store = await bases.store()
-        await store.delete_document(row.kb, document)
-        work = self._work.get(row.kb)
-        if work is not None:
-            work.delete(document)
-        for index in await _written(store, row):
-            await store.remove(index, [document])
+        await self._whole(self._delete(store, row, document))
 
     def progress(self, row: Row) -> Progress:
         work = self._work.get(row.kb)
@@ -121,6 +118,12 @@ class Ingestion:
         work = self._work.pop(kb, None)
         if work is not None and work.task is not None:
             work.task.cancel()
+
+    async def close(self) -> None:
+        """What is being written is finished, if it can be; at the next start the indexes follow."""
+        self._closed = True
+        if self._writes:
+            await asyncio.wait(self._writes, timeout=CLOSE_SECONDS)
 
     async def resume(self) -> None:
         """Makes up what every index lacks: to be run at the start, and again for as long as it raises what the store
@@ -154,6 +157,34 @@ class Ingestion:
         if missing:
             self._wake(row.kb, dict.fromkeys(missing))
 
+    async def _whole(self, write: Coroutine[Any, Any, None]) -> None:
+        """To its end, also when whoever asked for it has gone: half of it would be made up at the next start alone."""
+        task = asyncio.create_task(write)
+        self._writes.add(task)
+        task.add_done_callback(self._writes.discard)
+        await asyncio.shield(task)
+
+    async def _put(self, store: Store, kb: str, documents: Sequence[Document]) -> None:
+        try:
+            await store.put_documents(kb, documents)
+        except GatewayError:  # they may be stored all the same
+            self._wake(kb, dict.fromkeys(each.id for each in documents))
+            raise
+        self._wake(kb, {each.id: each for each in documents})
+
+    async def _delete(self, store: Store, row: Row, document: str) -> None:
+        try:
+            await store.delete_document(row.kb, document)
+            if (work := self._work.get(row.kb)) is not None:
+                work.delete(document)
+            for index in await _written(store, row):
+                await store.remove(index, [document])
+        except (DocumentNotFound, KnowledgeBaseNotFound):
+            raise
+        except GatewayError:  # it may be deleted all the same, and then the indexes have to follow
+            self._wake(row.kb, {document: None})
+            raise
+
     async def _read(self, file: File) -> Document | GatewayError:
         try:
             read = await self._parser.read(file.name, file.content, file.media)
@@ -173,7 +204,7 @@ class Ingestion:
     def _wake(self, kb: str, documents: dict[str, Document | None]) -> None:
         work = self._work.setdefault(kb, Work())
         work.add(documents)
-        if work.task is None or work.task.done():
+        if not self._closed and (work.task is None or work.task.done()):
             work.task = self._spawn(self._run(kb, work))
 
     async def _run(self, kb: str, work: Work) -> None:

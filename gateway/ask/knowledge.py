@@ -91,5 +91,6 @@ class Knowledge:
             wait = min(MOST_RETRY, 2 * wait)
 
     async def close(self) -> None:
+        await self.ingestion.close()
         await self._parser.close()
         await self._opened.close()

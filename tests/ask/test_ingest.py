@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ import pytest_asyncio
 
 from gateway import events
 from gateway.ask.intake import File
-from gateway.ask.passage import Document, document_id, key
+from gateway.ask.passage import Document, Index, document_id, key
 from gateway.errors import (
     AskUnavailable,
     DocumentNotFound,
@@ -19,6 +19,7 @@ from gateway.errors import (
     GatewayError,
     InvalidBody,
     KnowledgeBaseNotFound,
+    KnowledgeStoreFailed,
     Overloaded,
     TooManyTokens,
 )
@@ -335,3 +336,100 @@ async def test_a_document_that_is_deleted_while_a_start_makes_up_for_it_is_found
     row = await resuming.bases.get("papers")
     assert await resuming.ingestion.settled(row.kb, [document_id("a.txt"), document_id("b.txt")], 300)
     assert document_id("a.txt") not in await resuming.store.indexed(await resuming.live())
+
+
+class Interrupted(MemoryStore):
+    """Says what it has stored, and begins to change an index, once `between` has returned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.between: Callable[[], Awaitable[None]] | None = None
+
+    async def put_documents(self, kb: str, documents: Sequence[Document]) -> None:
+        await super().put_documents(kb, documents)
+        await self._pass()
+
+    async def remove(self, index: Index, documents: Sequence[str]) -> None:
+        await self._pass()
+        await super().remove(index, documents)
+
+    async def _pass(self) -> None:
+        between, self.between = self.between, None
+        if between is not None:
+            await between()
+
+
+async def fails() -> None:
+    raise KnowledgeStoreFailed("the disk failed")
+
+
+async def left(store: Interrupted, asked: Callable[[], Awaitable[object]]) -> None:
+    """Whoever asks leaves while it is done."""
+    waiting, go = asyncio.Event(), asyncio.Event()
+
+    async def between() -> None:
+        waiting.set()
+        await go.wait()
+
+    store.between = between
+    task = asyncio.ensure_future(asked())
+    async with asyncio.timeout(300):
+        await waiting.wait()
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+    go.set()
+
+
+async def until_indexed(papers: Desk, *names: str) -> None:
+    wanted = {document_id(name) for name in names}
+    async with asyncio.timeout(300):
+        while (await papers.store.indexed(await papers.live())).keys() != wanted:
+            await asyncio.sleep(0.01)
+
+
+@pytest_asyncio.fixture
+async def interrupted(tmp_path: Path) -> AsyncIterator[tuple[Desk, Interrupted]]:
+    store = Interrupted()
+    async with desk(str(tmp_path), store) as papers:
+        await papers.ingestion.add(papers.bases, "papers", [file("z.txt", "Z.")])
+        await papers.settle()
+        yield papers, store
+
+
+async def test_a_document_whose_client_leaves_once_it_is_stored_is_found(
+    interrupted: tuple[Desk, Interrupted],
+) -> None:
+    papers, store = interrupted
+    await left(store, lambda: papers.ingestion.add(papers.bases, "papers", [file("a.txt", "One.")]))
+    await until_indexed(papers, "a.txt", "z.txt")
+
+
+async def test_a_document_that_is_stored_by_a_write_that_fails_is_found(interrupted: tuple[Desk, Interrupted]) -> None:
+    papers, store = interrupted
+    store.between = fails
+    with pytest.raises(KnowledgeStoreFailed):
+        await papers.ingestion.add(papers.bases, "papers", [file("a.txt", "One.")])
+    [again] = await papers.ingestion.add(papers.bases, "papers", [file("a.txt", "One.")])
+    assert again.status == "unchanged"
+    await until_indexed(papers, "a.txt", "z.txt")
+
+
+async def test_a_document_whose_client_leaves_while_it_is_deleted_is_found_no_more(
+    interrupted: tuple[Desk, Interrupted],
+) -> None:
+    papers, store = interrupted
+    await left(store, lambda: papers.ingestion.delete(papers.bases, "papers", document_id("z.txt")))
+    await until_indexed(papers)
+
+
+async def test_a_document_that_is_deleted_from_half_of_all_places_is_found_no_more(
+    interrupted: tuple[Desk, Interrupted],
+) -> None:
+    papers, store = interrupted
+    store.between = fails
+    with pytest.raises(KnowledgeStoreFailed):
+        await papers.ingestion.delete(papers.bases, "papers", document_id("z.txt"))
+    with pytest.raises(DocumentNotFound):
+        await papers.ingestion.delete(papers.bases, "papers", document_id("z.txt"))
+    await until_indexed(papers)
