@@ -69,7 +69,9 @@ class Work:
         self.underway, self.gone = set(), set()
 
     def fail(self, id: str, name: str, error: GatewayError, most: int) -> None:
-        """At most so many are remembered, the latest."""
+        """At most so many are remembered, the latest. Nothing of what was replaced or deleted meanwhile."""
+        if id in self.pending or id in self.gone:
+            return
         self.failed[id] = (name, error)
         while len(self.failed) > most:
             del self.failed[next(iter(self.failed))]

@@ -242,6 +242,9 @@ class Ingestion:
         except BaseException:
             work.give_back(taken)
             raise
+        named = {each.id: each.name for each in documents}
+        for id, error in done.failures.items():
+            work.fail(id, named[id], error, REMEMBERED)
         work.rest()
         self._tell(row, work, done, time.monotonic() - began)
 
@@ -260,7 +263,6 @@ class Ingestion:
     def _tell(self, row: Row, work: Work, done: Round, seconds: float) -> None:
         named = {each.id: each.name for each in done.documents}
         for id, error in done.failures.items():
-            work.fail(id, named[id], error, REMEMBERED)
             self._events.emit(
                 events.DocumentFailed(
                     kb=row.name, owner=row.owner, document=named[id], code=error.code, message=error.message

@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 
 from gateway import events
+from gateway.ask.backlog import Work
 from gateway.ask.intake import File
 from gateway.ask.passage import Document, Index, document_id, key
 from gateway.errors import (
@@ -433,3 +434,15 @@ async def test_a_document_that_is_deleted_from_half_of_all_places_is_found_no_mo
     with pytest.raises(DocumentNotFound):
         await papers.ingestion.delete(papers.bases, "papers", document_id("z.txt"))
     await until_indexed(papers)
+
+
+async def test_what_failed_of_a_document_that_was_replaced_meanwhile_is_not_told_of_the_new_one() -> None:
+    work, error = Work(), DocumentUnreadable("no text")
+    for each in ("replaced", "deleted", "same"):
+        work.add({each: None})
+    taken = work.take(3)
+    work.add({"replaced": None})
+    work.delete("deleted")
+    for each in taken:
+        work.fail(each, each, error, 10)
+    assert work.progress().failed == (("same", "same", error),)
