@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 
 import msgspec
 
@@ -49,24 +50,28 @@ class Work:
         if document in self.underway:
             self.gone.add(document)
 
-    def take(self, ids: Iterable[str], documents: Iterable[Document]) -> None:
-        """These are being indexed; of the `ids`, others are not there any more."""
-        for id in ids:
-            self.pending.pop(id, None)
-        self.underway = {each.id for each in documents}
+    def take(self, most: int) -> dict[str, Document | None]:
+        """So many of those that are pending, which are under way from now on: what comes for them is newer."""
+        taken = dict(islice(self.pending.items(), most))
+        for id in taken:
+            del self.pending[id]
+        self.underway = set(taken)
+        return taken
 
-    def give_back(self, documents: Iterable[Document]) -> None:
+    def give_back(self, taken: Mapping[str, Document | None]) -> None:
         """They are not indexed after all. What came for them meanwhile is newer."""
-        for each in documents:
-            if each.id not in self.gone:
-                self.pending.setdefault(each.id, each)
+        for id, document in taken.items():
+            if id not in self.gone:
+                self.pending.setdefault(id, document)
         self.rest()
 
     def rest(self) -> None:
         self.underway, self.gone = set(), set()
 
     def fail(self, id: str, name: str, error: GatewayError, most: int) -> None:
-        """At most so many are remembered, the latest."""
+        """At most so many are remembered, the latest. Nothing of what was replaced or deleted meanwhile."""
+        if id in self.pending or id in self.gone:
+            return
         self.failed[id] = (name, error)
         while len(self.failed) > most:
             del self.failed[next(iter(self.failed))]

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import msgspec
 
+from gateway.errors import LoadFailed
 from gateway.model import Generation
 
 MOST_TOKENS: Final = 256  # longer passages answer worse: their vector is of too many things
@@ -44,14 +45,19 @@ class Chunking(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, generation: Generation) -> Chunking:
-        """That of a model: as long as it reads with its prompt before it, and no longer than 256 tokens."""
+        """That of a model: as long as it reads with its prompt before it, and no longer than 256 tokens. Raises
+        LoadFailed where its tokenizer cannot be read."""
         manifest = generation.manifest
         path = Path(generation.path, manifest.tokenizer_path, "tokenizer.json")
-        tokenizer = str(path) if path.is_file() else ""
+        try:
+            tokenizer = str(path) if path.is_file() else ""
+            counted = _digest(tokenizer) if tokenizer else "characters"
+        except OSError as error:
+            message = f"the tokenizer of {generation.short} cannot be read: {error.strerror}"
+            raise LoadFailed(message, reason="file_unreadable", generation=generation.short) from error
         prompt = manifest.prompts.get(document_prompt(manifest.prompts) or manifest.default_prompt_name or "", "")
         room = manifest.max_tokens - SPECIALS - len(prompt.encode())  # a token is a byte at least
         tokens = max(LEAST_TOKENS, min(MOST_TOKENS, room))
-        counted = _digest(tokenizer) if tokenizer else "characters"
         overlap = tokens // OVERLAP
         return cls(tokenizer=tokenizer, tokens=tokens, overlap=overlap, label=f"{tokens}/{overlap}/{counted}")
 

@@ -24,14 +24,14 @@ class Claims:
         await self._tables.sync(NAME)
 
     async def claimed(self, place: str) -> Claim:
-        async with self._tables.using(NAME) as table:
+        async with self._tables.needed(NAME) as table:
             found = await table.query().where(f"place = {literal(place)}").select(["holder", "beat"]).to_list()
         return Claim(found[0]["holder"], found[0]["beat"]) if found else Claim()
 
     async def claim(self, place: str, before: Claim, holder: str) -> bool:
         unmoved = f"target.holder = {literal(before.holder)} AND target.beat = {before.beat}"
         claimed = columns.table([{"place": place, "holder": holder, "beat": before.beat + 1}], columns.CLAIMS)
-        async with self._tables.using(NAME) as table:
+        async with self._tables.needed(NAME) as table:
             merge = table.merge_insert("place").when_matched_update_all(where=unmoved)
             done = await (merge if before.beat else merge.when_not_matched_insert_all()).execute(claimed)
         await self._tables.sync(NAME)

@@ -117,10 +117,10 @@ class Follow:
         try:
             store = await self._opened()
             rows = await store.rows()
+            await self._holds.match(rows)
         except GatewayError as error:
             self._complain(error.message)
             return
-        await self._holds.match(rows)
         self._waiting = False
         for row in rows:
             await self._bring_up(store, row)

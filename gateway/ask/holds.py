@@ -11,19 +11,22 @@ from typing import Final
 import msgspec
 
 from gateway.ask.passage import Row
+from gateway.errors import KnowledgeStoreFailed
 from gateway.lane import Lane
 
 FILE: Final = "held.json"
 
 
 class Holds:
-    """`digests` are for the catalog. What `add` has returned for is on the disk."""
+    """`digests` are for the catalog. What `add` has returned for is on the disk. Both verbs raise KnowledgeStoreFailed
+    where the disk takes nothing; until it does, more is held rather than less."""
 
     def __init__(self, state_dir: str) -> None:
         self._path = os.path.join(state_dir, FILE)
         self._lane = Lane("holds")
         self._turn = asyncio.Lock()
         self._held = _read(self._path)
+        self._written: frozenset[str] | None = self._held  # None: nobody knows
 
     def digests(self) -> Collection[str]:
         return self._held
@@ -39,10 +42,14 @@ class Holds:
             await self._put(named(rows) | frozenset(besides))
 
     async def _put(self, held: frozenset[str]) -> None:
-        if held != self._held:
+        if held != self._written:
             self._held |= held  # what goes, goes once that is written
-            await self._lane.run(_write, self._path, held)
-            self._held = held
+            self._written = None
+            try:
+                await self._lane.run(_write, self._path, held)
+            except OSError as error:
+                raise KnowledgeStoreFailed(f"the state directory cannot be written: {error.strerror}") from error
+            self._held = self._written = held
 
 
 def named(rows: Iterable[Row]) -> frozenset[str]:

@@ -35,6 +35,7 @@ from gateway.errors import (
 TAKE: Final = 256  # documents that are indexed in one go
 LEAST_RETRY: Final = 1.0  # seconds until an index that could not be written is tried again
 MOST_RETRY: Final = 60.0
+CLOSE_SECONDS: Final = 5.0  # that writes are waited for at the end
 REMEMBERED: Final = 1000  # failures of a base that are told
 
 
@@ -42,6 +43,7 @@ class Round(msgspec.Struct):
     """What one bite of the pending documents came to."""
 
     documents: list[Document]
+    missing: list[str]  # that are not stored any more
     failures: Failures
     chunks: int = 0
 
@@ -66,6 +68,9 @@ class Ingestion:
         self._events = tell
         self._spawn = spawn
         self._work: dict[str, Work] = {}
+        self._resumed: set[str] = set()  # bases
+        self._writes: set[asyncio.Task[None]] = set()
+        self._closed = False
 
     async def add(
         self, bases: KnowledgeBases, name: str, files: Sequence[File], embedding_model: str | None = None
@@ -89,8 +94,7 @@ class Ingestion:
         failed = self._work[row.kb].failed if row.kb in self._work else {}
         fresh = [each for each in latest.values() if known[each.id] != each.digest or each.id in failed]
         if fresh:
-            await store.put_documents(row.kb, fresh)
-            self._wake(row.kb, {each.id: each for each in fresh})
+            await self._whole(self._put(store, row.kb, fresh))
         changed = {each.id for each in fresh}
         return [_taken(file, each, known, changed) for file, each in zip(files, read, strict=True)]
 
@@ -98,12 +102,7 @@ class Ingestion:
         """Raises DocumentNotFound."""
         row = await bases.get(name)
         store = await bases.store()
-        await store.delete_document(row.kb, document)
-        work = self._work.get(row.kb)
-        if work is not None:
-            work.delete(document)
-        for index in await _written(store, row):
-            await store.remove(index, [document])
+        await self._whole(self._delete(store, row, document))
 
     def progress(self, row: Row) -> Progress:
         work = self._work.get(row.kb)
@@ -120,27 +119,71 @@ class Ingestion:
         if work is not None and work.task is not None:
             work.task.cancel()
 
+    async def close(self) -> None:
+        """What is being written is finished, if it can be; at the next start the indexes follow."""
+        self._closed = True
+        if self._writes:
+            await asyncio.wait(self._writes, timeout=CLOSE_SECONDS)
+
     async def resume(self) -> None:
-        """Makes up what every index lacks: to be run once, at the start."""
+        """Makes up what every index lacks: to be run at the start, and again for as long as it raises what the store
+        does. A base that cannot be read keeps no other waiting."""
         if not self._opened.worth_opening:
             return
         store = await self._opened()
+        failed: GatewayError | None = None
         for row in await store.rows():
+            if row.kb in self._resumed:
+                continue
             try:
                 await self._make_up(store, row)
             except (KnowledgeBaseNotFound, IndexGone):
                 continue
+            except GatewayError as error:
+                failed = error
+            else:
+                self._resumed.add(row.kb)
+        if failed is not None:
+            raise failed
 
     async def _make_up(self, store: Store, row: Row) -> None:
         if row.live is None:
             return
+        indexed = await store.indexed(row.live)  # first: what comes meanwhile is then missing at most, and never gone
         heads = {head.id: head for head in await store.list_documents(row.kb)}
-        indexed = await store.indexed(row.live)
         if gone := sorted(indexed.keys() - heads.keys()):
             await store.remove(row.live, gone)
         missing = [id for id, head in heads.items() if indexed.get(id) != head.digest]
         if missing:
             self._wake(row.kb, dict.fromkeys(missing))
+
+    async def _whole(self, write: Coroutine[Any, Any, None]) -> None:
+        """To its end, also when whoever asked for it has gone: half of it would be made up at the next start alone."""
+        task = asyncio.create_task(write)
+        self._writes.add(task)
+        task.add_done_callback(self._writes.discard)
+        await asyncio.shield(task)
+
+    async def _put(self, store: Store, kb: str, documents: Sequence[Document]) -> None:
+        try:
+            await store.put_documents(kb, documents)
+        except GatewayError:  # they may be stored all the same
+            self._wake(kb, dict.fromkeys(each.id for each in documents))
+            raise
+        self._wake(kb, {each.id: each for each in documents})
+
+    async def _delete(self, store: Store, row: Row, document: str) -> None:
+        try:
+            await store.delete_document(row.kb, document)
+            if (work := self._work.get(row.kb)) is not None:
+                work.delete(document)
+            for index in await _written(store, row):
+                await store.remove(index, [document])
+        except (DocumentNotFound, KnowledgeBaseNotFound):
+            raise
+        except GatewayError:  # it may be deleted all the same, and then the indexes have to follow
+            self._wake(row.kb, {document: None})
+            raise
 
     async def _read(self, file: File) -> Document | GatewayError:
         try:
@@ -161,7 +204,7 @@ class Ingestion:
     def _wake(self, kb: str, documents: dict[str, Document | None]) -> None:
         work = self._work.setdefault(kb, Work())
         work.add(documents)
-        if work.task is None or work.task.done():
+        if not self._closed and (work.task is None or work.task.done()):
             work.task = self._spawn(self._run(kb, work))
 
     async def _run(self, kb: str, work: Work) -> None:
@@ -189,16 +232,19 @@ class Ingestion:
         """A bite of what is pending, into every index that has to have it."""
         store = await self._opened()
         row = await store.row(kb)
-        taken = dict(list(work.pending.items())[:TAKE])
-        found = [known or await _get(store, kb, id) for id, known in taken.items()]
-        done = Round([each for each in found if each is not None], {})
-        began = time.monotonic()
-        work.take(taken, done.documents)
+        taken = work.take(TAKE)
         try:
+            found = {id: known or await _get(store, kb, id) for id, known in taken.items()}
+            documents = [each for each in found.values() if each is not None]
+            done = Round(documents, [id for id, each in found.items() if each is None], {})
+            began = time.monotonic()
             await self._index(store, row, work, done)
         except BaseException:
-            work.give_back(done.documents)
+            work.give_back(taken)
             raise
+        named = {each.id: each.name for each in documents}
+        for id, error in done.failures.items():
+            work.fail(id, named[id], error, REMEMBERED)
         work.rest()
         self._tell(row, work, done, time.monotonic() - began)
 
@@ -209,7 +255,7 @@ class Ingestion:
         for index in indexes:
             told = done.count if index == row.live else _nobody
             done.failures |= await self._indexer.put(store, index, done.documents, told)
-            if gone := sorted(work.gone):
+            if gone := sorted(work.gone.union(done.missing)):
                 await store.remove(index, gone)
             if not work.pending:
                 await store.finish(index)
@@ -217,7 +263,6 @@ class Ingestion:
     def _tell(self, row: Row, work: Work, done: Round, seconds: float) -> None:
         named = {each.id: each.name for each in done.documents}
         for id, error in done.failures.items():
-            work.fail(id, named[id], error, REMEMBERED)
             self._events.emit(
                 events.DocumentFailed(
                     kb=row.name, owner=row.owner, document=named[id], code=error.code, message=error.message

@@ -16,12 +16,15 @@ from gateway.ask.indexing import Indexer
 from gateway.ask.ingest import Ingestion
 from gateway.ask.parser import Parser
 from gateway.ask.watched import Watched
+from gateway.errors import GatewayError
 from gateway.service import Service
 from gateway.tenants.caller import Caller
 from gateway.volume.mounts import is_network
 
 PERIOD: Final = 2.0  # seconds between looks at the directory of documents
 NETWORK_SECONDS: Final = 2.0  # that a file is quiet at least, where other machines write
+LEAST_RETRY: Final = 1.0  # seconds until a store that cannot be read at the start is tried again
+MOST_RETRY: Final = 60.0
 
 
 class Knowledge:
@@ -69,10 +72,25 @@ class Knowledge:
         """Once the models are known: makes up what the last process left undone, and then follows the directory of
         documents."""
         await self._service.catalog.looked.wait()
-        await self.ingestion.resume()
-        if (watched := self.watched()) is not None:
-            await watched.follow()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._resume())
+            if (watched := self.watched()) is not None:
+                group.create_task(watched.follow())
+
+    async def _resume(self) -> None:
+        """However long it takes: models are served without the store. What is in its way is told once."""
+        wait, complaint = LEAST_RETRY, ""
+        while True:
+            try:
+                return await self.ingestion.resume()
+            except GatewayError as error:
+                if error.message != complaint:
+                    self._tell.emit(events.Notice(code="knowledge_not_resumed", message=error.message))
+                complaint = error.message
+            await asyncio.sleep(wait)
+            wait = min(MOST_RETRY, 2 * wait)
 
     async def close(self) -> None:
+        await self.ingestion.close()
         await self._parser.close()
         await self._opened.close()

@@ -201,7 +201,9 @@ class LanceStore:
         )
         await self._registry.enter(index, place, ready=False)
         name = _table_name(index)
-        await lance_index.prepare(await self._indexes.made(name, columns.of_index(index)))
+        await self._indexes.made(name, columns.of_index(index))
+        async with self._indexes.using(name) as table:
+            await lance_index.prepare(table)
         await self._indexes.sync(name)
         await self._registry.enter(index, place, ready=True)
         return index

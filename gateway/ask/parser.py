@@ -15,12 +15,13 @@ import msgspec
 
 from gateway.ask.chunks import Chunking, is_markdown
 from gateway.ask.parse import LENGTH, Answer, Cut, Order, Pieces, Read, Refused, Text
-from gateway.errors import DocumentTooLarge, DocumentUnreadable
+from gateway.errors import DocumentTooLarge, DocumentUnreadable, Overloaded
 
 COMMAND: Final = (sys.executable, "-m", "gateway.ask.parse")
 AT_ONCE: Final = 2  # so that one document that takes its whole time holds nobody else up
 IDLE_SECONDS: Final = 60.0
 SECONDS: Final = 60.0  # that one document may take
+RETRY_AFTER: Final = 2.0  # seconds, where there is no room for a process
 MOST_CHARACTERS: Final = 20_000_000
 BUFFER: Final = 2**20
 MOST_ANSWER: Final = 256 * 1024**2  # bytes
@@ -50,7 +51,7 @@ class Parser:
         self._rest: asyncio.TimerHandle | None = None
 
     async def read(self, name: str, content: bytes, media: str = "") -> Text:
-        """Normalised text and its pages. Raises DocumentUnreadable or DocumentTooLarge."""
+        """Normalised text and its pages. Raises DocumentUnreadable or DocumentTooLarge, or Overloaded."""
         if len(content) > self.most_bytes:
             raise too_large(self.most_bytes)
         answer = await self._ask(Read(name, content, media, self._most_characters))
@@ -58,7 +59,7 @@ class Parser:
         return answer
 
     async def cut(self, name: str, text: str, chunking: Chunking) -> Pieces:
-        """Where the chunks of a document's text lie. Raises DocumentUnreadable."""
+        """Where the chunks of a document's text lie. Raises DocumentUnreadable or Overloaded."""
         answer = await self._ask(Cut(text, is_markdown(name), chunking))
         assert isinstance(answer, Pieces)
         return answer
@@ -113,14 +114,19 @@ class Parser:
         return None
 
     async def _start(self) -> asyncio.subprocess.Process:
-        return await asyncio.create_subprocess_exec(
-            *self._command,
-            str(os.getpid()),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-            limit=BUFFER,
-        )
+        """Raises Overloaded where the operating system gives no process: no document is to blame."""
+        try:
+            return await asyncio.create_subprocess_exec(
+                *self._command,
+                str(os.getpid()),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.DEVNULL,
+                limit=BUFFER,
+            )
+        except OSError as error:
+            message = f"no process can be started to read documents: {error.strerror}"
+            raise Overloaded(message, retry_after=RETRY_AFTER) from error
 
     def _take(self) -> list[asyncio.subprocess.Process]:
         taken, self._idle = self._idle, []

@@ -40,7 +40,7 @@ class Registry:
 
     async def rows(self, owner: str | None = None) -> list[tuple[Row, str]]:
         """Each row and its place, by key."""
-        async with self._tables.using(NAME) as table:
+        async with self._tables.needed(NAME) as table:
             query = table.query().select(["row", "place"])
             if owner is not None:
                 query = query.where(f"owner = {literal(owner)}")
@@ -51,7 +51,7 @@ class Registry:
     async def row(self, kb: str) -> tuple[Row, str]:
         """The row and its place. Raises KnowledgeBaseNotFound. Whether the table has changed is looked at each time,
         and what has not is not read again."""
-        async with self._tables.using(NAME) as table:
+        async with self._tables.needed(NAME) as table:
             version = await self._looks(NAME, table.version)
             if version != self._version:
                 self._version, self._read = version, {}
@@ -83,7 +83,7 @@ class Registry:
 
     async def create(self, owner: str, name: str, embedding_model: str, place: str) -> Row:
         row = Row(kb=key(owner, name), owner=owner, embedding_model=embedding_model)
-        async with self._tables.using(NAME) as table:
+        async with self._tables.needed(NAME) as table:
             merge = table.merge_insert("kb").when_not_matched_insert_all()
             done = await merge.execute(columns.table([_entry(row, place)], columns.REGISTRY))
         if not done.num_inserted_rows:
@@ -93,7 +93,7 @@ class Registry:
 
     async def replace(self, old: Row, new: Row, place: str) -> bool:
         """Whether `new` is now in the place of `old`; not if somebody else was faster."""
-        async with self._tables.using(NAME) as table:
+        async with self._tables.needed(NAME) as table:
             unchanged = f"target.version = {old.version} AND target.place = {literal(place)}"
             merge = table.merge_insert("kb").when_matched_update_all(where=unchanged)
             done = await merge.execute(columns.table([_entry(new, place)], columns.REGISTRY))
@@ -101,7 +101,7 @@ class Registry:
         return bool(done.num_updated_rows)
 
     async def remove(self, kb: str, place: str) -> None:
-        async with self._tables.using(NAME) as table:
+        async with self._tables.needed(NAME) as table:
             await table.delete(f"kb = {literal(kb)} AND place = {literal(place)}")
         await self._changed(NAME)
 
@@ -118,7 +118,7 @@ class Registry:
         return [index for index in await self._entered("NOT ready") if index.made < made_before]
 
     async def _entered(self, which: str) -> list[Index]:
-        async with self._tables.using(INDEXES) as table:
+        async with self._tables.needed(INDEXES) as table:
             found = await table.query().where(which).select(["about"]).to_list()
         indexes = [msgspec.json.decode(entry["about"], type=Index) for entry in found]
         return sorted(indexes, key=lambda index: (index.made, index.id))
@@ -126,19 +126,19 @@ class Registry:
     async def enter(self, index: Index, place: str, *, ready: bool) -> None:
         """Before its table is made, and again when it is ready to be used."""
         entry = {"id": index.id, "place": place, "about": msgspec.json.encode(index), "ready": ready}
-        async with self._tables.using(INDEXES) as table:
+        async with self._tables.needed(INDEXES) as table:
             merge = table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
             await merge.execute(columns.table([entry], columns.INDEXES))
         await self._changed(INDEXES)
 
     async def strike(self, index: Index) -> None:
         """Removes the entry, if there is one."""
-        async with self._tables.using(INDEXES) as table:
+        async with self._tables.needed(INDEXES) as table:
             await table.delete(f"id = {literal(index.id)}")
         await self._changed(INDEXES)
 
     async def has(self, index: Index) -> bool:
-        async with self._tables.using(INDEXES) as table:
+        async with self._tables.needed(INDEXES) as table:
             return bool(await table.count_rows(f"id = {literal(index.id)}"))
 
     async def _changed(self, name: str) -> None:

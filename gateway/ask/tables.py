@@ -7,7 +7,8 @@ for a table that is not there, KnowledgeStoreFailed for everything else.
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import timedelta
 from typing import Final
 
@@ -54,7 +55,7 @@ class Tables:
             self._connection = await lancedb.connect_async(
                 self._uri, storage_options=self._options, read_consistency_interval=self._freshness
             )
-            await self.names("")
+            await self.connection.list_tables(limit=1)
         except (OSError, RuntimeError, ValueError) as error:
             raise KnowledgeDirUnsuitable(f"{self._uri}: {_one_line(error)}", path=self._uri) from error
 
@@ -69,7 +70,8 @@ class Tables:
         found: list[str] = []
         token: str | None = None
         while True:
-            page = await self.connection.list_tables(page_token=token, limit=PAGE)
+            with _as_ours():
+                page = await self.connection.list_tables(page_token=token, limit=PAGE)
             found += [name for name in page.tables if name.startswith(prefix)]
             token = page.page_token
             if not token:
@@ -88,17 +90,21 @@ class Tables:
         """The table, which is made if it is not there. Of several that make it in the same moment one does, or the
         slower puts an empty version over the first: then it puts back what it covered."""
         with suppress(Missing):
-            return await self.table(name)
+            return await self._there(name)
         try:
             table = await self.connection.create_table(name, schema=schema)
             if (version := await table.version()) > 1:
                 await self._put_back(table, name, version - 1)
         except (OSError, RuntimeError, ValueError) as error:
             with suppress(Missing):
-                return await self.table(name)
-            raise KnowledgeStoreFailed(f"the knowledge store failed: {_one_line(error)}") from error
+                return await self._there(name)
+            raise _failed(error) from error
         self._open[name] = table
         return table
+
+    async def _there(self, name: str) -> AsyncTable:
+        async with self.using(name) as table:
+            return table
 
     async def _put_back(self, table: AsyncTable, name: str, version: int) -> None:
         covered = await self.connection.open_table(name)
@@ -111,7 +117,8 @@ class Tables:
     async def drop(self, name: str) -> None:
         """What is not there needs no dropping."""
         self._open.pop(name, None)
-        await self.connection.drop_table(name, ignore_missing=True)
+        with _as_ours():
+            await self.connection.drop_table(name, ignore_missing=True)
         if self.local:
             await self._lane.run(self._synced.forget, self._path(name))
 
@@ -127,17 +134,26 @@ class Tables:
     async def tidy(self, name: str) -> None:
         """Many small files become few, and what was replaced a while ago goes. Another process that does the same is no
         fault: it has done it."""
-        table = await self.table(name)
-        try:
-            await table.optimize(cleanup_older_than=KEPT)
-        except (OSError, RuntimeError) as error:
-            if "conflict" not in str(error).lower():
-                raise
+        async with self.using(name) as table:
+            try:
+                await table.optimize(cleanup_older_than=KEPT)
+            except (OSError, RuntimeError) as error:
+                if "conflict" not in str(error).lower():
+                    raise
         await self.sync(name)
 
     def using(self, name: str) -> Using:
         """The table; what LanceDB raises meanwhile comes out as Missing or KnowledgeStoreFailed."""
         return Using(self, name)
+
+    @asynccontextmanager
+    async def needed(self, name: str) -> AsyncIterator[AsyncTable]:
+        """As `using`, of a table that nobody drops: without it the store has failed."""
+        try:
+            async with self.using(name) as table:
+                yield table
+        except Missing as error:
+            raise KnowledgeStoreFailed(f"the knowledge store has lost its table {name}") from error
 
     async def tell(self, name: str, error: BaseException) -> None:
         """Raises what is ours for what LanceDB raised."""
@@ -146,7 +162,7 @@ class Tables:
         if not await self._is_there(name):
             self._open.pop(name, None)
             raise Missing(name) from error
-        raise KnowledgeStoreFailed(f"the knowledge store failed: {_one_line(error)}") from error
+        raise _failed(error) from error
 
     async def _is_there(self, name: str) -> bool:
         try:
@@ -190,6 +206,18 @@ def literal(text: str) -> str:
 
 def any_of(column: str, texts: list[str]) -> str:
     return f"{column} IN ({', '.join(map(literal, texts))})" if texts else "false"
+
+
+@contextmanager
+def _as_ours() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError) as error:
+        raise _failed(error) from error
+
+
+def _failed(error: Exception) -> KnowledgeStoreFailed:
+    return KnowledgeStoreFailed(f"the knowledge store failed: {_one_line(error)}")
 
 
 def _one_line(error: Exception) -> str:

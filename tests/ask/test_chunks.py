@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import re
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from gateway.ask.chunks import Chunking, Splitter, headings
+from gateway.errors import LoadFailed
 from tests.making import encoder, generation, minilm
 
 pytest.importorskip("semantic_text_splitter", reason="the extra `ask` is not installed")
@@ -106,3 +108,16 @@ def test_ways_to_cut_differ_with_the_tokenizer_and_the_budget(tmp_path: Any) -> 
     one, other = encoder(str(tmp_path / "a"), max_tokens=64), encoder(str(tmp_path / "b"), max_tokens=32)
     assert Chunking.of(generation(one)).label != Chunking.of(generation(other)).label
     assert Chunking.of(generation(one)).label == Chunking.of(generation(one)).label
+
+
+def test_a_tokenizer_that_cannot_be_read_is_told_as_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = generation(encoder(tmp_path / "e", seed=1, dim=16, layers=1, heads=2))
+
+    def fails(*args: Any) -> Any:
+        raise OSError(116, "Stale file handle")
+
+    for name in ("is_file", "read_bytes"):
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, name, fails)
+            with pytest.raises(LoadFailed, match="Stale file handle"):
+                Chunking.of(made)

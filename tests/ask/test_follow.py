@@ -474,3 +474,35 @@ async def test_what_is_held_is_on_the_disk(asked: Asked, made: list[str]) -> Non
     await asked.bases.delete("papers")
     await asked.follow.look()
     assert set(Holds(str(asked.world.state)).digests()) == set()
+
+
+async def test_what_is_held_and_could_not_be_written_is_written_by_the_next_who_wants_it(tmp_path: Path) -> None:
+    holds = Holds(str(tmp_path))
+    await holds.add("a")
+    (tmp_path / "held.json.new").mkdir()  # as a disk without room, to whoever writes
+    for _ in range(2):
+        with pytest.raises(KnowledgeStoreFailed, match="cannot be written"):
+            await holds.add("b")
+    with pytest.raises(KnowledgeStoreFailed):
+        await holds.match([])
+    assert set(holds.digests()) == {"a", "b"}
+    (tmp_path / "held.json.new").rmdir()
+    await holds.add("b")
+    assert set(Holds(str(tmp_path)).digests()) == {"a", "b"}
+
+
+async def test_a_state_directory_that_cannot_be_written_leaves_the_old_pair_and_is_told_once(
+    asked: Asked, made: list[str]
+) -> None:
+    old = asked.world.find().digest
+    (new,) = await asked.world.swap(made[1])
+    (asked.world.state / "held.json.new").mkdir()  # as a disk without room, to whoever writes
+    for _ in range(3):
+        await asked.follow.look()
+    assert await found_itself(asked) == old
+    assert asked.follow.states["/papers"].code == "knowledge_store_failed"
+    assert [each.code for each in asked.heard(events.Notice)] == ["knowledge_unreadable"]
+    (asked.world.state / "held.json.new").rmdir()
+    asked.now += 1000
+    await asked.follow.look()
+    assert await found_itself(asked) == new.digest

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
 from gateway import events
+from gateway.ask.backlog import Work
 from gateway.ask.intake import File
-from gateway.ask.passage import document_id, key
+from gateway.ask.passage import Document, Index, document_id, key
 from gateway.errors import (
     AskUnavailable,
     DocumentNotFound,
@@ -18,6 +20,7 @@ from gateway.errors import (
     GatewayError,
     InvalidBody,
     KnowledgeBaseNotFound,
+    KnowledgeStoreFailed,
     Overloaded,
     TooManyTokens,
 )
@@ -283,3 +286,164 @@ async def test_a_base_that_is_dropped_while_it_is_filled_is_gone(papers: Desk) -
     papers.ingestion.forget(row.kb)
     papers.service.gate.set()
     assert await papers.bases.list() == []
+
+
+class Held(MemoryStore):
+    """Reading the document `held` waits for `go`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held = ""
+        self.waiting, self.go = asyncio.Event(), asyncio.Event()
+
+    async def get_document(self, kb: str, document: str) -> Document:
+        found = await super().get_document(kb, document)
+        if document == self.held:
+            self.waiting.set()
+            await self.go.wait()
+        return found
+
+
+@pytest_asyncio.fixture
+async def resuming(tmp_path: Path) -> AsyncIterator[Desk]:
+    """A second life, which reads `b.txt` to index it after `a.txt`, and is held there."""
+    store = Held()
+    async with desk(str(tmp_path), store) as before:
+        await before.ingestion.add(before.bases, "papers", [file("z.txt", "Z.")])
+        await before.settle()
+        before.service.gate.clear()
+        await before.ingestion.add(before.bases, "papers", [file("a.txt", "Old words."), file("b.txt", "Bee.")])
+    store.held = document_id("b.txt")
+    async with desk(str(tmp_path), store) as after:
+        await after.ingestion.resume()
+        async with asyncio.timeout(300):
+            await store.waiting.wait()
+        store.held = ""
+        yield after
+
+
+async def test_a_document_that_is_replaced_while_a_start_makes_up_for_it_is_the_new_one(resuming: Desk) -> None:
+    [taken] = await resuming.ingestion.add(resuming.bases, "papers", [file("a.txt", "New words.")])
+    assert taken.status == "replaced"
+    assert isinstance(resuming.store, Held)
+    resuming.store.go.set()
+    await resuming.settle()
+    assert (await resuming.texts())["a.txt"] == "New words."
+
+
+async def test_a_document_that_is_deleted_while_a_start_makes_up_for_it_is_found_no_more(resuming: Desk) -> None:
+    await resuming.ingestion.delete(resuming.bases, "papers", document_id("a.txt"))
+    assert isinstance(resuming.store, Held)
+    resuming.store.go.set()
+    row = await resuming.bases.get("papers")
+    assert await resuming.ingestion.settled(row.kb, [document_id("a.txt"), document_id("b.txt")], 300)
+    assert document_id("a.txt") not in await resuming.store.indexed(await resuming.live())
+
+
+class Interrupted(MemoryStore):
+    """Says what it has stored, and begins to change an index, once `between` has returned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.between: Callable[[], Awaitable[None]] | None = None
+
+    async def put_documents(self, kb: str, documents: Sequence[Document]) -> None:
+        await super().put_documents(kb, documents)
+        await self._pass()
+
+    async def remove(self, index: Index, documents: Sequence[str]) -> None:
+        await self._pass()
+        await super().remove(index, documents)
+
+    async def _pass(self) -> None:
+        between, self.between = self.between, None
+        if between is not None:
+            await between()
+
+
+async def fails() -> None:
+    raise KnowledgeStoreFailed("the disk failed")
+
+
+async def left(store: Interrupted, asked: Callable[[], Awaitable[object]]) -> None:
+    """Whoever asks leaves while it is done."""
+    waiting, go = asyncio.Event(), asyncio.Event()
+
+    async def between() -> None:
+        waiting.set()
+        await go.wait()
+
+    store.between = between
+    task = asyncio.ensure_future(asked())
+    async with asyncio.timeout(300):
+        await waiting.wait()
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+    go.set()
+
+
+async def until_indexed(papers: Desk, *names: str) -> None:
+    wanted = {document_id(name) for name in names}
+    async with asyncio.timeout(300):
+        while (await papers.store.indexed(await papers.live())).keys() != wanted:
+            await asyncio.sleep(0.01)
+
+
+@pytest_asyncio.fixture
+async def interrupted(tmp_path: Path) -> AsyncIterator[tuple[Desk, Interrupted]]:
+    store = Interrupted()
+    async with desk(str(tmp_path), store) as papers:
+        await papers.ingestion.add(papers.bases, "papers", [file("z.txt", "Z.")])
+        await papers.settle()
+        yield papers, store
+
+
+async def test_a_document_whose_client_leaves_once_it_is_stored_is_found(
+    interrupted: tuple[Desk, Interrupted],
+) -> None:
+    papers, store = interrupted
+    await left(store, lambda: papers.ingestion.add(papers.bases, "papers", [file("a.txt", "One.")]))
+    await until_indexed(papers, "a.txt", "z.txt")
+
+
+async def test_a_document_that_is_stored_by_a_write_that_fails_is_found(interrupted: tuple[Desk, Interrupted]) -> None:
+    papers, store = interrupted
+    store.between = fails
+    with pytest.raises(KnowledgeStoreFailed):
+        await papers.ingestion.add(papers.bases, "papers", [file("a.txt", "One.")])
+    [again] = await papers.ingestion.add(papers.bases, "papers", [file("a.txt", "One.")])
+    assert again.status == "unchanged"
+    await until_indexed(papers, "a.txt", "z.txt")
+
+
+async def test_a_document_whose_client_leaves_while_it_is_deleted_is_found_no_more(
+    interrupted: tuple[Desk, Interrupted],
+) -> None:
+    papers, store = interrupted
+    await left(store, lambda: papers.ingestion.delete(papers.bases, "papers", document_id("z.txt")))
+    await until_indexed(papers)
+
+
+async def test_a_document_that_is_deleted_from_half_of_all_places_is_found_no_more(
+    interrupted: tuple[Desk, Interrupted],
+) -> None:
+    papers, store = interrupted
+    store.between = fails
+    with pytest.raises(KnowledgeStoreFailed):
+        await papers.ingestion.delete(papers.bases, "papers", document_id("z.txt"))
+    with pytest.raises(DocumentNotFound):
+        await papers.ingestion.delete(papers.bases, "papers", document_id("z.txt"))
+    await until_indexed(papers)
+
+
+async def test_what_failed_of_a_document_that_was_replaced_meanwhile_is_not_told_of_the_new_one() -> None:
+    work, error = Work(), DocumentUnreadable("no text")
+    for each in ("replaced", "deleted", "same"):
+        work.add({each: None})
+    taken = work.take(3)
+    work.add({"replaced": None})
+    work.delete("deleted")
+    for each in taken:
+        work.fail(each, each, error, 10)
+    assert work.progress().failed == (("same", "same", error),)

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from gateway.ask import columns, lance_index
+from gateway.ask.forkless import AsyncTable
 from gateway.ask.lance import LanceStore
-from gateway.ask.passage import Chunk, Document, Index, Where, chunk_id
+from gateway.ask.passage import Chunk, Claim, Document, Index, Where, chunk_id
 from gateway.ask.tables import Missing, Tables
 from gateway.errors import IndexGone, KnowledgeStoreFailed
 from tests.ask.stores import chunks, document, filled, indexed, spread, toward
@@ -226,3 +227,52 @@ async def test_vectors_of_another_width_are_never_put(store: LanceStore) -> None
 def test_the_types_that_lie_on_disk_are_the_nouns() -> None:
     assert set(Chunk.__struct_fields__) == set(lance_index.columns.CHUNK)
     assert set(Document.__struct_fields__) <= set(lance_index.columns.DOCUMENTS.names)
+
+
+FULL = "lance error: LanceError(IO): No space left on device (os error 28)"
+
+
+async def test_a_disk_that_is_full_when_tables_are_tidied_is_told_as_ours(
+    store: LanceStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.ask.claims.TIDY_EVERY", 1)
+    monkeypatch.setattr("gateway.ask.registry.TIDY_EVERY", 1)
+    row = await store.create("", "papers")
+    monkeypatch.setattr(AsyncTable, "optimize", AsyncMock(side_effect=RuntimeError(FULL)))
+    with pytest.raises(KnowledgeStoreFailed, match="No space left"):
+        await store.claim(row.kb, Claim(), "me")
+    with pytest.raises(KnowledgeStoreFailed, match="No space left"):
+        await store.create("", "notes")
+
+
+async def test_an_index_that_cannot_be_made_dropped_or_listed_is_told_as_ours(
+    store: LanceStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kb = (await filled(store, document("a", "one"))).kb
+    index = await store.create_index(kb, "m", "h", 4)
+    failing = AsyncMock(side_effect=OSError(30, "Read-only file system"))
+    monkeypatch.setattr(lance_index, "prepare", failing)
+    with pytest.raises(KnowledgeStoreFailed, match="Read-only"):
+        await store.create_index(kb, "m", "i", 4)
+    monkeypatch.setattr(store._tables.connection, "drop_table", failing)
+    monkeypatch.setattr(store._tables.connection, "list_tables", failing)
+    with pytest.raises(KnowledgeStoreFailed, match="Read-only"):
+        await store.drop_index(index)
+    with pytest.raises(KnowledgeStoreFailed, match="Read-only"):
+        await store._tables.names("")
+
+
+async def test_a_store_that_is_taken_away_while_it_is_used_is_told_as_ours(store: LanceStore, tmp_path: Path) -> None:
+    row = await store.create("", "papers")
+    (tmp_path / "knowledge").rename(tmp_path / "elsewhere")
+    for look in (store.rows(), store.row(row.kb), store.claimed(row.kb), store.create("", "notes")):
+        with pytest.raises(KnowledgeStoreFailed, match="lost its table"):
+            await look
+
+
+async def test_a_registry_that_is_cut_short_is_told_as_ours(store: LanceStore, tmp_path: Path) -> None:
+    await store.create("", "papers")
+    for manifest in (tmp_path / "knowledge" / "registry.lance" / "_versions").glob("*.manifest"):
+        manifest.write_bytes(manifest.read_bytes()[:20])
+    with pytest.raises(KnowledgeStoreFailed):
+        await LanceStore(str(tmp_path / "knowledge")).open()

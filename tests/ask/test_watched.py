@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from unittest.mock import AsyncMock
 
 import pytest
 import pytest_asyncio
@@ -241,3 +243,16 @@ def test_a_look_finds_files_of_known_kinds_alone(tmp_path: Path) -> None:
     found = look(str(tmp_path), SUFFIXES)
     assert found.files.keys() == {("papers", "a.TXT")}
     assert Settling(1.0).observe(found, 0.0) == ([], [])
+
+
+async def test_a_file_that_no_process_could_be_started_for_is_taken_at_a_later_look(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.write("papers/a.txt", "One.")
+    with monkeypatch.context() as patched:
+        patched.setattr(asyncio, "create_subprocess_exec", AsyncMock(side_effect=BlockingIOError(11, "try again")))
+        for _ in range(3):
+            await folder.look(later=SETTLE)
+    assert [each.name for each in folder.told] == ["notice"]
+    await folder.settle()
+    assert await folder.desk.texts() == {"a.txt": "One."}
