@@ -245,6 +245,7 @@ class ProcessEngine(Commands):
         """Where it is to be asked for: while none is up, on the one that is first. Raises HostFailed when that host
         does not start, again and again."""
         while not (host := self._place(generation)).up:
+            self._sites.dismiss((generation.base or generation).digest, host)  # it is on its way nowhere yet
             host.check()
             await self._comes.wait()
         return host

@@ -372,6 +372,7 @@ async def test_while_no_host_is_up_a_request_and_a_pin_wait_for_whichever_is_fir
         assert (await running.embed(models[0], "anything")).shape == (1, 32)
         await running.until(lambda: where(running, models[1]) == {"cpu:1"})
         assert where(running, models[0]) == {"cpu:1"}
+        assert running.engine._sites.holding(models[0].digest) == [1]  # and is not taken to be on its way to the other
 
 
 def where(running: Rig, generation: Generation) -> set[str]:
