@@ -412,7 +412,7 @@ class HostStarted(Event, frozen=True, kw_only=True):
 
 
 class HostExited(Event, frozen=True, kw_only=True):
-    """`status` as of `os.waitstatus_to_exitcode`; `suspects` were on the device or being loaded."""
+    """`status` as of `os.waitstatus_to_exitcode`; `suspects` were on the device, loaded or tokenized."""
 
     name = "host_exited"
     level = "warning"

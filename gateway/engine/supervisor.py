@@ -44,8 +44,8 @@ def _nobody(piece: wire.Piece) -> None:
 
 
 class Death(Exception):
-    """The host died before it answered. `suspect`: the request was on the device, or its model was being loaded;
-    `sole`: and nothing else was at work."""
+    """The host died before it answered. `suspect`: the request was on the device or being tokenized, or its model was
+    being loaded; `sole`: and nothing else was at work."""
 
     def __init__(self, suspect: bool = False, sole: bool = False) -> None:
         super().__init__()
@@ -277,10 +277,10 @@ class HostProcess:
         was_up = self.up
         self._up.clear()
         self._failed_starts = 0 if was_up else self._failed_starts + 1
-        call, loads = self._recorder.running(), {load.digest for load in self._recorder.loading()}
-        on_device = set(call.requests) if call else set()
+        at_work, loads = self._recorder.at_work(), {load.digest for load in self._recorder.loading()}
+        requests = {request for entry in at_work for request in entry.requests}
         suspects = self._recorder.since()
-        sole = len(loads) + bool(call) == 1
+        sole = len(at_work) == 1
         calls = list(self._calls.items())
         idle = {digest: resident.idle_seconds for digest, resident in self.residents.items()}
         loaded = list(self._loaded.items())
@@ -307,7 +307,7 @@ class HostProcess:
             self.on_death(self, suspects, sole)
         for number, waiting in calls:
             if not waiting.answer.done():
-                waiting.answer.set_exception(Death(number in on_device or waiting.digest in loads, sole))
+                waiting.answer.set_exception(Death(number in requests or waiting.digest in loads, sole))
 
     def _receive(self, report: wire.Report, payload: wire.Payload, pid: int, began: float) -> None:
         self._heard = time.monotonic()
