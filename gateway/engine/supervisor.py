@@ -1,7 +1,8 @@
 """One host process: spawned, watched, killed when it hangs, and started again when it dies.
 
 What must stay true: every request sent to a host is answered, by the host or by its death; a host never outlives the
-gateway; a host that hangs in a device call or a load is killed, since nothing else frees the device.
+gateway; a host that hangs in a device call, a load or over a text is killed, since nothing else frees the device or
+the thread.
 """
 
 from __future__ import annotations
@@ -259,7 +260,7 @@ class HostProcess:
                 self._events.emit(events.HostOutput(device=self.device, pid=process.pid, line=text[:2000]))
 
     async def _watch(self) -> None:
-        """Kills a host that hangs: in a device call, in a load, or before it answers anything at all."""
+        """Kills a host that hangs: in a device call, in a load, over a text, or before it answers anything at all."""
         while True:
             await asyncio.sleep(TICK)
             now = time.monotonic()
@@ -268,6 +269,8 @@ class HostProcess:
                 self.kill("a device call took too long")
             elif any(now - load.began > self._load_timeout for load in self._recorder.loading()):
                 self.kill("a load took too long")
+            elif any(now - work.began > self._hang_timeout for work in self._recorder.tokenizing()):
+                self.kill("a tokenizer or a chat template took too long")
             elif self._calls and not call and now - self._heard > self._hang_timeout + self._load_timeout:
                 self.kill("no answer")
 

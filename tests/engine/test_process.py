@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from gateway import events
 from gateway.engine.process import ProcessEngine
 from gateway.engine.supervisor import HostProcess
 from gateway.errors import DoesNotFit, GatewayError, HostFailed, LoadFailed, ModelQuarantined
+from gateway.host.recorder import Recorder
 from gateway.host.wire import Options
 from gateway.model import Generation
 from tests import adapting, making
@@ -252,6 +254,19 @@ async def test_a_hang_is_killed_and_costs_others_nothing(models: list[Generation
             await culprit
         await asyncio.gather(*others)
         assert {event.why for event in running.of(events.HostExited)} == {"a device call took too long"}
+
+
+async def test_a_host_that_is_long_over_a_text_is_killed(models: list[Generation]) -> None:
+    async with rig(hang_timeout=600.0, load_timeout=600.0) as running:
+        await running.embed(models[0], "warm")
+        host = running.hosts[0]
+        page = Recorder(os.dup(host._recorder.fileno()), lambda: time.monotonic() - 1000)
+        with page.tokens(models[0].digest, 1):
+            await running.until(lambda: running.of(events.HostExited) != [])
+            (exited,) = running.of(events.HostExited)
+        page.close()
+        assert exited.why == "a tokenizer or a chat template took too long"
+        assert exited.suspects == ("0" * 12,)
 
 
 async def test_a_poisoned_device_ends_its_host_on_purpose(models: list[Generation]) -> None:
