@@ -1,7 +1,8 @@
 """What happens, as plain frozen records. Log lines, metrics, `GET /events` and the tests all read these, so
 nothing is told twice and nothing is told in two ways.
 
-Subscribers are plain functions, called in order on the event loop. One that raises is a bug and is let through.
+Subscribers are plain functions, called in order on the event loop. One that raises is a bug, and neither the others nor
+whoever emits pay for it: `Events` is told what takes it.
 """
 
 from __future__ import annotations
@@ -411,7 +412,7 @@ class HostStarted(Event, frozen=True, kw_only=True):
 
 
 class HostExited(Event, frozen=True, kw_only=True):
-    """`status` as of `os.waitstatus_to_exitcode`; `suspects` were on the device or being loaded. `why` says where
+    """`status` as of `os.waitstatus_to_exitcode`; `suspects` were on the device, loaded or tokenized. `why` says where
     SIGKILL does not end it: then there is no other host on that device before it does."""
 
     name = "host_exited"
@@ -538,15 +539,24 @@ class RequestFinished(Event, frozen=True, kw_only=True):
     traceback: str | None = None
 
 
-class Events:
-    """Where events are told, and to whom."""
+def _let_through(error: Exception) -> None:
+    raise error
 
-    def __init__(self) -> None:
+
+class Events:
+    """Where events are told, and to whom. `failed` takes what a subscriber raises; by default it is let through, so
+    that tests see it."""
+
+    def __init__(self, failed: Callable[[Exception], None] = _let_through) -> None:
+        self._failed = failed
         self._subscribers: list[Callable[[Event], None]] = []
 
     def emit(self, event: Event) -> None:
         for subscriber in list(self._subscribers):
-            subscriber(event)
+            try:
+                subscriber(event)
+            except Exception as error:  # whatever it is, a request that was answered stays so
+                self._failed(error)
 
     def subscribe(self, subscriber: Callable[[Event], None]) -> Callable[[], None]:
         """Calls `subscriber` with every event from now on; the answer takes it back."""

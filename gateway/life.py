@@ -48,8 +48,9 @@ async def run(
     """Serves until SIGTERM or SIGINT. `on_ready` is given the gateway and its URL once the port is open;
     `host_command` starts a host process. Raises SettingsError for what an operator must change first."""
     heap.prepare()
-    tell = events.Events()
-    tell.subscribe(Log(settings))
+    log = Log(settings)
+    tell = events.Events(log.failed)
+    tell.subscribe(log)
     stop = asyncio.Event()
     hurry = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -89,6 +90,7 @@ async def run(
             tracer=tracer,
             host_command=host_command,
         )
+        gateway.metrics.log_lost.set_function(lambda: log.lost)
         if gateway.audit is not None:
             stack.push_async_callback(gateway.audit.close)
         runner = web.AppRunner(gateway.web(), handler_cancellation=True, shutdown_timeout=CLOSE_SECONDS)

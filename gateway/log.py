@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final, TextIO
@@ -22,9 +23,11 @@ Writer = Callable[[str, str, dict[str, Any]], None]  # takes level, name and fie
 
 
 class Log:
-    """One line for every event: JSON for machines, readable on a terminal."""
+    """One line for every event: JSON for machines, readable on a terminal. `lost` counts those that could not be
+    written: a disk that is full, a reader that has gone. Nobody's request fails for that."""
 
     def __init__(self, settings: Settings) -> None:
+        self.lost = 0
         console = settings.log_format == "console" or (settings.log_format == "auto" and sys.stderr.isatty())
         self._lowest = LEVELS[settings.log_level]
         self._write = _console(sys.stderr) if console else _lines(sys.stderr)
@@ -33,7 +36,17 @@ class Log:
         level = _level(event)
         if LEVELS[level] >= self._lowest:  # before anything is made of it: most device calls are nobody's news
             fields = {name: value for name, value in msgspec.to_builtins(event).items() if value not in EMPTY}
-            self._write(level, event.name, fields)
+            try:
+                self._write(level, event.name, fields)
+            except OSError:
+                self.lost += 1
+
+    def failed(self, error: Exception) -> None:
+        """What another subscriber raised: a bug, told in full."""
+        try:
+            self(events.Notice(code="subscriber_failed", message="".join(traceback.format_exception(error))))
+        except Exception:  # the log itself is what is broken
+            self.lost += 1
 
 
 def _lines(stream: TextIO) -> Writer:

@@ -185,7 +185,9 @@ class Settings:
         parse="positive",
     )
     hang_timeout: float = _setting(
-        120.0, "seconds that one device call may take before its host is restarted", parse="seconds"
+        120.0,
+        "seconds that one device call, or one request's tokenizing, may take before its host is restarted",
+        parse="seconds",
     )
     load_timeout: float = _setting(600.0, "seconds that a load may take before its host is restarted", parse="seconds")
     drain_delay: float = _setting(

@@ -225,6 +225,10 @@ class Metrics:
         self.audit_lost = Counter(
             "dropgate_audit_lines_lost", "Lines of the audit log that the disk did not take.", registry=registry
         )
+        self.log_lost = Gauge(
+            "dropgate_log_lines_lost", "Lines of the log that could not be written when they were due.",
+            registry=registry,
+        )  # fmt: skip
         self.knowledge_bytes = Gauge(
             "dropgate_knowledge_memory_bytes", "Bytes of knowledge bases in the gateway's memory.", registry=registry
         )

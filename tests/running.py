@@ -72,7 +72,8 @@ class RunningGateway:
         return self._process.pid
 
     async def stop(self) -> None:
-        """SIGTERM, as a supervisor sends it: the gateway ends with status 0 and leaves no child behind."""
+        """SIGTERM, as a supervisor sends it: the gateway ends with status 0, leaves no child behind, and nothing that
+        hears of events has failed, which no request shows."""
         children = descendants(self.pid)
         self._process.terminate()
         async with asyncio.timeout(DEADLINE):
@@ -81,12 +82,21 @@ class RunningGateway:
             raise GatewayFailed(f"exit status {status} after SIGTERM\n{self._end_of_log()}")
         if left := [pid for pid in children if is_running(pid)]:
             raise GatewayFailed(f"processes that outlived the gateway: {left}\n{self._end_of_log()}")
+        if broken := [each["message"] for each in self.log if each.get("code") == "subscriber_failed"]:
+            raise GatewayFailed("\n".join(broken))
 
     async def kill(self) -> None:
         """SIGKILL, as the kernel sends it when memory runs out. Returns when the gateway has ended."""
         self._process.kill()
         async with asyncio.timeout(DEADLINE):
             await self._process.wait()
+
+    async def deafen(self) -> None:
+        """Its log is read no more: whoever collected it has gone. Returns when that is so."""
+        transport = self._process._transport.get_pipe_transport(2)  # type: ignore[attr-defined]  # there is no other way
+        transport.close()
+        async with asyncio.timeout(DEADLINE):
+            await asyncio.shield(self._reader)
 
     async def ended(self) -> int:
         """Its exit status, once it has ended."""

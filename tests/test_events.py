@@ -50,7 +50,20 @@ def test_a_subscriber_may_leave_while_it_is_being_told() -> None:
     assert heard == ["once", "always", "always"]
 
 
-def test_a_subscriber_that_raises_is_let_through() -> None:
+def test_what_a_subscriber_raises_is_handed_over_and_the_others_are_told() -> None:
+    failed, heard = list[Exception](), list[Event]()
+    tell, error = Events(failed.append), ZeroDivisionError()
+
+    def broken(event: Event) -> None:
+        raise error
+
+    tell.subscribe(broken)
+    tell.subscribe(heard.append)
+    tell.emit(NOTICE)
+    assert (failed, heard) == ([error], [NOTICE])
+
+
+def test_a_subscriber_that_raises_is_let_through_where_nobody_takes_it() -> None:
     tell = Events()
 
     def broken(event: Event) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from typing import Any, Final
 
 import msgspec
@@ -141,6 +143,45 @@ def test_auto_is_json_where_there_is_no_terminal(capsys: pytest.CaptureFixture[s
     log = Told(capsys, log_format="auto")
     log.tell(events.Notice(code="c", message="m"))
     assert [record["code"] for record in log.records()] == ["c"]
+
+
+@pytest.mark.parametrize("format", ["json", "console"])
+def test_lines_that_cannot_be_written_are_counted_and_nobody_fails(
+    format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open("/dev/full", "wb", buffering=0) as full:
+        monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(full, write_through=True))
+        log = Log(Settings(log_format=format))
+        log(events.Notice(code="c", message="m"))
+        log(events.VolumeScanned(why="timer", directories=0, files=0, unsettled=0, seconds=0.0))  # below the level
+        assert log.lost == 1
+        log.failed(ZeroDivisionError())
+        assert log.lost == 2
+
+
+def test_what_a_subscriber_raises_is_one_line_with_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    log = Told(capsys)
+
+    def broken(event: events.Event) -> None:
+        raise ZeroDivisionError
+
+    tell = events.Events(log.tell.failed)
+    tell.subscribe(broken)
+    tell.emit(events.Notice(code="c", message="m"))
+    (record,) = log.records()
+    assert record["code"] == "subscriber_failed"
+    assert "in broken" in record["message"]
+
+
+def test_a_log_that_is_broken_itself_is_nobodys_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    log = Log(Settings(log_format="json"))
+    tell = events.Events(log.failed)
+    tell.subscribe(log)
+    stream.close()
+    tell.emit(events.Notice(code="c", message="m"))
+    assert log.lost == 1
 
 
 class Idle:

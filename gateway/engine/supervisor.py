@@ -1,9 +1,9 @@
 """One host process: spawned, watched, killed when it hangs, and started again when it dies.
 
 What must stay true: every request sent to a host is answered, by the host or by its death; a host never outlives the
-gateway; a host that hangs in a device call or a load is killed, since nothing else frees the device. One that even
-SIGKILL does not end, since it sleeps in a driver or on a disk, is as good as dead, but for its device: that is its own
-until it ends.
+gateway; a host that hangs in a device call, a load or over a text is killed, since nothing else frees the device or
+the thread. One that even SIGKILL does not end, since it sleeps in a driver or on a disk, is as good as dead, but for
+its device: that is its own until it ends.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def _nobody(piece: wire.Piece) -> None:
 
 
 class Death(Exception):
-    """The host died before it answered. `suspect`: the request was on the device, or its model was being loaded;
-    `sole`: and nothing else was at work."""
+    """The host died before it answered. `suspect`: the request was on the device or being tokenized, or its model was
+    being loaded; `sole`: and nothing else was at work."""
 
     def __init__(self, suspect: bool = False, sole: bool = False) -> None:
         super().__init__()
@@ -285,8 +285,8 @@ class HostProcess:
                     self._events.emit(events.HostOutput(device=self.device, pid=pid, line=text[:2000]))
 
     async def _watch(self) -> None:
-        """Kills a host that hangs: in a device call, in a load, or before it answers anything at all. Returns when
-        SIGKILL does not end it."""
+        """Kills a host that hangs: in a device call, in a load, over a text, or before it answers anything at
+        all. Returns when SIGKILL does not end it."""
         while not (self._killed_for and time.monotonic() - self._killed > UNKILLABLE):
             await asyncio.sleep(TICK)
             if why := self._hangs(time.monotonic()):
@@ -299,6 +299,8 @@ class HostProcess:
             return "a device call took too long"
         if any(now - load.began > self._load_timeout for load in self._recorder.loading()):
             return "a load took too long"
+        if any(now - work.began > self._hang_timeout for work in self._recorder.tokenizing()):
+            return "a tokenizer or a chat template took too long"
         if self._calls and not call and now - self._heard > self._hang_timeout + self._load_timeout:
             return "no answer"
         return ""
@@ -310,10 +312,10 @@ class HostProcess:
         was_up = self.up
         self._up.clear()
         self._failed_starts = 0 if was_up else self._failed_starts + 1
-        call, loads = self._recorder.running(), {load.digest for load in self._recorder.loading()}
-        on_device = set(call.requests) if call else set()
+        at_work, loads = self._recorder.at_work(), {load.digest for load in self._recorder.loading()}
+        requests = {request for entry in at_work for request in entry.requests}
         suspects = self._recorder.since()
-        sole = len(loads) + bool(call) == 1
+        sole = len(at_work) == 1
         calls = list(self._calls.items())
         idle = {digest: resident.idle_seconds for digest, resident in self.residents.items()}
         loaded = list(self._loaded.items())
@@ -340,7 +342,7 @@ class HostProcess:
             self.on_death(self, suspects, sole)
         for number, waiting in calls:
             if not waiting.answer.done():
-                waiting.answer.set_exception(Death(number in on_device or waiting.digest in loads, sole))
+                waiting.answer.set_exception(Death(number in requests or waiting.digest in loads, sole))
 
     def _receive(self, report: wire.Report, payload: wire.Payload, pid: int, began: float) -> None:
         self._heard = time.monotonic()

@@ -6,9 +6,9 @@ its base alone, so that it makes nobody leave but other adapters.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final
 
 import msgspec
@@ -20,7 +20,8 @@ from gateway.host.adapted import Adapted, Adapter
 from gateway.host.chat import Template
 from gateway.host.device import Device
 from gateway.host.encoder import Encoder
-from gateway.host.loader import Model
+from gateway.host.loader import LOADS_AT_ONCE, Model
+from gateway.host.recorder import LOADS, Recorder
 from gateway.host.slot import Runtime
 from gateway.host.speaker import Speaker, Voice
 from gateway.host.tokenize import Tokenizer, shared
@@ -28,17 +29,25 @@ from gateway.lane import Lane
 from gateway.model import Generation, Lora, Pooling
 
 REMEMBERED: Final = 4096  # generations
-AT_ONCE: Final = 2  # reads
+AT_ONCE: Final = 2  # loads
+assert len(LOADS) >= LOADS_AT_ONCE + AT_ONCE
 
 
 class AdapterLoader:
     """`lease` gives the right to use a base, which may be retired already: whoever asked for the adapter keeps it until
     that is loaded."""
 
-    def __init__(self, device: Device, lease: Callable[[Generation], AbstractAsyncContextManager[Runtime]]) -> None:
+    def __init__(
+        self,
+        device: Device,
+        recorder: Recorder,
+        lease: Callable[[Generation], AbstractAsyncContextManager[Runtime]],
+    ) -> None:
         self._device = device
+        self._recorder = recorder
         self._lease = lease
         self._disk = Lane("adapters", AT_ONCE)
+        self._loads = asyncio.Semaphore(AT_ONCE)
         self._proven: LRUCache[str, bool] = LRUCache(REMEMBERED)  # those that passed the probe
 
     def predict(self, generation: Generation) -> int:
@@ -53,7 +62,7 @@ class AdapterLoader:
     async def load(self, generation: Generation) -> Runtime:
         async with self._lease(base_of(generation)) as base:
             if isinstance(base, Speaker):
-                async with self._device.turn([generation.digest]):
+                async with self._turn(generation):
                     voice = await self._speaking(generation, base)
                 self._device.suspects.discard(generation.digest)
                 return voice
@@ -63,7 +72,7 @@ class AdapterLoader:
                     "its base is computed by another runtime than torch, or by transformers: adapters need our own"
                 )
                 raise LoadFailed(message, reason="base_not_supported", generation=generation.short)
-            async with self._device.turn([generation.digest]):
+            async with self._turn(generation):
                 adapter = await self._read(generation, base, base.encoder)
                 try:
                     await self._place(adapter, base.encoder, base.generation)
@@ -73,13 +82,19 @@ class AdapterLoader:
         self._device.suspects.discard(generation.digest)
         return adapter
 
+    @asynccontextmanager
+    async def _turn(self, generation: Generation) -> AsyncIterator[None]:
+        """To load it, noted as a load: what is read may kill or hang the host as well as what is computed."""
+        async with self._loads, self._device.turn([generation.digest]):
+            with self._recorder.load(generation.digest):
+                yield
+
     async def _speaking(self, generation: Generation, base: Speaker) -> Voice:
         voice = await self._disk.run(read_voice, generation, base)
         try:
             await self._device.run(voice.place, self._device.name)
             if generation.place is not None or generation.digest not in self._proven:
-                probe = functools.partial(base.encoder.probe, voice.branches)
-                await self._device.note(probe, generation.digest, [])
+                await self._device.run(base.encoder.probe, voice.branches)
                 self._proven[generation.digest] = True
         except memory.OutOfMemory as error:
             await self._device.run(voice.close)
@@ -116,8 +131,7 @@ class AdapterLoader:
         if generation.place is None and generation.digest in self._proven:
             return
         over, words = Adapted(adapter, network, base.manifest), adapter.tokenizer
-        probe = functools.partial(encoder.probe, over, words, generation.manifest)
-        await self._device.note(probe, generation.digest, [])
+        await self._device.run(encoder.probe, over, words, generation.manifest)
         self._proven[generation.digest] = True
 
     async def _move(self, runtime: Runtime, device: str) -> None:

@@ -5,6 +5,7 @@ The template is a program of the volume's; jinja's immutable sandbox lets it rea
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -35,6 +36,9 @@ class Template:
             with open(os.path.join(generation.path, TEMPLATE), encoding="utf-8") as stream:
                 tokenizer.chat_template = stream.read()
         self.known = bool(tokenizer.chat_template)
+        if self.known:  # one that never ends is found out in the load, before anybody converses
+            with contextlib.suppress(InvalidInput):  # what it refuses is its own affair
+                self.render([Turn("user", "hello")])
 
     def render(self, turns: Sequence[Turn]) -> str:
         """Raises InvalidInput, with what the template says of the conversation."""

@@ -14,7 +14,7 @@ import time
 import traceback
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any, Final, ParamSpec, TypeVar
 
 import msgspec
 import numpy as np
@@ -28,7 +28,7 @@ from gateway.host.batcher import Batcher
 from gateway.host.device import Device
 from gateway.host.loader import Loader, Model
 from gateway.host.pool import Pool
-from gateway.host.recorder import Recorder
+from gateway.host.recorder import TOKENS, Recorder
 from gateway.host.reports import Reports
 from gateway.host.speaker import Speaker, Voice
 from gateway.host.tokenize import SHORT, TokenIds, Tokenizer, in_one_thread, is_short
@@ -36,6 +36,8 @@ from gateway.host.work import Vectors, Work
 from gateway.lane import Lane
 from gateway.model import Generation
 
+P = ParamSpec("P")
+T = TypeVar("T")
 LARGE: Final = 1 << 16  # numbers above which arithmetic on an answer leaves the loop
 CPU_BATCH: Final = 512  # tokens for each thread of a processor: a larger call computes no faster, and lasts
 LEAST_CPU_BATCH: Final = 1024
@@ -80,7 +82,9 @@ class Host:
         if not on_cuda:
             in_one_thread()
         self._device = Device(config.device, recorder)
-        self._tokens = Lane("tokens", config.tokenizer_threads or max(2, cores // 2))
+        self._recorder = recorder
+        width = config.tokenizer_threads or max(2, cores // 2)
+        self._tokens = Lane("tokens", min(width, len(TOKENS) - 1))  # one line is the loop's
         cache_tokens = config.kv_cache_tokens or CACHE_TOKENS
         self._loader = Loader(self._device, recorder, send, self._make_room, cache_tokens)
         self.reports = Reports(send, self._residency)
@@ -99,7 +103,7 @@ class Host:
             max_queue_tokens=config.max_queue_tokens or (CUDA_QUEUE if on_cuda else CPU_QUEUE),
             on_call=self.reports.called,
         )
-        self._adapter_loader = AdapterLoader(self._device, functools.partial(self.pool.lease, join=True))
+        self._adapter_loader = AdapterLoader(self._device, recorder, functools.partial(self.pool.lease, join=True))
         self.adapters = Pool(
             self._adapter_loader,
             self.reports,
@@ -256,7 +260,7 @@ class Host:
     async def _spell(self, command: wire.Tokenize | wire.Decode, generation: Generation | None, hold: Hold) -> None:
         """What the tokenizer does alone. What it makes is many times as large as the texts: never on the loop."""
         async with self._lease(generation) as model:
-            payload = await self._tokens.run(_spelled, model.tokenizer, command)
+            payload = await self._with_tokens(command, _spelled, model.tokenizer, command)
             hold.end()
             self._send(wire.Done(command.id), payload)
 
@@ -265,7 +269,7 @@ class Host:
         async with self._lease(generation) as model:
             assert isinstance(model, Speaker), "the service asks for what a model can do"
             loaded = time.monotonic()
-            prompt = await self._tokens.run(model.read, command.text, command.turns)
+            prompt = await self._with_tokens(command, model.read, command.text, command.turns)
             hold.end()
 
             def tell(text: str, tokens: int, finish: str) -> None:
@@ -288,9 +292,21 @@ class Host:
 
     async def _tokenized(self, tokenizer: Tokenizer, command: wire.Embed | wire.Rerank) -> tuple[list[TokenIds], int]:
         """A short text is done before a thread could have been told of it."""
-        if _is_short(command):
-            return _tokenize(tokenizer, command)
-        return await self._tokens.run(_tokenize, tokenizer, command)
+        if not _is_short(command):
+            return await self._with_tokens(command, _tokenize, tokenizer, command)
+        async with self._device.turn([command.id]):
+            return self._noted(command, _tokenize, tokenizer, command)
+
+    async def _with_tokens(
+        self, command: wire.Work, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """On the token lane, in a turn and noted: a text or a chat template may kill or hang the host, too."""
+        async with self._device.turn([command.id]):
+            return await self._tokens.run(self._noted, command, function, *args, **kwargs)
+
+    def _noted(self, command: wire.Work, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        with self._recorder.tokens(command.digest, command.id):
+            return function(*args, **kwargs)
 
     async def _deliver(
         self, command: wire.Embed | wire.Rerank, generation: Generation, work: Work, load_seconds: float
@@ -300,7 +316,7 @@ class Host:
         counts: list[int] = []
         if not command.options.pooled:
             counts = [len(row) for row in work.rows]
-            vectors = await self._tokens.run(_together, vectors)
+            vectors = await self._with_tokens(command, _together, vectors)
         finished = await self._finish(vectors, generation, command)
         done = wire.Done(
             command.id,

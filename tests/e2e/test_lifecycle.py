@@ -175,3 +175,18 @@ async def recorded(state: Path, model: str, *, pinned: bool) -> bool:
 
 async def rejected(gateway: RunningGateway, model: str) -> bool:
     return bool((await gateway.models())[model]["reasons"])
+
+
+async def test_a_gateway_whose_log_nobody_reads_any_more_serves_on_and_counts_what_it_could_not_say(
+    root: Path, tmp_path: Path
+) -> None:
+    async with RunningGateway(root, tmp_path / "state", "--device=cpu") as gateway:
+        await gateway.wait_for(MODEL, "ready", "loaded")
+        await gateway.deafen()
+        for _ in range(2):
+            assert (await gateway.embed(TEXTS, MODEL))[0].shape == (4, 32)
+        async with gateway.session.get("/metrics") as answer:
+            told = dict(line.rsplit(" ", 1) for line in (await answer.text()).splitlines())
+        assert float(told['dropgate_requests_total{method="POST",route="/embed",status="200"}']) == 2
+        assert float(told["dropgate_log_lines_lost"]) >= 2
+        await gateway.stop()

@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,10 +22,11 @@ from gateway.engine import quarantine
 from gateway.engine.process import ProcessEngine
 from gateway.engine.supervisor import HostProcess
 from gateway.errors import DoesNotFit, GatewayError, HostFailed, LoadFailed, ModelQuarantined
+from gateway.host.recorder import Recorder
 from gateway.host.wire import Options
 from gateway.model import Generation
-from tests import making
-from tests.engine.faulty_host import HANGING
+from tests import adapting, making
+from tests.engine.faulty_host import HANGING, UNREADABLE
 
 FAULTY = (sys.executable, "-m", "tests.engine.faulty_host")
 # what a load has failed of is remembered for as long as it ever is, and so for longer than a test takes
@@ -249,6 +251,39 @@ def impatient_of_hangs(running: Rig) -> None:
     running.bus.subscribe(told)
 
 
+@pytest.mark.parametrize("length", [1, 100], ids=["on the loop", "on a thread"])
+async def test_a_text_that_crashes_the_tokenizer_costs_itself_alone(length: int, models: list[Generation]) -> None:
+    deadly = UNREADABLE + " alpha" * length
+    async with rig() as running:
+        await running.embed(models[1], "warm")
+        culprit = asyncio.create_task(running.embed(models[0], deadly))
+        others = [asyncio.create_task(running.embed(models[1], f"text {n}", "beta " * 200)) for n in range(5)]
+        with pytest.raises(HostFailed, match="died twice"):
+            await culprit
+        assert all(vectors.shape == (2, 32) for vectors in await asyncio.gather(*others))
+        assert running.engine.quarantined(models[0].digest)
+        assert running.engine.quarantined(models[1].digest) is None
+        exits = running.of(events.HostExited)
+        assert [event.why for event in exits] == ["killed by SIGSEGV"] * 2
+        assert all("0" * 12 in event.suspects for event in exits)
+
+
+async def test_an_adapter_whose_load_kills_the_host_is_quarantined_and_its_base_is_not(
+    models: list[Generation], tmp_path: Path
+) -> None:
+    path = adapting.lora(tmp_path / "crash-on-load", models[0].path)
+    deadly = adapting.generation(path, models[0], "f" * 64)
+    async with rig() as running:
+        await running.embed(models[0], "warm")
+        with pytest.raises(HostFailed, match="died twice"):
+            await running.embed(deadly, "anything")
+        exits = running.of(events.HostExited)
+        assert len(exits) == 2
+        assert all("f" * 12 in event.suspects for event in exits)
+        assert running.engine.quarantined(deadly.digest)
+        assert (await running.embed(models[0], "fine")).shape == (1, 32)
+
+
 async def test_a_hang_is_killed_and_costs_others_nothing(models: list[Generation]) -> None:
     async with rig() as running:
         impatient_of_hangs(running)
@@ -259,6 +294,19 @@ async def test_a_hang_is_killed_and_costs_others_nothing(models: list[Generation
             await culprit
         await asyncio.gather(*others)
         assert {event.why for event in running.of(events.HostExited)} == {"a device call took too long"}
+
+
+async def test_a_host_that_is_long_over_a_text_is_killed(models: list[Generation]) -> None:
+    async with rig(hang_timeout=600.0, load_timeout=600.0) as running:
+        await running.embed(models[0], "warm")
+        host = running.hosts[0]
+        page = Recorder(os.dup(host._recorder.fileno()), lambda: time.monotonic() - 1000)
+        with page.tokens(models[0].digest, 1):
+            await running.until(lambda: running.of(events.HostExited) != [])
+            (exited,) = running.of(events.HostExited)
+        page.close()
+        assert exited.why == "a tokenizer or a chat template took too long"
+        assert exited.suspects == ("0" * 12,)
 
 
 async def test_a_poisoned_device_ends_its_host_on_purpose(models: list[Generation]) -> None:

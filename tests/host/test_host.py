@@ -331,3 +331,50 @@ async def test_a_request_of_more_tokens_than_it_may_have_is_refused_and_nothing_
     assert (refused.code, refused.details["limit"]) == ("too_many_tokens", done.tokens)
     assert refused.details["tokens"] > done.tokens
     await rig.until(lambda: rig.host.batcher.queue_tokens == 0)
+
+
+@pytest.mark.parametrize("text", ["alpha", "alpha " * SHORT], ids=["short", "long"])
+async def test_what_a_tokenizer_does_is_noted_while_it_does_it(
+    text: str, rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await rig.load()
+    seen: list[tuple[str, tuple[int, ...]]] = []
+    right = host._tokenize
+
+    def tokenize(*given: Any) -> Any:
+        seen.extend((entry.digest, entry.requests) for entry in rig.recorder.at_work())
+        return right(*given)
+
+    monkeypatch.setattr(host, "_tokenize", tokenize)
+    rig.ask(7, text)
+    done, _ = await rig.answer(7)
+    assert isinstance(done, wire.Done)
+    assert seen == [(rig.generation.digest, (7,))]
+    assert rig.recorder.at_work() == []
+
+
+async def test_no_other_text_is_tokenized_beside_that_of_a_suspect(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    await rig.load()
+    began, gate, order = threading.Event(), threading.Event(), list[int]()
+    right = host._tokenize
+
+    def tokenize(tokenizer: Tokenizer, command: wire.Embed) -> Any:
+        order.append(command.id)
+        if command.alone:
+            began.set()
+            gate.wait(DEADLINE)
+        assert [entry.requests for entry in rig.recorder.tokenizing()] == [(command.id,)]
+        return right(tokenizer, command)
+
+    monkeypatch.setattr(host, "_tokenize", tokenize)
+    rig.ask(1, "alpha " * (SHORT // 4), alone=True)
+    await asyncio.to_thread(began.wait, DEADLINE)
+    rig.ask(2, "beta")
+    for _ in range(10):  # as far as it gets
+        await asyncio.sleep(0)
+    assert order == [1]
+    gate.set()
+    for number in (1, 2):
+        done, _ = await rig.answer(number)
+        assert isinstance(done, wire.Done)
+    assert order == [1, 2]

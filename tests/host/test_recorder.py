@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from gateway.host.recorder import LOADS, MAX_REQUESTS, Recorder
+from gateway.host.recorder import LOADS, MAX_REQUESTS, TOKENS, Recorder
 
 DIGEST = "0123456789abcdef" * 4
 DYING = """
@@ -19,9 +19,10 @@ import os, signal, sys
 from gateway.host.recorder import Recorder
 recorder = Recorder(int(sys.argv[1]))
 with recorder.load("b" * 64), recorder.load("c" * 64), recorder.device_call("a" * 64, [3, 1, 2]):
-    with recorder.load("d" * 64):
+    with recorder.load("d" * 64), recorder.tokens("d" * 64, 8):
         pass
-    os.kill(os.getpid(), int(sys.argv[2]))
+    with recorder.tokens("e" * 64, 9):
+        os.kill(os.getpid(), int(sys.argv[2]))
 """
 
 
@@ -100,6 +101,25 @@ def test_what_a_process_was_doing_when_it_was_killed_is_known_to_the_one_that_sh
     assert (entry.digest, entry.requests) == ("a" * 64, (3, 1, 2))
     assert 0 < entry.began <= time.monotonic()
     assert [load.digest for load in recorder.loading()] == ["b" * 64, "c" * 64]
+    assert [(each.digest, each.requests) for each in recorder.tokenizing()] == [("e" * 64, (9,))]
+
+
+def test_work_with_tokens_has_a_line_for_each_thread_and_leaves_those_of_the_device_call_alone(
+    recorder: Recorder,
+) -> None:
+    with recorder.device_call(DIGEST, [5, 6]):
+        at_once = [recorder.tokens(str(number), number) for number in range(len(TOKENS))]
+        for each in at_once:
+            each.__enter__()
+        found = {(entry.digest, entry.requests) for entry in recorder.tokenizing()}
+        assert found == {(str(number), (number,)) for number in range(len(TOKENS))}
+        assert len(recorder.at_work()) == len(TOKENS) + 1
+        assert [(entry.digest, entry.requests) for entry in recorder.at_work()[-1:]] == [(DIGEST, (5, 6))]
+        for each in at_once:
+            each.__exit__(None, None, None)
+        with pytest.raises(KeyError), recorder.tokens("again", 1):
+            raise KeyError
+        assert recorder.tokenizing() == []
 
 
 def test_a_cleared_page_is_as_new(recorder: Recorder) -> None:
