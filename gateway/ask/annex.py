@@ -310,7 +310,15 @@ class Annex:
             if folder in {None, "", path}:
                 return
             await self._registrar.unload(name)
-            await self._register(name, path)
+            await self._register_anew(name, path)
+
+    async def _register_anew(self, name: str, path: str) -> None:
+        """After an unload, and once: several servers behind one address never agree on what they have."""
+        try:
+            await self._registrar.load(name, path)
+        except AlreadyLoaded as error:
+            message = f"{self.name} has it from another folder, also after it was unloaded"
+            raise Refusal("upstream_refused", message) from error
 
     async def _prove(self, generation: Generation, name: str) -> None:
         """Raises Refusal, and then it is not there."""

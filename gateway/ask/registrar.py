@@ -75,7 +75,7 @@ class Registrar:
         try:
             if status == 200:
                 return _cards.decode(told).data
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             pass
         raise ProviderFailed(f"{self._name} does not list its models ({status})", provider=self._name)
 

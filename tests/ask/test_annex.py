@@ -302,6 +302,33 @@ async def test_a_name_that_is_there_already_is_taken_for_what_it_is(place: Place
     assert (await place.ask(one), await place.ask(two)) == (digest(one.path), digest(two.path))
 
 
+async def test_what_is_loaded_from_elsewhere_and_does_not_go_is_refused(place: Place) -> None:
+    one = place.generation("one", "a/one")
+    place.keep(one)
+    place.server.balanced = True
+    place.server.adapters[name(one, "a/one")] = "/elsewhere", "what it was"
+    with pytest.raises(LoadFailed, match="another folder"):
+        await place.engine.load(one)
+    assert place.reason(one) == "upstream_refused"
+    assert place.server.loads(name(one, "a/one")) == 2
+
+
+@pytest.mark.parametrize(
+    "told",
+    [b'{"data": [{"id": "org/Tiny \xff"}]}', b'{"data": [], "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", b"no"],
+    ids=["not UTF-8", "too deep", "no JSON"],
+)
+async def test_a_list_that_cannot_be_read_is_an_upstream_that_is_away(place: Place, told: bytes) -> None:
+    one = place.generation("one", "a/one")
+    place.keep(one)
+    place.server.lists = told
+    await place.annex.reconcile()
+    assert place.reason(one) == "upstream_unreachable"
+    place.server.lists = None
+    await place.annex.reconcile()
+    assert place.reason(one) == "loaded"
+
+
 async def test_the_next_life_of_a_gateway_finds_what_it_had_and_removes_what_is_no_more(place: Place) -> None:
     one, gone = place.generation("one", "a/one"), place.generation("gone", "a/gone")
     place.keep(one, gone)

@@ -40,6 +40,8 @@ class Vllm:
         self.gate = asyncio.Event()
         self.waiting = asyncio.Event()
         self.forgets = False  # every adapter, once it was loaded and proven
+        self.balanced = False  # another server answers what is to be unloaded, and has none of it
+        self.lists: bytes | None = None  # what it says instead of its list
         self._cache: set[tuple[str, str, str]] = set()
 
     async def __aenter__(self) -> Self:
@@ -79,6 +81,8 @@ class Vllm:
         return self.calls.count(("load", name))
 
     async def _models(self, request: web.Request) -> web.Response:
+        if self.lists is not None:
+            return web.Response(body=self.lists, content_type="application/json")
         cards: list[dict[str, Any]] = [{"id": self.base, "object": "model", "root": self.base, "parent": None}]
         cards += [
             {"id": name, "object": "model", "root": folder, "parent": self.base}
@@ -112,7 +116,7 @@ class Vllm:
         if not name:
             return _error(400, "either 'lora_name' and 'lora_int_id' needs to be provided.", "InvalidUserInput")
         self.calls.append(("unload", name))
-        if name not in self.adapters:
+        if self.balanced or name not in self.adapters:
             return _error(404, f"The lora adapter '{name}' cannot be found.", "NotFoundError")
         del self.adapters[name]
         return web.Response(text=f"Success: LoRA adapter '{name}' removed successfully.")
