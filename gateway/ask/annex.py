@@ -23,7 +23,7 @@ from gateway.ask.setbacks import Setbacks
 from gateway.ask.specs import Adapters
 from gateway.ask.upstream import Upstream
 from gateway.engine.engine import Residence
-from gateway.errors import GatewayError, ProviderError, ProviderFailed, ProviderTimeout
+from gateway.errors import GatewayError, LoadFailed, ProviderError, ProviderFailed, ProviderTimeout
 from gateway.lane import Lane
 from gateway.model import Generation
 from gateway.volume.directory import unchanged
@@ -279,8 +279,8 @@ class Annex:
         except Refusal as refusal:
             told = refusal.message.replace(name, generation.short)  # the name may be that of another owner
             raise self._setbacks.refused(generation, Refusal(refusal.code, told)) from refusal
-        except (ProviderFailed, ProviderTimeout) as error:
-            self._setbacks.lost(error)
+        except (ProviderFailed, ProviderTimeout) as error:  # whether it is away, the next look says
+            self._setbacks.refused(generation, Refusal("upstream_unreachable", error.message))
             raise
         self._there[name] = self._fresh[name] = path
         self._used.setdefault(generation.digest, time.time())
@@ -325,7 +325,7 @@ class Annex:
         try:
             await self._demand_unchanged(generation)
             body: dict[str, Any] = {"model": name, "cache_salt": name}
-            if own := await self._disk.run(phrasing.template, generation):
+            if own := await self._template(generation):
                 turns = [{"role": "user", "content": "a"}]
                 await self._registrar.prove(phrasing.CHAT, body | {"messages": turns, "chat_template": own})
             else:
@@ -333,6 +333,13 @@ class Annex:
         except Refusal:
             await self._registrar.unload(name)
             raise
+
+    async def _template(self, generation: Generation) -> str:
+        """Its own; else empty. Raises Refusal."""
+        try:
+            return await self._disk.run(phrasing.template, generation)
+        except LoadFailed as error:
+            raise Refusal("upstream_refused", error.message) from error
 
     async def _demand_unchanged(self, generation: Generation) -> None:
         """What is served in place is the accepted content only if the directory is the same after the load."""

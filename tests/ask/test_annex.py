@@ -277,6 +277,37 @@ async def test_an_upstream_that_was_started_with_what_was_missing_is_not_waited_
     assert place.reason(wide) == "loaded"
 
 
+@pytest.mark.parametrize(("status", "code"), [(401, "upstream_refused"), (0, "upstream_unreachable")])
+async def test_a_load_that_fails_where_the_list_does_not_is_tried_again_later(
+    place: Place, status: int, code: str
+) -> None:
+    one, wide = place.generation("one", "a/one"), place.generation("wide", "a/wide", rank=64)
+    place.keep(wide)
+    await place.annex.reconcile()
+    place.keep(one, wide)
+    place.server.loading = status
+    for _ in range(3):
+        await place.annex.reconcile()
+    assert (place.reason(one), place.reason(wide)) == (code, "upstream_refused")
+    assert (place.server.loads(name(one, "a/one")), place.server.loads(name(wide, "a/wide"))) == (1, 1)
+    assert place.heard(events.UpstreamLost) == 0
+    with pytest.raises(LoadFailed):
+        await place.ask(one)
+    place.server.loading = 200
+    place.clock.now += 5
+    await place.annex.reconcile()
+    assert place.reason(one) == "loaded"
+
+
+async def test_a_template_that_cannot_be_read_is_tried_again_later(place: Place) -> None:
+    one = place.generation("one", "a/one", lora=Lora(base="base/tiny", rank=4, alpha=8, own_template=True))
+    place.keep(one)
+    for _ in range(3):
+        await place.annex.reconcile()
+    assert place.reason(one) == "upstream_refused"
+    assert place.server.calls == [("load", name(one, "a/one")), ("unload", name(one, "a/one"))]
+
+
 async def test_what_loads_and_does_not_answer_is_not_there(place: Place) -> None:
     one = place.generation("one", "a/one")
     place.server.broken.add(digest(one.path))

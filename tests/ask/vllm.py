@@ -42,6 +42,7 @@ class Vllm:
         self.forgets = False  # every adapter, once it was loaded and proven
         self.balanced = False  # another server answers what is to be unloaded, and has none of it
         self.lists: bytes | None = None  # what it says instead of its list
+        self.loading = 200  # what it answers to a load; 0: it cuts the connection
         self._cache: set[tuple[str, str, str]] = set()
 
     async def __aenter__(self) -> Self:
@@ -96,6 +97,10 @@ class Vllm:
         if not name or not folder:
             return _error(400, "Both 'lora_name' and 'lora_path' must be provided.", "InvalidUserInput")
         self.calls.append(("load", name))
+        if not self.loading and request.transport is not None:
+            request.transport.abort()
+        if self.loading != 200:
+            return _error(self.loading or 500, "Unauthorized", "AuthenticationError")
         if name in self.adapters and not body.get("load_inplace"):
             how = "If you want to load the adapter in place, set 'load_inplace' to True."
             said = f"The lora adapter '{name}' has already been loaded. {how}"
