@@ -378,6 +378,43 @@ async def test_the_next_life_of_a_gateway_finds_what_it_had_and_removes_what_is_
     assert place.server.loads(name(one, "a/one")) == 1
 
 
+async def test_what_is_loaded_without_an_answer_is_proven_before_anybody_uses_it(place: Place) -> None:
+    one, bad = place.generation("one", "a/one"), place.generation("bad", "a/bad")
+    place.keep(one, bad)
+    place.server.broken.add(digest(bad.path))
+    place.server.loses = True
+    await place.annex.reconcile()
+    assert set(place.server.adapters) == {name(one, "a/one"), name(bad, "a/bad")}
+    await place.annex.reconcile()
+    for each in (one, bad):
+        assert place.reason(each) == "upstream_unreachable"
+        with pytest.raises(LoadFailed):
+            await place.ask(each)
+    place.server.loses = False
+    place.clock.now += 5
+    await place.annex.reconcile()
+    assert (place.reason(one), place.reason(bad)) == ("loaded", "upstream_refused")
+    assert await place.ask(one) == digest(one.path)
+    assert set(place.server.adapters) == {name(one, "a/one")}
+    assert place.server.loads(name(one, "a/one")) == 1
+
+
+async def test_what_an_earlier_life_had_and_does_not_answer_is_loaded_anew(place: Place) -> None:
+    one = place.generation("one", "a/one")
+    place.keep(one)
+    await place.annex.reconcile()
+    place.server.broken.add(digest(one.path))
+    place.annex, place.engine = place.gateway()
+    place.keep(one)
+    await place.annex.reconcile()
+    assert place.reason(one) == "upstream_refused"
+    place.server.broken.clear()
+    place.clock.now += 5
+    await place.annex.reconcile()
+    assert place.reason(one) == "loaded"
+    assert place.server.loads(name(one, "a/one")) == 2
+
+
 async def test_what_an_operator_unloads_comes_back_when_it_is_asked_for(place: Place) -> None:
     one = place.generation("one", "a/one")
     place.keep(one)

@@ -43,6 +43,7 @@ class Vllm:
         self.balanced = False  # another server answers what is to be unloaded, and has none of it
         self.lists: bytes | None = None  # what it says instead of its list
         self.loading = 200  # what it answers to a load; 0: it cuts the connection
+        self.loses = False  # the answer to a load that went well
         self._cache: set[tuple[str, str, str]] = set()
 
     async def __aenter__(self) -> Self:
@@ -114,6 +115,8 @@ class Vllm:
             said = f"LoRA rank {config['r']} is greater than max_lora_rank {self.max_rank}."
             return _error(400, said, "BadRequestError")
         self.adapters[name] = folder, says
+        if self.loses and request.transport is not None:
+            request.transport.abort()
         return web.Response(text=f"Success: LoRA adapter '{name}' added successfully.")
 
     async def _unload(self, request: web.Request) -> web.Response:
