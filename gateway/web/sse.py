@@ -2,8 +2,8 @@
 
 One task makes them, and this one writes: so they are made within a deadline, silence is broken by comments, and a
 client that reads slowly holds up nobody but itself. One that does not read at all is let go of, for what makes them has
-a place that others want. Until the first is there a failure is an ordinary answer with its status; after that it is told
-in the stream.
+a place that others want. Until the first is there a failure is an ordinary answer with its status; after that it is
+told in the stream.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class _Silence:
 
 @asynccontextmanager
 async def _taken(request: web.Request, patience: float) -> AsyncIterator[None]:
-    """What is written is taken within so many seconds. Raises ConnectionError where it is not, and ends the connection."""
+    """What is written is taken within so many seconds; else the connection is ended. Raises ConnectionError."""
     try:
         async with asyncio.timeout(patience):
             yield
@@ -123,14 +123,14 @@ async def _prepare(request: web.Request, response: web.StreamResponse) -> None:
 
 async def _make(made: Events, queue: _Queue, seconds: float | None) -> None:
     """The last thing in the queue is None, behind what went wrong, if anything did."""
+    deadline = asyncio.timeout(seconds)
     try:
-        async with asyncio.timeout(seconds), aclosing(made):
+        async with deadline, aclosing(made):
             async for event in made:
                 await queue.put(event)
-    except TimeoutError:
-        await queue.put(DeadlineExceeded(f"no whole answer within {seconds:g} s"))
     except Exception as error:  # whoever reads the queue tells it
-        await queue.put(error)
+        is_late = isinstance(error, TimeoutError) and deadline.expired()  # and not another's deadline within
+        await queue.put(DeadlineExceeded(f"no whole answer within {seconds:g} s") if is_late else error)
     await queue.put(None)
 
 
