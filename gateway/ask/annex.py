@@ -3,7 +3,8 @@
 Level-triggered, as everywhere: what should be there is what the catalog keeps, what is there is what the upstream
 lists, and the difference is loaded and unloaded; events and requests only say when to look. An adapter has there the
 name `model@generation`, so that content that replaces other content is loaded, and proven by a token, beside what still
-answers, and what no request uses any more is unloaded.
+answers, and what no request uses any more is unloaded. What an upstream lists is asked nothing before it was proven: a
+load whose answer came too late, or that an earlier life of the gateway has begun, is listed too.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from gateway.ask.setbacks import Setbacks
 from gateway.ask.specs import Adapters
 from gateway.ask.upstream import Upstream
 from gateway.engine.engine import Residence
-from gateway.errors import GatewayError, ProviderError, ProviderFailed, ProviderTimeout
+from gateway.errors import GatewayError, LoadFailed, ProviderError, ProviderFailed, ProviderTimeout
 from gateway.lane import Lane
 from gateway.model import Generation
 from gateway.volume.directory import unchanged
@@ -61,8 +62,9 @@ class Annex:
         self._pinned: frozenset[str] = frozenset()
         self._idle: set[str] = set()  # digests that an operator has unloaded: they come back when they are asked for
         self._given: dict[str, str] = {}  # digest -> name of its adapter there
-        self._there: dict[str, str] = {}  # name -> folder there
-        self._fresh: dict[str, str] = {}  # the same, of what was loaded since the last list was asked for
+        self._listed: dict[str, str] = {}  # name -> folder there
+        self._there: set[str] = set()  # those of them that were proven, by this life of ours
+        self._fresh: dict[str, str] = {}  # name -> folder, of what was proven since the last list was asked for
         self._served: frozenset[str] | None = None  # bases that it lists; None: it has not listed any yet
         self._leases: Counter[str] = Counter()
         self._used: dict[str, float] = {}  # digest -> Unix seconds
@@ -83,7 +85,7 @@ class Annex:
         self._idle &= wanted.keys()
         self._setbacks.keep(wanted.keys())
         self._wanted, self._pinned = dict(wanted), pinned
-        held = {*self._there, *self._loads, *self._leases}
+        held = {*self._listed, *self._loads, *self._leases}
         self._given = {digest: name for digest, name in self._given.items() if digest in wanted or name in held}
         self._used = {digest: at for digest, at in self._used.items() if digest in self._given or digest in wanted}
         self._changed.set()
@@ -106,9 +108,10 @@ class Annex:
             self._setbacks.lost(error)
             return
         self._setbacks.found()
-        self._there = {card.id: card.root or "" for card in cards if card.parent or OURS.fullmatch(card.id)}
-        self._there |= self._fresh
-        self._served = frozenset(card.id for card in cards) - self._there.keys()
+        self._listed = {card.id: card.root or "" for card in cards if card.parent or OURS.fullmatch(card.id)}
+        self._listed |= self._fresh
+        self._there &= self._listed.keys()
+        self._served = frozenset(card.id for card in cards) - self._listed.keys()
         missing = [each for each in self._wanted.values() if self._is_missing(each)]
         await asyncio.gather(*(self._bring(each) for each in missing))
         while surplus := self._surplus():  # anew after each: what was asked for meanwhile stays
@@ -166,15 +169,14 @@ class Annex:
         given = self._given.get(generation.digest)
         if given is None:
             ending = f"@{generation.short}"
-            known = (name for name in self._there if name.endswith(ending))  # an earlier life of ours has loaded it
+            known = (name for name in self._listed if name.endswith(ending))  # an earlier life of ours has loaded it
             owner = next(iter(self._models(generation.digest)), "adapter")
             given = self._given[generation.digest] = next(known, owner + ending)
         return given
 
     def lost(self, generation: Generation) -> None:
         """The upstream says that it has none of that name: it was started anew, or somebody else unloaded it."""
-        self._there.pop(self.called(generation), None)
-        self._fresh.pop(self.called(generation), None)
+        self._forget(self.called(generation))
         self._changed.set()
 
     def doubt(self) -> None:
@@ -225,7 +227,7 @@ class Annex:
         wanted = {self.called(each) for each in self._wanted.values() if each.digest not in self._idle}
         return [
             name
-            for name, folder in self._there.items()
+            for name, folder in self._listed.items()
             if name not in wanted and not self._leases[name] and name not in self._loads and self._is_ours(name, folder)
         ]
 
@@ -239,8 +241,14 @@ class Annex:
         with suppress(GatewayError):  # told as an event
             await self.ensure(generation)
 
+    def _forget(self, name: str) -> None:
+        """It is not there, until it is listed and proven again."""
+        self._there.discard(name)
+        self._listed.pop(name, None)
+        self._fresh.pop(name, None)
+
     async def _let_go(self, name: str) -> None:
-        self._there.pop(name, None)
+        self._forget(name)
         gone = self._leaving[name] = asyncio.Event()  # a request that comes meanwhile has it loaded anew
         try:
             await self._registrar.unload(name)
@@ -274,15 +282,18 @@ class Annex:
                 await self._leaving[name].wait()
             async with self._slots:
                 path = self._path(generation)
-                await self._register(name, path)
+                if self._listed.get(name) not in {"", path}:
+                    await self._register(name, path)
                 await self._prove(generation, name)
         except Refusal as refusal:
+            self._forget(name)
             told = refusal.message.replace(name, generation.short)  # the name may be that of another owner
             raise self._setbacks.refused(generation, Refusal(refusal.code, told)) from refusal
-        except (ProviderFailed, ProviderTimeout) as error:
-            self._setbacks.lost(error)
+        except (ProviderFailed, ProviderTimeout) as error:  # whether it is away, the next look says
+            self._setbacks.refused(generation, Refusal("upstream_unreachable", error.message))
             raise
-        self._there[name] = self._fresh[name] = path
+        self._listed[name] = self._fresh[name] = path
+        self._there.add(name)
         self._used.setdefault(generation.digest, time.time())
         self._setbacks.forget(generation.digest)
         self._events.emit(
@@ -310,14 +321,22 @@ class Annex:
             if folder in {None, "", path}:
                 return
             await self._registrar.unload(name)
-            await self._register(name, path)
+            await self._register_anew(name, path)
+
+    async def _register_anew(self, name: str, path: str) -> None:
+        """After an unload, and once: several servers behind one address never agree on what they have."""
+        try:
+            await self._registrar.load(name, path)
+        except AlreadyLoaded as error:
+            message = f"{self.name} has it from another folder, also after it was unloaded"
+            raise Refusal("upstream_refused", message) from error
 
     async def _prove(self, generation: Generation, name: str) -> None:
         """Raises Refusal, and then it is not there."""
         try:
             await self._demand_unchanged(generation)
             body: dict[str, Any] = {"model": name, "cache_salt": name}
-            if own := await self._disk.run(phrasing.template, generation):
+            if own := await self._template(generation):
                 turns = [{"role": "user", "content": "a"}]
                 await self._registrar.prove(phrasing.CHAT, body | {"messages": turns, "chat_template": own})
             else:
@@ -325,6 +344,13 @@ class Annex:
         except Refusal:
             await self._registrar.unload(name)
             raise
+
+    async def _template(self, generation: Generation) -> str:
+        """Its own; else empty. Raises Refusal."""
+        try:
+            return await self._disk.run(phrasing.template, generation)
+        except LoadFailed as error:
+            raise Refusal("upstream_refused", error.message) from error
 
     async def _demand_unchanged(self, generation: Generation) -> None:
         """What is served in place is the accepted content only if the directory is the same after the load."""
@@ -336,7 +362,7 @@ class Annex:
         try:
             await self._prove(generation, name)
         except (Refusal, ProviderError):
-            self._there.pop(name, None)  # it is loaded anew
+            self._forget(name)  # it is loaded anew
 
     def _path(self, generation: Generation) -> str:
         """Its folder, as the upstream finds it. Raises Refusal."""

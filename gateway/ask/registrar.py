@@ -75,7 +75,7 @@ class Registrar:
         try:
             if status == 200:
                 return _cards.decode(told).data
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             pass
         raise ProviderFailed(f"{self._name} does not list its models ({status})", provider=self._name)
 
@@ -107,9 +107,9 @@ class Registrar:
         except (frames.Garbage, frames.Trouble) as error:
             raise Refusal("upstream_refused", f"{self._name} loaded it, and does not answer: {error}") from error
 
-    def _refusal(self, status: int, said: str, path: str) -> Exception:
+    def _refusal(self, status: int, said: str, path: str) -> Refusal:
         if status in {401, 403}:
-            return ProviderFailed(f"{self._name} does not accept the gateway's key ({status})", provider=self._name)
+            return Refusal("upstream_refused", f"{self._name} does not accept the gateway's key ({status})")
         if status == 404 and said.strip().lower() in {"", NO_ROUTE}:
             return Refusal("upstream_without_adapters", f"{self._name} loads no adapters while it runs")
         if status == 404:

@@ -107,7 +107,7 @@ class Setbacks:
         return self._told(digest, known)
 
     def lost(self, error: GatewayError) -> None:
-        """The upstream cannot be reached."""
+        """The upstream cannot be reached: a look has failed. One load that fails says nothing of the others."""
         before, now = self._away, self._clock()
         if before is not None and now < before.until:
             return

@@ -1,16 +1,17 @@
 """Server-sent events of one request, written as they are made (https://html.spec.whatwg.org/multipage/server-sent-events.html).
 
 One task makes them, and this one writes: so they are made within a deadline, silence is broken by comments, and a
-client that reads slowly holds up nobody but itself. Until the first is there a failure is an ordinary answer with its
-status; after that it is told in the stream.
+client that reads slowly holds up nobody but itself. One that does not read at all is let go of, for what makes them has
+a place that others want. Until the first is there a failure is an ordinary answer with its status; after that it is
+told in the stream.
 """
 
 from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from typing import Final
 
 from aiohttp import web
@@ -22,6 +23,7 @@ from gateway.web.errors import LINE, REQUEST_ID
 
 HEARTBEAT: Final = 15.0  # seconds of silence
 COMMENT: Final = b": waiting\n\n"
+PATIENCE: Final = 30.0  # seconds in which a client must take what is written
 AHEAD: Final = 64  # events that may wait to be written
 HEADERS: Final = {"Content-Type": EVENTS, "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
@@ -37,10 +39,12 @@ async def send(
     *,
     seconds: float | None = None,
     heartbeat: float = HEARTBEAT,
+    patience: float = PATIENCE,
     media: str = EVENTS,
 ) -> web.StreamResponse:
     """Writes all that is `made`, within `seconds`; `tell` words what fails on the way. Raises what fails before the
-    first event. Other `media` than server-sent events know no comments."""
+    first event. A client that does not take what is written within `patience` seconds is cut off. Other `media` than
+    server-sent events know no comments."""
     queue: _Queue = asyncio.Queue(AHEAD)
     making = asyncio.create_task(_make(made, queue, seconds))
     silence = _Silence(queue, heartbeat if media == EVENTS else None)
@@ -53,10 +57,11 @@ async def send(
             said = _said(request, response, tell, events[:-1] if whole else events)
             if said and not response.prepared:
                 await _prepare(request, response)
-            if whole and response.prepared:
-                await response.write_eof(said)  # in one piece with the end
-            elif said:
-                await response.write(said)
+            async with _taken(request, patience):
+                if whole and response.prepared:
+                    await response.write_eof(said)  # in one piece with the end
+                elif said:
+                    await response.write(said)
             silence.broken()
     except ConnectionError:
         pass  # the reader has gone
@@ -98,6 +103,18 @@ class _Silence:
         self._timer = self._loop.call_later(left, self._look)
 
 
+@asynccontextmanager
+async def _taken(request: web.Request, patience: float) -> AsyncIterator[None]:
+    """What is written is taken within so many seconds; else the connection is ended. Raises ConnectionError."""
+    try:
+        async with asyncio.timeout(patience):
+            yield
+    except TimeoutError as error:
+        if request.transport is not None:
+            request.transport.abort()  # closing it would wait for the client
+        raise ConnectionAbortedError("the client does not read") from error
+
+
 async def _prepare(request: web.Request, response: web.StreamResponse) -> None:
     response.headers["X-Request-Id"] = request[REQUEST_ID]
     asking.name_speaker(request, response)
@@ -106,14 +123,14 @@ async def _prepare(request: web.Request, response: web.StreamResponse) -> None:
 
 async def _make(made: Events, queue: _Queue, seconds: float | None) -> None:
     """The last thing in the queue is None, behind what went wrong, if anything did."""
+    deadline = asyncio.timeout(seconds)
     try:
-        async with asyncio.timeout(seconds), aclosing(made):
+        async with deadline, aclosing(made):
             async for event in made:
                 await queue.put(event)
-    except TimeoutError:
-        await queue.put(DeadlineExceeded(f"no whole answer within {seconds:g} s"))
     except Exception as error:  # whoever reads the queue tells it
-        await queue.put(error)
+        is_late = isinstance(error, TimeoutError) and deadline.expired()  # and not another's deadline within
+        await queue.put(DeadlineExceeded(f"no whole answer within {seconds:g} s") if is_late else error)
     await queue.put(None)
 
 

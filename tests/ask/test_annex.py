@@ -277,6 +277,37 @@ async def test_an_upstream_that_was_started_with_what_was_missing_is_not_waited_
     assert place.reason(wide) == "loaded"
 
 
+@pytest.mark.parametrize(("status", "code"), [(401, "upstream_refused"), (0, "upstream_unreachable")])
+async def test_a_load_that_fails_where_the_list_does_not_is_tried_again_later(
+    place: Place, status: int, code: str
+) -> None:
+    one, wide = place.generation("one", "a/one"), place.generation("wide", "a/wide", rank=64)
+    place.keep(wide)
+    await place.annex.reconcile()
+    place.keep(one, wide)
+    place.server.loading = status
+    for _ in range(3):
+        await place.annex.reconcile()
+    assert (place.reason(one), place.reason(wide)) == (code, "upstream_refused")
+    assert (place.server.loads(name(one, "a/one")), place.server.loads(name(wide, "a/wide"))) == (1, 1)
+    assert place.heard(events.UpstreamLost) == 0
+    with pytest.raises(LoadFailed):
+        await place.ask(one)
+    place.server.loading = 200
+    place.clock.now += 5
+    await place.annex.reconcile()
+    assert place.reason(one) == "loaded"
+
+
+async def test_a_template_that_cannot_be_read_is_tried_again_later(place: Place) -> None:
+    one = place.generation("one", "a/one", lora=Lora(base="base/tiny", rank=4, alpha=8, own_template=True))
+    place.keep(one)
+    for _ in range(3):
+        await place.annex.reconcile()
+    assert place.reason(one) == "upstream_refused"
+    assert place.server.calls == [("load", name(one, "a/one")), ("unload", name(one, "a/one"))]
+
+
 async def test_what_loads_and_does_not_answer_is_not_there(place: Place) -> None:
     one = place.generation("one", "a/one")
     place.server.broken.add(digest(one.path))
@@ -302,6 +333,33 @@ async def test_a_name_that_is_there_already_is_taken_for_what_it_is(place: Place
     assert (await place.ask(one), await place.ask(two)) == (digest(one.path), digest(two.path))
 
 
+async def test_what_is_loaded_from_elsewhere_and_does_not_go_is_refused(place: Place) -> None:
+    one = place.generation("one", "a/one")
+    place.keep(one)
+    place.server.balanced = True
+    place.server.adapters[name(one, "a/one")] = "/elsewhere", "what it was"
+    with pytest.raises(LoadFailed, match="another folder"):
+        await place.engine.load(one)
+    assert place.reason(one) == "upstream_refused"
+    assert place.server.loads(name(one, "a/one")) == 2
+
+
+@pytest.mark.parametrize(
+    "told",
+    [b'{"data": [{"id": "org/Tiny \xff"}]}', b'{"data": [], "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", b"no"],
+    ids=["not UTF-8", "too deep", "no JSON"],
+)
+async def test_a_list_that_cannot_be_read_is_an_upstream_that_is_away(place: Place, told: bytes) -> None:
+    one = place.generation("one", "a/one")
+    place.keep(one)
+    place.server.lists = told
+    await place.annex.reconcile()
+    assert place.reason(one) == "upstream_unreachable"
+    place.server.lists = None
+    await place.annex.reconcile()
+    assert place.reason(one) == "loaded"
+
+
 async def test_the_next_life_of_a_gateway_finds_what_it_had_and_removes_what_is_no_more(place: Place) -> None:
     one, gone = place.generation("one", "a/one"), place.generation("gone", "a/gone")
     place.keep(one, gone)
@@ -318,6 +376,43 @@ async def test_the_next_life_of_a_gateway_finds_what_it_had_and_removes_what_is_
     assert set(place.server.adapters) == {name(one, "a/one")}
     assert await place.ask(one) == digest(one.path)
     assert place.server.loads(name(one, "a/one")) == 1
+
+
+async def test_what_is_loaded_without_an_answer_is_proven_before_anybody_uses_it(place: Place) -> None:
+    one, bad = place.generation("one", "a/one"), place.generation("bad", "a/bad")
+    place.keep(one, bad)
+    place.server.broken.add(digest(bad.path))
+    place.server.loses = True
+    await place.annex.reconcile()
+    assert set(place.server.adapters) == {name(one, "a/one"), name(bad, "a/bad")}
+    await place.annex.reconcile()
+    for each in (one, bad):
+        assert place.reason(each) == "upstream_unreachable"
+        with pytest.raises(LoadFailed):
+            await place.ask(each)
+    place.server.loses = False
+    place.clock.now += 5
+    await place.annex.reconcile()
+    assert (place.reason(one), place.reason(bad)) == ("loaded", "upstream_refused")
+    assert await place.ask(one) == digest(one.path)
+    assert set(place.server.adapters) == {name(one, "a/one")}
+    assert place.server.loads(name(one, "a/one")) == 1
+
+
+async def test_what_an_earlier_life_had_and_does_not_answer_is_loaded_anew(place: Place) -> None:
+    one = place.generation("one", "a/one")
+    place.keep(one)
+    await place.annex.reconcile()
+    place.server.broken.add(digest(one.path))
+    place.annex, place.engine = place.gateway()
+    place.keep(one)
+    await place.annex.reconcile()
+    assert place.reason(one) == "upstream_refused"
+    place.server.broken.clear()
+    place.clock.now += 5
+    await place.annex.reconcile()
+    assert place.reason(one) == "loaded"
+    assert place.server.loads(name(one, "a/one")) == 2
 
 
 async def test_what_an_operator_unloads_comes_back_when_it_is_asked_for(place: Place) -> None:

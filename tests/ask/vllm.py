@@ -40,6 +40,10 @@ class Vllm:
         self.gate = asyncio.Event()
         self.waiting = asyncio.Event()
         self.forgets = False  # every adapter, once it was loaded and proven
+        self.balanced = False  # another server answers what is to be unloaded, and has none of it
+        self.lists: bytes | None = None  # what it says instead of its list
+        self.loading = 200  # what it answers to a load; 0: it cuts the connection
+        self.loses = False  # the answer to a load that went well
         self._cache: set[tuple[str, str, str]] = set()
 
     async def __aenter__(self) -> Self:
@@ -79,6 +83,8 @@ class Vllm:
         return self.calls.count(("load", name))
 
     async def _models(self, request: web.Request) -> web.Response:
+        if self.lists is not None:
+            return web.Response(body=self.lists, content_type="application/json")
         cards: list[dict[str, Any]] = [{"id": self.base, "object": "model", "root": self.base, "parent": None}]
         cards += [
             {"id": name, "object": "model", "root": folder, "parent": self.base}
@@ -92,6 +98,10 @@ class Vllm:
         if not name or not folder:
             return _error(400, "Both 'lora_name' and 'lora_path' must be provided.", "InvalidUserInput")
         self.calls.append(("load", name))
+        if not self.loading and request.transport is not None:
+            request.transport.abort()
+        if self.loading != 200:
+            return _error(self.loading or 500, "Unauthorized", "AuthenticationError")
         if name in self.adapters and not body.get("load_inplace"):
             how = "If you want to load the adapter in place, set 'load_inplace' to True."
             said = f"The lora adapter '{name}' has already been loaded. {how}"
@@ -105,6 +115,8 @@ class Vllm:
             said = f"LoRA rank {config['r']} is greater than max_lora_rank {self.max_rank}."
             return _error(400, said, "BadRequestError")
         self.adapters[name] = folder, says
+        if self.loses and request.transport is not None:
+            request.transport.abort()
         return web.Response(text=f"Success: LoRA adapter '{name}' added successfully.")
 
     async def _unload(self, request: web.Request) -> web.Response:
@@ -112,7 +124,7 @@ class Vllm:
         if not name:
             return _error(400, "either 'lora_name' and 'lora_int_id' needs to be provided.", "InvalidUserInput")
         self.calls.append(("unload", name))
-        if name not in self.adapters:
+        if self.balanced or name not in self.adapters:
             return _error(404, f"The lora adapter '{name}' cannot be found.", "NotFoundError")
         del self.adapters[name]
         return web.Response(text=f"Success: LoRA adapter '{name}' removed successfully.")
