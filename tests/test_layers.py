@@ -156,6 +156,7 @@ TRAINER_ORDER: Final = [
         "console",
         "run",
         "exchange",
+        "staging",
         "output",
         "printable",
         "quiet",
