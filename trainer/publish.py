@@ -102,7 +102,8 @@ def publish(
 
 
 def restore(model: str, models_dir: Path) -> None:
-    """Removes what killed publications have left. Raises InvalidInput for no name."""
+    """Has publications that were killed end, before anybody asks what answers for the name. Raises InvalidInput for no
+    name."""
     target = models_dir.joinpath(*parse_name(model))
     for folder in (target.parent, target):  # versions are staged in the model's own
         sweep(folder)

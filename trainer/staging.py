@@ -1,6 +1,7 @@
 """Where a model lies until it is whole: beside its place, under names that the gateway ignores.
 
     .NAME.TOKEN        what is made; after an exchange, what it has replaced
+    .NAME.TOKEN.old    what had the place, between the two renames of an exchange
     .NAME.TOKEN.lock   locked by whoever makes it, on every machine that has the volume
 
 Whoever is killed leaves them behind with a lock that nobody holds: by that the next one knows them.
@@ -19,7 +20,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-LOCK: Final = re.compile(r"\..+\.[0-9a-f]{8}\.lock")
+from trainer.exchange import aside_of
+
+PULL: Final = "pull"  # the token of a pull, whose stage stays: the next one goes on from it
+LOCK: Final = re.compile(rf"\.(?P<name>.+)\.(?P<token>[0-9a-f]{{8}}|{PULL})\.lock")
 NO_LOCKS: Final = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
@@ -37,6 +41,7 @@ def staging(place: Path) -> Iterator[Path]:
             stage.mkdir()
             yield stage
         finally:
+            _put_back(stage, place)
             _remove(stage)
 
 
@@ -50,19 +55,27 @@ def held(stage: Path, *, wait: bool = False) -> Iterator[None]:
     try:
         yield
     finally:
-        if not os.path.lexists(stage):
+        if not os.path.lexists(stage) and not os.path.lexists(aside_of(stage)):
             path.unlink(missing_ok=True)  # before it is let go: whoever waits for it sees that it has no name
         os.close(descriptor)
 
 
 def sweep(folder: Path) -> None:
-    """Removes stages in `folder` of whoever was killed. What cannot be removed is left to the next one."""
-    for lock in list(folder.glob(".*.lock")):
-        if not LOCK.fullmatch(lock.name):
+    """Ends what was begun in `folder` and killed: a model that was put aside has its name again, and stages are gone.
+    Of a pull the stage stays. What cannot be ended is left to the next one."""
+    try:
+        locks = list(folder.glob(".*.lock"))
+    except OSError:  # whoever publishes there is told soon enough
+        return
+    for lock in locks:
+        found = LOCK.fullmatch(lock.name)
+        if found is None:
             continue
         stage = lock.with_suffix("")
         with contextlib.suppress(OSError), held(stage):  # somebody is at work there, or it is another user's
-            _remove(stage)
+            _put_back(stage, folder / found["name"])
+            if found["token"] != PULL:
+                _remove(stage)
 
 
 def _locked(path: Path, wait: bool) -> int | None:
@@ -81,6 +94,18 @@ def _locked(path: Path, wait: bool) -> int | None:
     finally:
         os.close(descriptor)
     return None
+
+
+def _put_back(stage: Path, place: Path) -> None:
+    """What an exchange that did not end has put aside. The stage is there only until its second rename: after that,
+    a place without anything was emptied by somebody who meant it."""
+    aside = aside_of(stage)
+    if not os.path.lexists(aside):
+        return
+    if os.path.lexists(stage) and not os.path.lexists(place):
+        os.rename(aside, place)
+    else:
+        _remove(aside)
 
 
 def _remove(path: Path) -> None:

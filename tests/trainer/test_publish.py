@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import pty
+import shutil
 import signal
 import stat
 import subprocess
@@ -208,6 +209,59 @@ def publish_killed(how: str, model: Path, name: str, volume: Path, version: int 
     command = [sys.executable, "-c", KILLED, how, str(model), name, str(volume), str(version)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+def mark(directory: Path) -> str:
+    return str(json.loads((directory / "config.json").read_text())["mark"])
+
+
+def test_a_model_that_a_kill_between_two_renames_took_away_is_back_before_anything_else(
+    model: Path, volume: Path, tmp_path: Path
+) -> None:
+    publish(model, "finetuned/physics", volume)
+    publish_killed("1", make_model(tmp_path / "second", "second"), "finetuned/physics", volume)
+    assert not (volume / "finetuned" / "physics").exists()
+    with pytest.raises(InvalidInput, match="is there already"):
+        publish(model, "finetuned/physics", volume, replace=False)
+    assert mark(volume / "finetuned" / "physics") == "first"
+    assert os.listdir(volume / "finetuned") == ["physics"]
+
+
+def test_a_kill_between_two_renames_is_mended_by_whoever_publishes_another_model_there(
+    model: Path, volume: Path, tmp_path: Path
+) -> None:
+    publish(model, "finetuned/physics", volume)
+    publish_killed("1", make_model(tmp_path / "second", "second"), "finetuned/physics", volume)
+    publish(model, "finetuned/chemistry", volume)
+    assert mark(volume / "finetuned" / "physics") == "first"
+    assert sorted(os.listdir(volume / "finetuned")) == ["chemistry", "physics"]
+
+
+def test_what_was_replaced_when_the_kill_came_does_not_come_back(model: Path, volume: Path, tmp_path: Path) -> None:
+    publish(model, "finetuned/physics", volume)
+    publish_killed("2", make_model(tmp_path / "second", "second"), "finetuned/physics", volume)
+    assert mark(volume / "finetuned" / "physics") == "second"
+    shutil.rmtree(volume / "finetuned" / "physics")  # somebody means it
+    publish(model, "finetuned/chemistry", volume)
+    assert os.listdir(volume / "finetuned") == ["chemistry"]
+
+
+def test_the_gate_asks_a_model_that_a_kill_took_away(
+    model: Path, volume: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(model, "finetuned/physics", volume)
+    publish_killed("1", make_model(tmp_path / "second", "second"), "finetuned/physics", volume)
+    asked: list[Path | None] = []
+
+    def live(name: str, models_dir: Path) -> Path | None:
+        asked.append(live_model(name, models_dir))
+        raise NotAModel("enough")
+
+    monkeypatch.setattr("trainer.gate.live_model", live)
+    (tmp_path / "held_out.jsonl").write_text(json.dumps({"anchor": "a question", "positive": "its answer"}) + "\n")
+    gate = ["--gate", "--data", str(tmp_path / "held_out.jsonl")]
+    main(["publish", str(model), "finetuned/physics", "--models-dir", str(volume), *gate])
+    assert asked == [volume / "finetuned" / "physics"]
 
 
 @pytest.mark.parametrize("version", [0, 1])
