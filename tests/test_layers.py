@@ -157,6 +157,7 @@ TRAINER_ORDER: Final = [
         "console",
         "run",
         "exchange",
+        "staging",
         "output",
         "printable",
         "quiet",

@@ -52,9 +52,15 @@ def exchange(one: Path, other: Path) -> None:
         raise OSError(number, os.strerror(number), str(other))
 
 
+def aside_of(new: Path) -> Path:
+    """Where what `new` replaces lies between the first two renames."""
+    return new.with_name(f"{new.name}.old")
+
+
 def exchange_by_renames(new: Path, place: Path) -> None:
-    """The same in steps. When the second fails the first is taken back."""
-    aside = new.with_name(new.name + ".old")
+    """The same in steps. When the second fails the first is taken back; who is killed before it leaves that to
+    `staging.sweep`."""
+    aside = aside_of(new)
     os.rename(place, aside)
     try:
         os.rename(new, place)

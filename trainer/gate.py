@@ -92,7 +92,8 @@ def live_model(model: str, models_dir: Path) -> Path | None:
     number = highest_version(place)
     if number:
         place /= str(number)
-    return model_directory(place) if place.is_dir() and any(place.iterdir()) else None
+    there = place.is_dir() and any(not entry.name.startswith(".") for entry in place.iterdir())
+    return model_directory(place) if there else None  # hidden ones are staged, and no model
 
 
 def described(verdict: Verdict, live: Path) -> Mapping[str, Any]:

@@ -1,7 +1,8 @@
 """Publish: to make a finished model appear on the volume, whole or not at all.
 
 The files are staged under a dot-name beside their destination, which the gateway ignores, checked there and made
-durable; one rename is the moment of publication. Whatever ends this early leaves the volume as it was.
+durable; one rename is the moment of publication. Whatever ends this early leaves the volume as it was; what is killed
+leaves that to the next publication.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import hashlib
 import json
 import os
 import re
-import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,6 +22,7 @@ from trainer.contents import MODULE_FOLDER, RUN_FOLDERS, check, model_directory,
 from trainer.errors import InvalidInput, TrainerError
 from trainer.exchange import put_in_place
 from trainer.metadata import FILE as METADATA
+from trainer.staging import staging, sweep
 
 SUMS: Final = "SHA256SUMS"
 CHUNK: Final = 4 * 1024**2
@@ -92,11 +93,20 @@ def publish(
     raises ends everything. Raises InvalidInput for a name, a directory or a destination that cannot be published,
     TrainerError when the volume cannot take it.
     """
+    restore(model, models_dir)
     try:
         planned = plan(source, model, models_dir, version=version, replace=replace)
         return _publish(planned, replace=replace and version != "next", describe=describe, progress=progress)
     except OSError as error:
         raise TrainerError(f"{error.filename or models_dir}: {error.strerror or error}") from error
+
+
+def restore(model: str, models_dir: Path) -> None:
+    """Has publications that were killed end, before anybody asks what answers for the name. Raises InvalidInput for no
+    name."""
+    target = models_dir.joinpath(*parse_name(model))
+    for folder in (target.parent, target):  # versions are staged in the model's own
+        sweep(folder)
 
 
 def highest_version(target: Path) -> int:
@@ -173,14 +183,12 @@ def _check_space(volume: Path, wanted: int) -> None:
 
 @contextlib.contextmanager
 def _staging(target: Path) -> Iterator[Path]:
-    """A new folder under a dot-name, beside `target`. After an exchange it holds the old model: gone in any case."""
-    stage = target.parent / f".{target.name}.{secrets.token_hex(4)}"
+    """A new folder beside `target`, in folders that go with it unless it is published."""
     made = [folder for folder in (target.parent.parent, target.parent) if _make(folder)]
     try:
-        stage.mkdir()
-        yield stage
+        with staging(target) as stage:
+            yield stage
     finally:
-        _remove(stage)
         for folder in reversed(made):
             with contextlib.suppress(OSError):  # not empty: it is published
                 folder.rmdir()
@@ -192,13 +200,6 @@ def _make(folder: Path) -> bool:
     except FileExistsError:
         return False
     return True
-
-
-def _remove(path: Path) -> None:
-    if path.is_symlink():
-        path.unlink()
-    else:
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def _copy(

@@ -7,7 +7,6 @@ from there. Every file is held to the digest that the hub lists, and one rename 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import shutil
@@ -21,6 +20,7 @@ from trainer.errors import InvalidInput, TrainerError
 from trainer.exchange import put_in_place
 from trainer.hub import Hub, RemoteFile, Repository, model_of
 from trainer.run import write_json
+from trainer.staging import PULL, held, sweep
 
 MARKER: Final = ".pull.json"
 Progress = Callable[[int, int], None]
@@ -46,6 +46,7 @@ def pull(
 ) -> Pulled:
     """Raises InvalidInput for what the hub has not and a `target` that is taken, TrainerError for what may be tried
     again."""
+    sweep(target.absolute().parent)
     if os.path.lexists(target) and not overwrite:
         raise InvalidInput(f"{target} is there already; --overwrite replaces it")
     found = hub.look(name, revision)
@@ -68,20 +69,17 @@ def _stage(target: Path, content: str) -> Iterator[Path]:
     """The folder that it comes into, with what an earlier try of the same commit has left, and nobody else in it."""
     target = target.absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
-    stage = target.parent / f".{target.name}.pull"
-    stage.mkdir(exist_ok=True)
-    lock = os.open(stage, os.O_RDONLY | os.O_DIRECTORY)
+    stage = target.parent / f".{target.name}.{PULL}"
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        marker = stage / MARKER
-        if not marker.is_file() or content not in marker.read_text(encoding="utf-8"):
-            _empty(stage)
-            write_json(marker, {"of": content})
-        yield stage
+        with held(stage):
+            stage.mkdir(exist_ok=True)
+            marker = stage / MARKER
+            if not marker.is_file() or content not in marker.read_text(encoding="utf-8"):
+                _empty(stage)
+                write_json(marker, {"of": content})
+            yield stage
     except BlockingIOError:
         raise TrainerError(f"{target}: another pull to this place is under way") from None
-    finally:
-        os.close(lock)
 
 
 def _empty(folder: Path) -> None:

@@ -76,8 +76,12 @@ def fingerprint(path: str) -> tuple[int, ...] | None:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def _files(root: str, kb: str, folder: Path, suffixes: Collection[str], depth: int = 0) -> Iterator[Dropped]:
-    """Hidden files, copies in progress and links that lead out of the root are not there."""
+def _files(
+    root: str, kb: str, folder: Path, suffixes: Collection[str], above: tuple[str, ...] = ()
+) -> Iterator[Dropped]:
+    """Hidden files, copies in progress, links that lead out of the root and links to a folder that they lie in are not
+    there. `above` are the folders, without links, that lead here."""
+    above = (*above, os.path.realpath(folder))
     with os.scandir(folder) as entries:
         found = sorted(entries, key=lambda entry: entry.name)
     for entry in found:
@@ -87,8 +91,8 @@ def _files(root: str, kb: str, folder: Path, suffixes: Collection[str], depth: i
         if not real.startswith(root + os.sep):
             continue
         if entry.is_dir():
-            if depth < DEEPEST:
-                yield from _files(root, kb, Path(entry.path), suffixes, depth + 1)
+            if len(above) <= DEEPEST and real not in above:  # else every loop is walked to the deepest
+                yield from _files(root, kb, Path(entry.path), suffixes, above)
         elif entry.name.lower().endswith(tuple(suffixes)) and (known := fingerprint(real)) is not None:
             yield Dropped(kb, os.path.relpath(entry.path, os.path.join(root, kb)), real, known)
 

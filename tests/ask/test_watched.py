@@ -176,6 +176,31 @@ async def test_a_link_that_leads_out_of_the_root_is_not_followed(folder: Folder,
     assert await folder.desk.bases.list() == []
 
 
+@pytest.mark.parametrize(
+    ("links", "also"),
+    [
+        ({"papers/here": "."}, set()),
+        ({"papers/deep/up": ".."}, set()),
+        (
+            {"papers/round": "../notes", "notes/round": "../papers"},
+            {"papers/round/c.txt", "notes/round/a.txt", "notes/round/deep/b.txt"},
+        ),
+        ({"again": "papers", "papers/here": "."}, {"again/a.txt", "again/deep/b.txt"}),
+    ],
+)
+def test_a_folder_is_looked_at_once_however_a_link_leads_back_to_it(
+    links: dict[str, str], also: set[str], tmp_path: Path
+) -> None:
+    files = {"papers/a.txt", "papers/deep/b.txt", "notes/c.txt"}
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("A text.", encoding="utf-8")
+    for link, target in links.items():
+        (tmp_path / link).symlink_to(target)
+    found = look(str(tmp_path), SUFFIXES).files
+    assert {f"{kb}/{name}" for kb, name in found} == files | also
+
+
 async def test_a_file_that_somebody_has_open_for_writing_is_not_taken(folder: Folder) -> None:
     path = folder.write("papers/a.txt", "Half")
     program = "import sys; stream = open(sys.argv[1], 'a'); print('open', flush=True); sys.stdin.read()"

@@ -20,6 +20,7 @@ from trainer.contents import model_files
 from trainer.errors import InvalidInput, NotAModel, TrainerError
 from trainer.hub import Hub, parse_name
 from trainer.pull import Pulled, pull
+from trainer.staging import held, sweep
 
 
 @pytest.fixture
@@ -269,6 +270,43 @@ async def test_what_lies_there_is_replaced_only_when_it_is_said(model: Path, tmp
         await pull_from(hub, tmp_path / "there", overwrite=True)
     assert "mine.txt" not in content(tmp_path / "there")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "there"]
+
+
+async def test_a_model_that_a_pull_took_away_when_it_was_killed_is_back_before_anything_else(
+    model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / ".there.pull.old").mkdir()
+    (tmp_path / ".there.pull.old" / "mine.txt").write_text("mine")
+    (tmp_path / ".there.pull").mkdir()
+    (tmp_path / ".there.pull.lock").touch()
+    async with UploadHub({"acme"}, {"acme/physics": Repository.of(model)}) as hub:
+        with pytest.raises(InvalidInput, match="--overwrite replaces it"):
+            await pull_from(hub, tmp_path / "there")
+        assert content(tmp_path / "there") == {"mine.txt": b"mine"}
+        await pull_from(hub, tmp_path / "there", overwrite=True)
+    assert "mine.txt" not in content(tmp_path / "there")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "there"]
+
+
+async def test_what_a_pull_that_was_cut_has_fetched_outlives_what_is_published_beside_it(
+    model: Path, tmp_path: Path
+) -> None:
+    async with UploadHub({"acme"}, {"acme/physics": Repository.of(model)}) as hub:
+        large = next(path.name for path in model.glob("model-*.safetensors") if path.stat().st_size > 150_000)
+        hub.mishaps[large] = [Mishap(90_000, "reset")] + [Mishap(0, "reset")] * 5
+        with pytest.raises(TrainerError, match="cannot be reached"):
+            await pull_from(hub, tmp_path / "pulled")
+        sweep(tmp_path)
+        hub.asked.clear()
+        await pull_from(hub, tmp_path / "pulled")
+        assert hub.ranges(large) == ["bytes=65536-"]
+
+
+async def test_two_pulls_to_one_place_are_never_under_way_at_once(model: Path, tmp_path: Path) -> None:
+    async with UploadHub({"acme"}, {"acme/physics": Repository.of(model)}) as hub:
+        with held(tmp_path / ".pulled.pull"), pytest.raises(TrainerError, match="another pull to this place"):
+            await pull_from(hub, tmp_path / "pulled")
+        await pull_from(hub, tmp_path / "pulled")
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import pty
+import shutil
 import signal
 import stat
 import subprocess
@@ -23,6 +24,7 @@ from trainer import exchange as exchange_module
 from trainer import publish as publish_module
 from trainer.cli import main
 from trainer.errors import InvalidInput, NotAModel, TrainerError
+from trainer.gate import live_model
 from trainer.publish import publish
 
 
@@ -180,6 +182,126 @@ def test_when_the_second_of_two_renames_fails_the_old_model_is_back(tmp_path: Pa
     with pytest.raises(FileNotFoundError):
         exchange_module.exchange_by_renames(tmp_path / ".absent", tmp_path / "place")
     assert [path.name for path in tmp_path.rglob("*")] == ["place", "old"]
+
+
+KILLED = (
+    "import errno, os, signal, sys\n"
+    "from pathlib import Path\n"
+    "from trainer import exchange, publish\n"
+    "def unsupported(one, other): raise OSError(errno.EINVAL, 'not on this file system', str(other))\n"
+    "def die(*_): os.kill(os.getpid(), signal.SIGKILL)\n"
+    "rename = os.rename\n"
+    "def renames(number):\n"
+    "    def counted(one, other, left=[number]):\n"
+    "        rename(one, other)\n"
+    "        left[0] -= 1\n"
+    "        left[0] or die()\n"
+    "    exchange.exchange, os.rename = unsupported, counted\n"
+    "how, source, model, volume, version = sys.argv[1:]\n"
+    "if how != 'proof': renames(int(how))\n"
+    "describe = die if how == 'proof' else None\n"
+    "publish.publish(Path(source), model, Path(volume), version=int(version) or None, describe=describe)\n"
+)
+
+
+def publish_killed(how: str, model: Path, name: str, volume: Path, version: int = 0) -> None:
+    """Dies by SIGKILL: after so many renames on a file system that cannot exchange names, or during its proof."""
+    command = [sys.executable, "-c", KILLED, how, str(model), name, str(volume), str(version)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+def mark(directory: Path) -> str:
+    return str(json.loads((directory / "config.json").read_text())["mark"])
+
+
+def test_a_model_that_a_kill_between_two_renames_took_away_is_back_before_anything_else(
+    model: Path, volume: Path, tmp_path: Path
+) -> None:
+    publish(model, "finetuned/physics", volume)
+    publish_killed("1", make_model(tmp_path / "second", "second"), "finetuned/physics", volume)
+    assert not (volume / "finetuned" / "physics").exists()
+    with pytest.raises(InvalidInput, match="is there already"):
+        publish(model, "finetuned/physics", volume, replace=False)
+    assert mark(volume / "finetuned" / "physics") == "first"
+    assert os.listdir(volume / "finetuned") == ["physics"]
+
+
+def test_a_kill_between_two_renames_is_mended_by_whoever_publishes_another_model_there(
+    model: Path, volume: Path, tmp_path: Path
+) -> None:
+    publish(model, "finetuned/physics", volume)
+    publish_killed("1", make_model(tmp_path / "second", "second"), "finetuned/physics", volume)
+    publish(model, "finetuned/chemistry", volume)
+    assert mark(volume / "finetuned" / "physics") == "first"
+    assert sorted(os.listdir(volume / "finetuned")) == ["chemistry", "physics"]
+
+
+def test_what_was_replaced_when_the_kill_came_does_not_come_back(model: Path, volume: Path, tmp_path: Path) -> None:
+    publish(model, "finetuned/physics", volume)
+    publish_killed("2", make_model(tmp_path / "second", "second"), "finetuned/physics", volume)
+    assert mark(volume / "finetuned" / "physics") == "second"
+    shutil.rmtree(volume / "finetuned" / "physics")  # somebody means it
+    publish(model, "finetuned/chemistry", volume)
+    assert os.listdir(volume / "finetuned") == ["chemistry"]
+
+
+def test_the_gate_asks_a_model_that_a_kill_took_away(
+    model: Path, volume: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(model, "finetuned/physics", volume)
+    publish_killed("1", make_model(tmp_path / "second", "second"), "finetuned/physics", volume)
+    asked: list[Path | None] = []
+
+    def live(name: str, models_dir: Path) -> Path | None:
+        asked.append(live_model(name, models_dir))
+        raise NotAModel("enough")
+
+    monkeypatch.setattr("trainer.gate.live_model", live)
+    (tmp_path / "held_out.jsonl").write_text(json.dumps({"anchor": "a question", "positive": "its answer"}) + "\n")
+    gate = ["--gate", "--data", str(tmp_path / "held_out.jsonl")]
+    main(["publish", str(model), "finetuned/physics", "--models-dir", str(volume), *gate])
+    assert asked == [volume / "finetuned" / "physics"]
+
+
+@pytest.mark.parametrize("version", [0, 1])
+def test_copies_of_publications_that_were_killed_are_gone_with_the_next(
+    version: int, model: Path, volume: Path
+) -> None:
+    publish_killed("proof", model, "finetuned/physics", volume, version)
+    folder = volume / "finetuned" / "physics" if version else volume / "finetuned"
+    assert any((entry / "model.safetensors").is_file() for entry in folder.iterdir())
+    assert live_model("finetuned/physics", volume) is None, "what is staged answers for nothing"
+    publish(model, "finetuned/physics", volume, version=version or None)
+    assert os.listdir(folder) == ["1" if version else "physics"]
+
+
+def test_a_copy_that_somebody_is_at_work_on_is_left_alone(model: Path, volume: Path) -> None:
+    def meanwhile(stage: Path) -> dict[str, str]:
+        publish(model, "finetuned/other", volume)
+        assert (stage / "model.safetensors").is_file()
+        return {}
+
+    publish(model, "finetuned/physics", volume, describe=meanwhile)
+    assert sorted(os.listdir(volume / "finetuned")) == ["other", "physics"]
+
+
+def test_hidden_folders_that_are_not_ours_are_left_alone(model: Path, volume: Path) -> None:
+    for name in (".physics", ".physics.0123abcd", ".physics.old"):
+        (volume / "finetuned" / name).mkdir(parents=True)
+    publish(model, "finetuned/physics", volume)
+    assert sorted(os.listdir(volume / "finetuned")) == [".physics", ".physics.0123abcd", ".physics.old", "physics"]
+
+
+def test_a_volume_without_locks_takes_models_all_the_same(
+    model: Path, volume: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unsupported(descriptor: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("trainer.staging.fcntl.flock", unsupported)
+    publish(model, "finetuned/physics", volume)
+    assert os.listdir(volume / "finetuned") == ["physics"]
 
 
 def test_a_link_in_the_place_of_the_model_is_replaced_and_what_it_leads_to_is_kept(model: Path, volume: Path) -> None:

@@ -51,9 +51,12 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    planned = _plan(options)
+    from trainer.publish import restore  # noqa: PLC0415  keeps `--help` instant
+
     if options.dry_run:
-        return _show(planned, options.json)
+        return _show(_plan(options), options.json)
+    restore(options.model, options.models_dir)
+    planned = _plan(options)
     if not options.gate:
         return _publish(options, {}, verdict=None)
     verdict, fields = _judged(options, planned)
