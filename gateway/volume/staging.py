@@ -77,12 +77,20 @@ class Place:
     def staging(self, commit: str) -> Iterator[str]:
         """The folder for the files of this commit, for one process at a time. It stays until `discard`."""
         with _locked(self._own):
+            self._put_back()
             stage = os.path.join(self._own, commit)
             for name in os.listdir(self._own):
                 if name not in {"lock", commit}:  # of another commit
                     shutil.rmtree(os.path.join(self._own, name), ignore_errors=True)
             os.makedirs(stage, exist_ok=True)
             yield stage
+
+    def _put_back(self) -> None:
+        """What a process that was killed between two renames had taken the model's name from."""
+        for name in os.listdir(self._own):
+            stage, aside = os.path.join(self._own, name), _aside(os.path.join(self._own, name))
+            if os.path.isdir(stage) and os.path.isdir(aside) and not os.path.lexists(self.target):
+                os.rename(aside, self.target)
 
     def publish(self, stage: str) -> None:
         """Gives the folder the model's name. Raises PullConflict when another has it."""
@@ -185,10 +193,19 @@ def _exchange(one: str, other: str) -> None:
         number = ctypes.get_errno()
     if number not in UNSUPPORTED:
         raise OSError(number, os.strerror(number), other)
-    aside = one + ".old"
+    aside = _aside(one)
     os.rename(other, aside)
-    os.rename(one, other)
+    try:
+        os.rename(one, other)
+    except BaseException:
+        os.rename(aside, other)
+        raise
     os.rename(aside, one)
+
+
+def _aside(stage: str) -> str:
+    """Where what it replaces lies between the first two renames."""
+    return stage + ".old"
 
 
 def _sync_tree(folder: str) -> None:

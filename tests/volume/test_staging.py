@@ -63,6 +63,47 @@ def test_a_file_system_without_exchange_gets_renames(tmp_path: Path, monkeypatch
     assert os.listdir(tmp_path) == ["acme"]
 
 
+@pytest.mark.parametrize("second", ["one", "three"], ids=["resumed", "another commit"])
+def test_a_kill_between_two_renames_leaves_a_model_that_the_next_pull_puts_back(tmp_path: Path, second: str) -> None:
+    place = Place(str(tmp_path), MODEL)
+    publish(place, "zero")
+    with place.staging("one") as stage:
+        fill(stage, "one")
+        os.rename(place.target, f"{stage}.old")  # and here it was killed
+    with place.staging(second):
+        assert (tmp_path / "acme/tiny/config.json").read_text() == "zero"
+
+
+def test_what_an_earlier_exchange_has_replaced_does_not_come_back(tmp_path: Path) -> None:
+    place = Place(str(tmp_path), MODEL)
+    with place.staging("one") as stage:
+        fill(stage, "one")
+        os.rename(stage, f"{stage}.old")  # killed before the last rename; then somebody removed the model
+    with place.staging("two"):
+        assert not os.path.exists(place.target)
+
+
+def test_a_second_rename_that_fails_takes_the_first_one_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = Place(str(tmp_path), MODEL)
+    publish(place, "zero")
+    rename, tries = os.rename, []
+
+    def failing(one: str, other: str) -> None:
+        tries.append(one)
+        if len(tries) == 3:  # the first finds the name taken
+            raise OSError(errno.EIO, "Input/output error")
+        rename(one, other)
+
+    monkeypatch.setattr(staging.ctypes, "CDLL", lambda name, use_errno: object())
+    with place.staging("one") as stage:
+        fill(stage, "one")
+        monkeypatch.setattr(os, "rename", failing)
+        with pytest.raises(OSError, match="Input/output"):
+            place.publish(stage)
+        monkeypatch.undo()
+    assert (tmp_path / "acme/tiny/config.json").read_text() == "zero"
+
+
 def test_what_appeared_while_it_was_pulled_is_not_replaced(tmp_path: Path) -> None:
     place = Place(str(tmp_path), MODEL)
     with place.staging("one") as stage:
