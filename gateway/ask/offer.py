@@ -89,7 +89,7 @@ class Offer:
                 return tuple(card.id for card in _cards.decode(await limited(response, LARGEST)).data)
         except TimeoutError as error:
             raise ProviderTimeout(f"{self._name} did not list its models in time", provider=self._name) from error
-        except (*BROKEN, Garbage, msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (*BROKEN, Garbage, ValueError, RecursionError) as error:  # no JSON, no text, or lists in lists in lists
             raise ProviderFailed(f"{self._name} does not list its models", provider=self._name) from error
 
     def _no(self, model: str, known: Sequence[str]) -> ProviderModelNotFound:
