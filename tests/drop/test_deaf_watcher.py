@@ -95,8 +95,9 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     world = World(drop(tmp_path / "root/finetuned/m").parents[1])
     task = asyncio.create_task(world.follower.follow())
     await world.sees("m")
-    await world.until(lambda: "hint" in world.looks())  # which a watchdog that has been started asks for
-    await world.until(lambda: not world.follower._is_busy())
+    await world.until(lambda: world.watcher.check() is None and not world.follower._is_busy())
+    before = len(world.looks())
+    await world.until(lambda: len(world.looks()) > before + 1)  # the one that a started watchdog asks for is over
     yield world
     task.cancel()
     await asyncio.wait({task})
