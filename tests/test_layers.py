@@ -14,7 +14,7 @@ ROOT: Final = Path(__file__).parents[1]
 
 # docs/architecture.md shows this order, folder by folder.
 ORDER: Final = [
-    *("errors", "wish", "shares", "model", "events", "parsing", "settings", "lane", "heap"),
+    *("errors", "wish", "shares", "model", "events", "parsing", "settings", "atomic", "lane", "heap"),
     *("tenants.caller", "tenants.keys", "tenants.limits", "tenants.keyring", "tenants.audit"),
     *("tenants.usage",),
     *("volume.reasons", "volume.files", "volume.documents", "volume.mounts", "volume.directory", "volume.source"),

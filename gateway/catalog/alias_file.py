@@ -23,8 +23,8 @@ from gateway.lane import Lane
 from gateway.model import ModelId, ModelRef
 from gateway.volume.files import read_capped
 from gateway.volume.reasons import Unfit
+from gateway.volume.tables import CAP
 
-CAP: Final = 1024**2  # bytes
 SETTLE: Final = 0.3  # seconds for which the file must not have changed: half a table may parse
 TRIES: Final = 200  # to write it, while others do
 PAUSE: Final = 0.05  # seconds between two of them

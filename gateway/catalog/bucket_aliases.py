@@ -6,10 +6,11 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from gateway.catalog.alias_file import CAP, AliasFile
+from gateway.catalog.alias_file import AliasFile
 from gateway.catalog.aliases import FILE, AliasFault
 from gateway.volume.bucket import BucketVolume
 from gateway.volume.objects import Forbidden, Gone, Object, Unreachable
+from gateway.volume.tables import CAP
 
 
 class BucketAliasFile(AliasFile):

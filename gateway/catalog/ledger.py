@@ -12,6 +12,8 @@ from typing import Final
 
 import msgspec
 
+from gateway import atomic
+
 FILE: Final = "catalog.json"
 
 
@@ -68,9 +70,4 @@ class Ledger:
 
     def write(self, records: list[Record]) -> None:
         """Raises OSError; the old file stays when it does."""
-        partial = self._path + ".partial"
-        with open(partial, "wb") as stream:
-            stream.write(msgspec.json.format(msgspec.json.encode(records), indent=1))
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(partial, self._path)
+        atomic.write(self._path, msgspec.json.format(msgspec.json.encode(records), indent=1))

@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from gateway import events
+from gateway import atomic, events
 from gateway.catalog.lookup import Found
 from gateway.engine.engine import Engine
 from gateway.errors import GatewayError
@@ -133,9 +133,4 @@ def _read(path: str) -> list[str]:
 
 
 def _write(path: str, names: list[str]) -> None:
-    partial = path + ".partial"
-    with open(partial, "wb") as stream:
-        stream.write(msgspec.json.encode(names))
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(partial, path)
+    atomic.write(path, msgspec.json.encode(names))

@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from gateway import events
+from gateway import atomic, events
 from gateway.lane import Lane
 
 FILE: Final = "usage.json"
@@ -125,12 +125,7 @@ class UsageFile:
 
     def write(self, content: bytes) -> None:
         """Raises OSError; the old file stays when it does."""
-        partial = self._path + ".partial"
-        with open(partial, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(partial, self._path)
+        atomic.write(self._path, content)
 
 
 class Keeper:

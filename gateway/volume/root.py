@@ -10,6 +10,7 @@ from typing import Final
 
 import msgspec
 
+from gateway import atomic
 from gateway.volume.source import Scan, VolumeUnreadable
 
 OTHER: Final = "the models directory is another one than models were last seen in, and empty"
@@ -50,10 +51,5 @@ class Root:
         return known
 
     def _write(self, root: Known) -> None:
-        partial = self._path + ".partial"
-        with open(partial, "wb") as stream:
-            stream.write(msgspec.json.encode(root))
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(partial, self._path)
+        atomic.write(self._path, msgspec.json.encode(root))
         self._kept = root

@@ -14,6 +14,7 @@ from typing import Any, Final, Self
 import aiohttp
 import pytest
 
+from tests import ports
 from tests.running import DEADLINE, GLANCE
 
 CONFIG: Final = Path(__file__).parents[2] / "deploy" / "haproxy" / "haproxy.cfg"
@@ -151,9 +152,5 @@ _held: Final[list[socket.socket]] = []
 def free_port() -> int:
     """Given to nobody else by the kernel while this process runs. A server that reuses addresses may listen there, stop
     and come back."""
-    held = socket.socket()
-    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    held.bind(("127.0.0.1", 0))
-    _held.append(held)
-    port: int = held.getsockname()[1]
-    return port
+    _held.append(held := ports.reserved())
+    return ports.number(held)

@@ -260,25 +260,14 @@ async def test_a_repository_of_pickles_is_refused_before_anything_is_fetched(tmp
         assert hub.asked == []
 
 
-async def test_what_lies_there_is_replaced_only_when_it_is_said(model: Path, tmp_path: Path) -> None:
-    (tmp_path / "there").mkdir()
-    (tmp_path / "there" / "mine.txt").write_text("mine")
-    async with UploadHub({"acme"}, {"acme/physics": Repository.of(model)}) as hub:
-        with pytest.raises(InvalidInput, match="--overwrite replaces it"):
-            await pull_from(hub, tmp_path / "there")
-        assert content(tmp_path / "there") == {"mine.txt": b"mine"}
-        await pull_from(hub, tmp_path / "there", overwrite=True)
-    assert "mine.txt" not in content(tmp_path / "there")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "there"]
-
-
-async def test_a_model_that_a_pull_took_away_when_it_was_killed_is_back_before_anything_else(
-    model: Path, tmp_path: Path
-) -> None:
-    (tmp_path / ".there.pull.old").mkdir()
-    (tmp_path / ".there.pull.old" / "mine.txt").write_text("mine")
-    (tmp_path / ".there.pull").mkdir()
-    (tmp_path / ".there.pull.lock").touch()
+@pytest.mark.parametrize("killed", [False, True], ids=["there", "taken away by a pull that was killed"])
+async def test_what_lies_there_is_replaced_only_when_it_is_said(model: Path, tmp_path: Path, killed: bool) -> None:
+    there = tmp_path / (".there.pull.old" if killed else "there")
+    there.mkdir()
+    (there / "mine.txt").write_text("mine")
+    if killed:
+        (tmp_path / ".there.pull").mkdir()
+        (tmp_path / ".there.pull.lock").touch()
     async with UploadHub({"acme"}, {"acme/physics": Repository.of(model)}) as hub:
         with pytest.raises(InvalidInput, match="--overwrite replaces it"):
             await pull_from(hub, tmp_path / "there")
