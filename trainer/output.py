@@ -7,32 +7,26 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from trainer.errors import InvalidInput
 from trainer.exchange import put_in_place
+from trainer.staging import staging, sweep
 
 
 @contextlib.contextmanager
 def staged(place: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """An empty folder, which is `place` when the block has ended well. Raises InvalidInput where something is there
-    and `overwrite` is false."""
+    """An empty folder, which is `place` when the block has ended well. What was begun beside it and killed is ended
+    first. Raises InvalidInput where something is there and `overwrite` is false."""
+    sweep(place.parent)
     if os.path.lexists(place) and not overwrite:
         raise InvalidInput(f"{place} is there already; --overwrite replaces it")
     place.parent.mkdir(parents=True, exist_ok=True)
-    stage = place.with_name(f".{place.name}.{secrets.token_hex(4)}")
-    stage.mkdir()
-    try:
+    with staging(place) as stage:
         yield stage
         readable(stage)
         put_in_place(stage, place, overwrite)
-    finally:
-        if stage.is_symlink():
-            stage.unlink()
-        shutil.rmtree(stage, ignore_errors=True)
 
 
 def readable(directory: Path) -> None:
