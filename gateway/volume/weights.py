@@ -6,13 +6,14 @@ the file's end, each as long as its type and shape say. Source: safetensors' own
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeGuard
+
+import msgspec
 
 from gateway.volume.documents import LARGEST, Document, shown
 from gateway.volume.files import Folder, safe_relative
@@ -36,6 +37,8 @@ INDEX: Final = "model.safetensors.index.json"
 OLDER: Final = "pytorch_model.safetensors"
 PICKLE: Final = "pytorch_model.bin"
 PICKLE_INDEX: Final = "pytorch_model.bin.index.json"
+
+_header: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 Shape = tuple[int, ...]
 
@@ -138,15 +141,16 @@ def _parse(header: bytes, name: str) -> dict[str, Any]:
     if header.count(b'"data_offsets"') > MAX_TENSORS:
         raise unfit("weights_invalid", f"{name} has more than {MAX_TENSORS:,} tensors", name)
     try:
-        tensors = json.loads(header.decode("utf-8"))
+        entries = _header.decode(header.decode("utf-8"))
+        entries.pop("__metadata__", None)
+        if not 0 < len(entries) <= MAX_TENSORS:
+            raise unfit("weights_invalid", f"{name} has {len(entries):,} tensors", name)
+        # one at a time: nobody waits for the interpreter's lock until all are built
+        return {tensor: msgspec.json.decode(entry) for tensor, entry in entries.items()}
+    except msgspec.ValidationError as error:
+        raise unfit("weights_invalid", f"the header of {name} is no table of tensors", name) from error
     except (ValueError, RecursionError) as error:
         raise unfit("weights_invalid", f"the header of {name} does not parse as JSON", name) from error
-    if not isinstance(tensors, dict) or len(tensors) > MAX_TENSORS + 1:
-        raise unfit("weights_invalid", f"the header of {name} is no table of tensors", name)
-    tensors.pop("__metadata__", None)
-    if not tensors:
-        raise unfit("weights_invalid", f"{name} has no tensors", name)
-    return tensors
 
 
 def _check(tensors: dict[str, Any], data_bytes: int, size: int, name: str) -> Weights:

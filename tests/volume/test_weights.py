@@ -110,6 +110,8 @@ def test_one_missing_byte_of_many_is_told_in_bytes(tmp_path: Path) -> None:
         b"{",
         b"[" * 100_000,
         b"\xff\xfe",
+        b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'{"__metadata__": {"format": "\xff"}, "a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}',
     ],
 )
 def test_a_header_that_contradicts_itself_is_invalid(tmp_path: Path, header: Any) -> None:
@@ -129,6 +131,12 @@ def test_a_header_of_very_many_tensors_is_refused_unparsed(tmp_path: Path) -> No
     found = refused(tmp_path)
     assert found.code == "weights_invalid"
     assert "200,000" in found.message
+
+
+def test_a_header_of_very_many_entries_is_refused_before_they_are_built(tmp_path: Path) -> None:
+    write_raw(tmp_path, b"{" + b",".join(b'"%d":0' % number for number in range(MAX_TENSORS + 1)) + b"}")
+    found = refused(tmp_path)
+    assert (found.code, "200,001 tensors" in found.message) == ("weights_invalid", True)
 
 
 def write_shards(path: Path, count: int = 3) -> list[str]:
