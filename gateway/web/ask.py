@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -19,7 +18,7 @@ from gateway.ask.passage import Where
 from gateway.ask.providers import EXTRACTIVE, LOCAL, Message, Sampling
 from gateway.ask.question import Answered, AskRequest, Cleared, Done, Event, Found, Said, Status
 from gateway.ask.retrieval import MOST_HITS
-from gateway.errors import DeadlineExceeded, GatewayError
+from gateway.errors import GatewayError
 from gateway.model import PREFIX
 from gateway.web import answers, asking, sse
 from gateway.web.asking import ANSWERER, SERVICE
@@ -72,11 +71,8 @@ async def ask(request: web.Request) -> web.Response:
     body = decode(_body, await read(request))
     asked = _asked(request, body)
     with request[SERVICE].at_work():
-        try:
-            async with asyncio.timeout(asked.timeout):
-                done = await _answered(request, asked)
-        except TimeoutError as error:
-            raise DeadlineExceeded(f"no answer within {asked.timeout:g} s") from error
+        async with asking.within(asked.timeout):
+            done = await _answered(request, asked)
     response = answer(_document(done, _shift(body)))
     if done.model is not None and done.generation is not None:
         response.headers["X-Model"] = done.model

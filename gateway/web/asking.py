@@ -6,8 +6,10 @@ way whatever it speaks.
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar, cast
 
 from aiohttp import web
@@ -15,6 +17,7 @@ from aiohttp import web
 from gateway.ask.answer import Answerer
 from gateway.ask.roster import Roster
 from gateway.catalog.lookup import Found
+from gateway.errors import DeadlineExceeded
 from gateway.host.wire import Piece
 from gateway.model import PREFIX
 from gateway.requests import (
@@ -177,6 +180,19 @@ def show(request: web.Request, spelling: str) -> dict[str, Any]:
 def aliases(request: web.Request) -> list[dict[str, Any]]:
     """The listing of other names."""
     return request[SERVICE].catalog.aliases()
+
+
+@asynccontextmanager
+async def within(seconds: float | None) -> AsyncGenerator[None]:
+    """Raises DeadlineExceeded when the block has taken so long, and not for a disk or a socket that times out in it."""
+    deadline = asyncio.timeout(seconds)
+    try:
+        async with deadline:
+            yield
+    except TimeoutError as error:
+        if not deadline.expired():
+            raise
+        raise DeadlineExceeded(f"no answer within {seconds:g} s") from error
 
 
 def count(request: web.Request, inputs: Sequence[Any], *more: str) -> None:

@@ -3,7 +3,6 @@ answer comes back as it is, whole or in pieces."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, Final, cast
@@ -14,7 +13,7 @@ from aiohttp import web
 
 from gateway.ask import local
 from gateway.ask.providers import EXTRACTIVE, Named, Provider
-from gateway.errors import DeadlineExceeded, EmptyInput, GatewayError, InvalidJson, ProviderModelNotFound
+from gateway.errors import EmptyInput, GatewayError, InvalidJson, ProviderModelNotFound
 from gateway.web import answers, asking, openai, sse
 from gateway.web.asking import ROSTER, SERVICE
 from gateway.web.body import decode, read, timeout
@@ -84,12 +83,8 @@ def _named(request: web.Request, body: ChatBody) -> Named:
 
 
 async def _whole(request: web.Request, provider: Provider, document: dict[str, Any], named: Named) -> dict[str, Any]:
-    seconds = timeout(request)
-    try:
-        async with asyncio.timeout(seconds):
-            found = await provider.complete(document, named.model)
-    except TimeoutError as error:
-        raise DeadlineExceeded(f"no answer within {seconds:g} s") from error
+    async with asking.within(timeout(request)):
+        found = await provider.complete(document, named.model)
     _spent(request, found)
     return {**found, "model": str(named)}
 
