@@ -18,6 +18,7 @@ import botocore.config
 
 from tests.ports import number, reserved
 
+ROOT: Final = Path(__file__).parents[1]
 REGION: Final = "us-east-1"
 KEYS: Final = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": REGION}
 DEADLINE: Final = 300.0  # only ends a test that hangs
@@ -53,9 +54,9 @@ class Cloud:
         self._held.close()
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
-        environment = os.environ | self._variables
-        self._server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+        command = [sys.executable, "-m", "tests.moto_server", "-H", "127.0.0.1", "-p", str(self.port)]
+        environment, quiet = os.environ | self._variables, subprocess.DEVNULL
+        self._server = subprocess.Popen(command, stdout=quiet, stderr=quiet, env=environment, cwd=ROOT)
         deadline = time.monotonic() + DEADLINE
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         bucket = urllib.request.Request(f"{self.endpoint}/{self.bucket}", method="PUT")
