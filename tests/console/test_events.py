@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import signal
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import expect
+from playwright.async_api import Route, expect
 
 from tests import making
 from tests.console.conftest import PHONE, Chromium, House, Visit
@@ -56,6 +57,27 @@ async def test_what_happened_before_and_what_happens_now_is_told(
     finally:
         shutil.rmtree(broken)
     await expect(lines(page).filter(has_text="finetuned/broken-drop has gone")).to_be_visible()
+
+
+async def test_what_happens_while_the_stream_connects_is_told(
+    visit: Visit, house: House, gateway: RunningGateway, tmp_path: Path
+) -> None:
+    connects = asyncio.Event()
+
+    async def late(route: Route) -> None:
+        await connects.wait()
+        await route.continue_()
+
+    await visit.page.route("**/events", late)
+    page = (await visit.open("events")).page
+    await expect(lines(page).first).to_be_visible()  # the list was asked for already
+    between = drop(house, tmp_path, "between")
+    try:
+        await gateway.wait_for("huggingface:finetuned/between", "ready")
+        connects.set()
+        await expect(lines(page).filter(has_text="finetuned/between accepted as")).to_be_visible()
+    finally:
+        shutil.rmtree(between)
 
 
 async def test_filters_leave_only_what_is_wanted(visit: Visit, dropped: Path) -> None:

@@ -18,7 +18,8 @@ export function Page({ api, live }) {
 }
 
 /** The stream only says that something has happened; what, the list of the newest says, with its times: so nothing is
- *  lost or told twice when a connection breaks. */
+ *  lost or told twice when a connection breaks. Its comments have the list asked too: the first one, since something may
+ *  have happened while it connected, and those that it sends when all is quiet, should the list have failed before. */
 function useEvents(api, connected) {
   const [state, set] = useState({ events: [], known: false, since: null, problem: null });
   useEffect(() => {
@@ -40,7 +41,7 @@ function useEvents(api, connected) {
     const soon = () => (timer ??= setTimeout(fetchNew, PAUSE));
     const follow = async () => {
       try {
-        await api.stream("events", null, soon, control.signal);
+        await api.stream("events", null, () => {}, control.signal, { heard: soon });
       } catch {
         // the page's own connection notices, and everything begins anew once it is back
       }
