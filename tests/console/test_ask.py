@@ -13,7 +13,7 @@ from typing import Final
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import FilePayload, Page, expect
+from playwright.async_api import FilePayload, Page, Route, expect
 
 from tests.ask.talking import Talking
 from tests.console import axe
@@ -172,6 +172,34 @@ async def test_a_knowledge_base_is_made_filled_by_dropping_asked_and_deleted(
     await expect(page.get_by_label("Knowledge base", exact=True).get_by_role("option", name=name)).to_have_count(0)
     async with gateway.session.get("/kb") as answer:
         assert name not in {each["name"] for each in (await answer.json())["knowledge_bases"]}
+
+
+async def test_a_base_that_is_being_indexed_is_looked_at_again_after_a_look_that_failed(
+    physics: str, visit: Visit
+) -> None:
+    looks, again = 0, asyncio.Event()
+
+    async def look(route: Route) -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            response = await route.fetch()
+            told = await response.json()
+            for base in told["knowledge_bases"]:
+                base["state"] = "indexing"
+            await route.fulfill(response=response, json=told)
+        elif looks == 2:
+            await route.abort()
+        else:
+            await route.continue_()
+            again.set()
+
+    visit.expect_failures("ERR_FAILED")
+    await visit.page.route("**/kb", look)
+    page = await open_ask(visit, physics)
+    async with asyncio.timeout(DEADLINE):
+        await again.wait()
+    await expect(page.get_by_role("region", name=f"Knowledge base {physics}")).to_be_visible()
 
 
 async def drop(page: Page, files: dict[str, str]) -> None:

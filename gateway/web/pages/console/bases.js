@@ -13,11 +13,13 @@ const GLANCE = 700; // milliseconds between looks at a base that is being indexe
 export function useBases(api, live) {
   const [bases, setBases] = useState(null);
   const [problem, setProblem] = useState(null);
-  const leaving = useRef(null);
+  const leaving = useRef(null), newest = useRef(0); // when the look began that is shown
   const look = useCallback(async () => {
     const { signal } = leaving.current, looked = performance.now();
     try {
       const { knowledge_bases: found } = await api.get("kb", { signal });
+      if (looked < newest.current) return; // a later look was faster
+      newest.current = looked;
       setBases(found.map((base) => ({ ...base, looked })));
       setProblem(null);
     } catch (failure) {
@@ -39,7 +41,7 @@ export function useBases(api, live) {
     if (!working) return undefined;
     const timer = setTimeout(look, GLANCE);
     return () => clearTimeout(timer);
-  }, [bases, working, look]);
+  }, [bases, problem, working, look]); // after one that failed, too
   return { bases, problem, look };
 }
 
