@@ -23,7 +23,7 @@ export function useBases(api, live) {
       setBases(found.map((base) => ({ ...base, looked })));
       setProblem(null);
     } catch (failure) {
-      if (!signal.aborted) setProblem(failure);
+      if (!signal.aborted && looked >= newest.current) setProblem(failure);
     }
   }, [api]);
   useEffect(() => {
