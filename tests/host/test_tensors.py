@@ -61,8 +61,8 @@ def test_reading_keeps_no_object_behind(tmp_path: Path) -> None:
         return sys.getallocatedblocks() - before
 
     kept(5)
-    # 4,000 would be; and of several times the least, since what other threads hold meanwhile is counted too
-    assert min(kept(20) for _ in range(5)) < 1000
+    # of 2,000 tensors; of several times the least, since some 98 blocks come and go by turns, without a leak
+    assert min(kept(20) for _ in range(5)) < 100
 
 
 def _header(entry: dict[str, object]) -> bytes:
