@@ -143,8 +143,10 @@ def _parse(header: bytes, name: str) -> dict[str, Any]:
     try:
         entries = _header.decode(header.decode("utf-8"))
         entries.pop("__metadata__", None)
-        if not 0 < len(entries) <= MAX_TENSORS:
-            raise unfit("weights_invalid", f"{name} has {len(entries):,} tensors", name)
+        if not entries:
+            raise unfit("weights_invalid", f"{name} has no tensors", name)
+        if len(entries) > MAX_TENSORS:
+            raise unfit("weights_invalid", f"{name} has {len(entries):,} tensors; {MAX_TENSORS:,} are read", name)
         # one at a time: nobody waits for the interpreter's lock until all are built
         return {tensor: msgspec.json.decode(entry) for tensor, entry in entries.items()}
     except msgspec.ValidationError as error:
