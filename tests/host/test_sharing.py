@@ -49,7 +49,10 @@ def test_a_changed_file_is_another_tokenizer(tmp_path: Path) -> None:
     assert len(after.encode(["klystrons"])[0]) < len(before.encode(["klystrons"])[0])
 
 
-def test_a_tokenizer_is_kept_for_a_while_and_freed_when_newer_ones_have_come(tmp_path: Path) -> None:
+def test_a_tokenizer_is_kept_for_a_while_and_freed_when_newer_ones_have_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokenize, "_shared", weakref.WeakValueDictionary())  # other tests may hold some of theirs
     generation = made(tmp_path / "a")
     gc.disable()  # it must not take the collector
     try:
